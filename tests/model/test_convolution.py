@@ -1,0 +1,227 @@
+"""The convolution against a direct one in float64 NumPy, its gradients against finite sums, its choices by shape."""
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from vgg_jax.model import convolution as module
+from vgg_jax.model.convolution import convolution, max_pool
+
+TOLERANCE = 1e-5  # of the largest value
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """The choices of the CPU, whatever the backend that the tests run on."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+
+
+@pytest.fixture
+def tiled(monkeypatch):
+    """The shapes that went through Winograd's tiles, forward or as a gradient."""
+    shapes = []
+    original = module._input_tiles
+
+    def record(x):
+        shapes.append(x.shape)
+        return original(x)
+
+    monkeypatch.setattr(module, "_input_tiles", record)
+    return shapes
+
+
+def direct(x, kernel, dy, padding):
+    """The convolution and the gradients of sum(y * dy), tap by tap in float64."""
+    x, kernel, dy = (np.asarray(array, np.float64) for array in (x, kernel, dy))
+    rows, columns = kernel.shape[:2]
+    top, left = ((rows - 1) // 2, (columns - 1) // 2) if padding == "SAME" else (0, 0)
+    bottom, right = (rows - 1 - top, columns - 1 - left) if padding == "SAME" else (0, 0)
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
+    y, dx, dkernel = np.zeros(dy.shape), np.zeros(padded.shape), np.zeros(kernel.shape)
+    h, w = dy.shape[1:3]
+    for i, j in np.ndindex(rows, columns):
+        window = np.s_[:, i : i + h, j : j + w]
+        y += padded[window] @ kernel[i, j]
+        dx[window] += dy @ kernel[i, j].T
+        dkernel[i, j] = np.tensordot(padded[window], dy, ((0, 1, 2), (0, 1, 2)))
+    return y, dx[:, top : padded.shape[1] - bottom, left : padded.shape[2] - right], dkernel
+
+
+def arrays(h, w, c, k, size, padding, n=2):
+    rng = np.random.default_rng(h * 1000003 + w * 10007 + c * 101 + k * 7 + size)
+    out = (h, w) if padding == "SAME" else (h - size + 1, w - size + 1)
+    shapes = (n, h, w, c), (size, size, c, k), (n, *out, k)
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+def run(x, kernel, dy, padding, convolve=convolution, **options):
+    """The convolution as `flax.nnx.Conv` calls it, and both its gradients, under jit."""
+
+    def forward(x, kernel):
+        return convolve(
+            x,
+            kernel,
+            (1, 1),
+            padding,
+            lhs_dilation=(1, 1),
+            rhs_dilation=(1, 1),
+            dimension_numbers=lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)),
+            feature_group_count=1,
+            precision=None,
+            out_sharding=None,
+            **options,
+        )
+
+    def both(x, kernel, dy):
+        y, pullback = jax.vjp(forward, x, kernel)
+        return y, *pullback(dy)
+
+    return jax.jit(both)(x, kernel, dy)
+
+
+def assert_close(actual, expected):
+    for name, a, b in zip(("y", "dx", "dkernel"), actual, expected, strict=True):
+        assert a.shape == b.shape, name
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * np.abs(b).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 7])
+@pytest.mark.parametrize("c, k", [(3, 64), (5, 3), (64, 64), (64, 128), (128, 128)])
+@pytest.mark.parametrize("h, w", [(1, 1), (2, 2), (7, 7), (5, 8), (12, 6)])
+def test_same_convolution_and_gradients_match_the_direct_ones(h, w, c, k, size):
+    data = arrays(h, w, c, k, size, "SAME")
+    assert_close(run(*data, "SAME"), direct(*data, "SAME"))
+
+
+@pytest.mark.parametrize("c, k", [(3, 5), (64, 128)])
+@pytest.mark.parametrize("h, w, size", [(7, 7, 7), (9, 8, 7), (2, 2, 2), (1, 1, 1), (4, 5, 1), (6, 5, 3)])
+def test_valid_convolution_and_gradients_match_the_direct_ones(h, w, size, c, k):
+    data = arrays(h, w, c, k, size, "VALID")
+    assert_close(run(*data, "VALID"), direct(*data, "VALID"))
+
+
+@pytest.mark.parametrize("c, k, times", [(64, 64, 2), (64, 128, 3), (128, 64, 3), (32, 32, 2), (256, 512, 3)])
+@pytest.mark.parametrize("padding", ["SAME", ((1, 1), (1, 1))])
+def test_3x3_float32_on_the_cpu_goes_by_tiles(tiled, c, k, times, padding):
+    x, kernel, dy = arrays(3, 4, c, k, 3, "SAME")
+    assert_close(run(x, kernel, dy, padding), direct(x, kernel, dy, "SAME"))
+    # Forward and gradient of the input, and that of the kernel if its products are wide enough.
+    assert tiled == [x.shape, dy.shape, x.shape][:times]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"c": 3},
+        {"k": 31},
+        {"size": 5},
+        {"padding": "VALID"},
+        {"padding": ((1, 1), (0, 0))},
+        {"padding": ((0, 2), (1, 1))},
+        {"dtype": jnp.bfloat16},
+        {"backend": "gpu"},
+        {"strides": (2, 2)},
+        {"rhs_dilation": (2, 2)},
+        {"lhs_dilation": (2, 1)},
+        {"feature_group_count": 2},
+        {"preferred_element_type": jnp.bfloat16},
+        {"dimension_numbers": ("NHWC", "OHWI", "NHWC")},
+    ],
+    ids=str,
+)
+def test_all_else_is_left_to_lax(tiled, monkeypatch, change):
+    change = dict(change)
+    monkeypatch.setattr(jax, "default_backend", lambda backend=change.pop("backend", "cpu"): backend)
+    size, c, k = change.pop("size", 3), change.pop("c", 64), change.pop("k", 64)
+    dtype, strides, padding = (change.pop(n, d) for n, d in zip(("dtype", "strides", "padding"), (None, (1, 1), "SAME")))
+    x, kernel, _ = arrays(6, 6, c, k, size, "SAME")
+    kernel = kernel[:, :, : c // change.get("feature_group_count", 1)]
+    if "dimension_numbers" in change:
+        kernel = kernel.transpose(3, 0, 1, 2)
+    x, kernel = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+    options = {"dimension_numbers": module.NHWC, **change}
+    actual = convolution(x, kernel, strides, padding, **options)
+    expected = lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    assert not tiled and actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("h, w, size", [(7, 7, 7), (6, 4, 1)])
+def test_covering_and_1x1_kernels_are_matrix_products(h, w, size):
+    x, kernel, _ = arrays(h, w, 16, 8, size, "VALID")
+    program = str(jax.make_jaxpr(lambda x, w: convolution(x, w, (1, 1), "VALID", dimension_numbers=module.NHWC))(x, kernel))
+    assert "dot_general" in program and "conv_general_dilated" not in program
+
+
+def test_one_image_of_a_batch_is_computed_as_alone():
+    x, kernel, _ = arrays(6, 6, 64, 64, 3, "SAME", n=4)
+    together = convolution(x, kernel, (1, 1), "SAME", dimension_numbers=module.NHWC)
+    alone = convolution(x[2:3], kernel, (1, 1), "SAME", dimension_numbers=module.NHWC)
+    np.testing.assert_allclose(together[2:3], alone, rtol=0, atol=TOLERANCE * np.abs(alone).max())
+
+
+def test_second_derivatives_are_those_of_lax():
+    x, kernel, dy = arrays(5, 4, 32, 32, 3, "SAME")
+
+    def second(convolve):
+        def energy(x, kernel):
+            y = convolve(x, kernel, (1, 1), "SAME", dimension_numbers=module.NHWC)
+            return jnp.sum(dy * y * y)
+
+        return jax.grad(lambda x, kernel: jnp.sum(jax.grad(energy)(x, kernel) ** 2), argnums=(0, 1))(x, kernel)
+
+    for actual, expected in zip(second(convolution), second(lax.conv_general_dilated)):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+def test_a_batch_over_devices_moves_no_activations():
+    devices = jax.devices()
+    if len(devices) < 2:
+        pytest.skip("one device: set XLA_FLAGS=--xla_force_host_platform_device_count=8")
+    mesh = Mesh(np.array(devices), ("batch",))
+    x, kernel, dy = arrays(4, 5, 64, 128, 3, "SAME", n=2 * len(devices))
+    spread, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec("batch"), PartitionSpec()))
+
+    def both(x, kernel, dy):
+        convolve = lambda x, w: convolution(x, w, (1, 1), "SAME", dimension_numbers=module.NHWC)
+        y, pullback = jax.vjp(convolve, x, kernel)
+        return y, *pullback(dy)
+
+    compiled = (
+        jax.jit(both, in_shardings=(spread, everywhere, spread), out_shardings=(spread, spread, everywhere))
+        .lower(x, kernel, dy)
+        .compile()
+    )
+    program = compiled.as_text()
+    assert "all-reduce" in program  # of the kernel's gradient
+    assert not any(word in program for word in ("all-gather", "all-to-all", "collective-permute"))
+    data = [jax.device_put(array, place) for array, place in zip((x, kernel, dy), (spread, everywhere, spread))]
+    assert_close(compiled(*data), direct(x, kernel, dy, "SAME"))
+
+
+def test_flax_takes_it_for_its_own(tiled):
+    layer = nnx.Conv(32, 32, (3, 3), conv_general_dilated=convolution, rngs=nnx.Rngs(0))
+    plain = nnx.Conv(32, 32, (3, 3), rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 32)).astype(np.float32)
+    np.testing.assert_allclose(layer(x), plain(x), rtol=0, atol=TOLERANCE * 5)
+    assert tiled == [x.shape]
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 4, 3), (2, 7, 5, 3), (1, 2, 2, 1), (1, 3, 2, 1)])
+def test_max_pool_is_the_greatest_of_each_window(shape):
+    x = np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+    reduce = lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    actual, pullback = jax.vjp(max_pool, x)
+    expected, pullback_expected = jax.vjp(reduce, x)
+    np.testing.assert_array_equal(actual, expected)
+    np.testing.assert_array_equal(*(pull(expected)[0] for pull in (pullback, pullback_expected)))
+
+
+def test_max_pool_keeps_nan():
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    x[0, 1, 2, 0] = np.nan
+    np.testing.assert_array_equal(np.isnan(max_pool(x))[0, :, :, 0], [[False, True], [False, False]])

@@ -1,0 +1,14 @@
+"""VGG, whole: the networks of Simonyan and Zisserman (arXiv 1409.1556) in JAX and Flax.
+
+>>> from flax import nnx
+>>> import vgg_jax
+>>> net = vgg_jax.VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
+>>> vgg_jax.SPECS["D"].parameter_count()
+138357544
+"""
+
+from vgg_jax.errors import CheckpointError, ConfigError, DataError, UserError
+from vgg_jax.model.specs import ALIASES, SPECS, Spec
+from vgg_jax.model.vgg import VGG
+
+__all__ = ["ALIASES", "SPECS", "VGG", "CheckpointError", "ConfigError", "DataError", "Spec", "UserError"]

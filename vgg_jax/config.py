@@ -1,0 +1,251 @@
+"""The one schema of a run: every key with its default, and the rules that a config must keep.
+
+A config file under `configs/` starts from `default_config()` and sets what differs. `validate` is called once, before
+any work; what it lets through can run.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict, config_dict
+
+from vgg_jax.errors import ConfigError
+from vgg_jax.model.init import initializer
+from vgg_jax.model.specs import spec_of
+
+
+def default_config() -> ConfigDict:
+    """Every key of a run, at the paper's value where the paper has one (Sec. 3.1)."""
+    config = ConfigDict()
+    config.seed = 0  # of the weights, the order of the images and every draw of the augmentation
+
+    config.model = ConfigDict()
+    config.model.net = "D"  # a letter of Table 1, or vgg11, vgg13, vgg16, vgg19
+    config.model.width = 1.0  # factor on every layer's channels
+    config.model.dropout = 0.5  # after fc6 and fc7
+    config.model.batch_norm = False  # not the paper's
+    config.model.dtype = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPUs
+    config.model.remat = False  # compute stages again in the backward pass, for memory
+
+    config.init = ConfigDict()
+    config.init.scheme = "glorot"  # paper, gaussian, glorot or he
+    config.init.grow_from = ""  # run of a trained shallower net: first four convolutions and FC layers (Sec. 3.1)
+    config.init.from_run = ""  # run or checkpoint to fine-tune: all its parameters
+
+    config.data = ConfigDict()
+    config.data.source = "tfds:imagenet2012"  # tfds:NAME, folder:PATH or mnist5k
+    config.data.train_split = "train"  # split expressions: train[:90%]
+    config.data.validation_split = "validation"
+    config.data.crop = 224  # pixels
+    config.data.scale = (256, 256)  # S: fixed, or drawn for each image from [Smin, Smax]
+    config.data.flip = True
+    config.data.color_shift = 0.1  # deviation of Krizhevsky's PCA shift, 0 for none
+    config.data.statistics = "computed"  # mean RGB and colour covariance: computed once from the data, or imagenet
+    config.data.on_error = "raise"  # an unreadable image: raise, or skip (counted and named)
+    config.data.threads = 0  # reading threads, 0 for one a core
+
+    config.train = ConfigDict()
+    config.train.batch_size = 256  # over all devices
+    config.train.microbatches = 1  # gradient accumulation: parts a batch is computed in
+    config.train.steps = 370_000  # at most
+    config.train.rate = 1e-2
+    config.train.momentum = 0.9
+    config.train.weight_decay = 5e-4  # on kernels; biases and normalisation are not decayed
+    config.train.freeze = ()  # groups of layers that stay as they are: conv1 (a stage), conv3_2, fc6
+
+    config.schedule = ConfigDict()
+    config.schedule.kind = "plateau"  # plateau, step or fixed
+    config.schedule.factor = 0.1
+    config.schedule.warmup_steps = 0  # the rate grows linearly over these
+    config.schedule.drops = 3  # plateau: how often the rate falls before the run stops
+    config.schedule.patience = 5  # plateau: evaluations without improvement before a drop
+    config.schedule.threshold = 0.001  # plateau: what counts as improvement, in accuracy (0.001 is 0.1 %)
+    config.schedule.min_interval = 0  # plateau: steps between drops at least
+    config.schedule.boundaries = ()  # step: the steps at which the rate falls
+
+    config.evaluate = ConfigDict()
+    config.evaluate.scale = 0  # Q, the test scale; 0 for S, or 0.5 (Smin + Smax)
+    config.evaluate.split = "validation"  # what --mode=evaluate reports
+    config.evaluate.batch_size = 256
+    config.evaluate.every = 5_000  # steps
+
+    config.log = ConfigDict()
+    config.log.every = 100  # steps
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 5_000  # steps
+    config.checkpoint.keep = 3  # the last so many, and the best
+    return config
+
+
+_CHOICES = {
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "data.statistics": ("computed", "imagenet"),
+    "data.on_error": ("raise", "skip"),
+    "schedule.kind": ("plateau", "step", "fixed"),
+}
+_AT_LEAST = {
+    "model.dropout": 0,
+    "data.color_shift": 0,
+    "data.threads": 0,
+    "train.batch_size": 1,
+    "train.microbatches": 1,
+    "train.steps": 1,
+    "train.rate": 0,
+    "train.momentum": 0,
+    "train.weight_decay": 0,
+    "schedule.warmup_steps": 0,
+    "schedule.drops": 0,
+    "schedule.patience": 1,
+    "schedule.threshold": 0,
+    "schedule.min_interval": 0,
+    "evaluate.scale": 0,
+    "evaluate.batch_size": 1,
+    "evaluate.every": 1,
+    "log.every": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config before any work.
+
+    Raises:
+      ConfigError: a key is unknown or missing, a value of the wrong type or out of range, or two values contradict
+        each other. The message names the key, the value and the way out.
+    """
+    _check_keys(config)
+    for key, choices in _CHOICES.items():
+        value = _get(config, key)
+        if value not in choices:
+            raise ConfigError(f"config.{key}={value!r}: use one of {', '.join(choices)}")
+    for key, least in _AT_LEAST.items():
+        value = _get(config, key)
+        if not value >= least:
+            raise ConfigError(f"config.{key}={value!r}: the least is {least}")
+    _check_model(config)
+    _check_data(config)
+    _check_training(config)
+
+
+def test_scale(config: ConfigDict) -> int:
+    """Q of the validation: given, or S, or 0.5 (Smin + Smax) of a jittered S (Sec. 4.1)."""
+    return config.evaluate.scale or sum(config.data.scale) // 2
+
+
+def _check_keys(config: ConfigDict) -> None:
+    given, known = dict(_leaves(config)), dict(_leaves(default_config()))
+    for key, value in given.items():
+        if key not in known:
+            raise ConfigError(f"config.{key}: no such key{nearest_key(key)}")
+        default = known[key]
+        fits = isinstance(value, (int, float)) if isinstance(default, float) else isinstance(value, type(default))
+        if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise ConfigError(f"config.{key}={value!r} is of type {type(value).__name__}; it takes {_example(default)}")
+    for key in known:
+        if key not in given:
+            raise ConfigError(f"config.{key} is missing: start the config from vgg_jax.config.default_config()")
+
+
+def _check_model(config: ConfigDict) -> None:
+    spec = spec_of(config.model.net)
+    initializer(config.init.scheme, spec.weight_layers)
+    if not config.model.width > 0:
+        raise ConfigError(f"config.model.width={config.model.width}: a positive factor, 1 is the paper's width")
+    if config.model.dropout >= 1:
+        raise ConfigError(f"config.model.dropout={config.model.dropout} is not a probability in [0, 1); the paper's is 0.5")
+    if config.init.grow_from and config.init.from_run:
+        raise ConfigError("config.init.grow_from and config.init.from_run are both set: a run begins from one of them")
+    layers = [*spec.convolutions, "fc6", "fc7", "fc8"]
+    for group in config.train.freeze:
+        if not layers_of(group, layers):
+            raise ConfigError(f"config.train.freeze: no layer {group!r} in net {spec.name}; there are {', '.join(layers)}")
+    if all(frozen(layer, config.train.freeze) for layer in layers):
+        raise ConfigError("config.train.freeze names every layer: nothing is left to train")
+
+
+def _check_data(config: ConfigDict) -> None:
+    crop, scale = config.data.crop, config.data.scale
+    if crop < 32 or crop % 32:
+        lower = max(32, crop // 32 * 32)
+        raise ConfigError(f"config.data.crop={crop} is not a multiple of 32, the net's stride; use {lower} or {lower + 32}")
+    if len(scale) != 2 or not all(isinstance(s, int) for s in scale) or scale[0] > scale[1]:
+        raise ConfigError(f"config.data.scale={scale}: two whole numbers (Smin, Smax), Smin <= Smax; (256, 256) fixes S")
+    if scale[0] < crop:
+        raise ConfigError(f"config.data.scale={scale}: S is below the crop, config.data.crop={crop}; no crop fits")
+    if test_scale(config) < crop:
+        raise ConfigError(f"config.evaluate.scale={config.evaluate.scale}: Q is below the crop, config.data.crop={crop}")
+
+
+def _check_training(config: ConfigDict) -> None:
+    train, schedule = config.train, config.schedule
+    if train.batch_size % train.microbatches:
+        raise ConfigError(
+            f"config.train.microbatches={train.microbatches} does not divide config.train.batch_size={train.batch_size}"
+        )
+    if not train.momentum < 1:
+        raise ConfigError(f"config.train.momentum={train.momentum}: below 1; the paper's is 0.9")
+    if not 0 < schedule.factor < 1:
+        raise ConfigError(f"config.schedule.factor={schedule.factor}: between 0 and 1; the paper divides by 10, 0.1")
+    if schedule.kind == "step":
+        boundaries = list(schedule.boundaries)
+        if not boundaries or not all(isinstance(step, int) for step in boundaries) or boundaries != sorted(boundaries):
+            raise ConfigError(
+                f"config.schedule.boundaries={tuple(boundaries)}: config.schedule.kind='step' takes rising steps, (1000, 2000)"
+            )
+    elif schedule.boundaries:
+        raise ConfigError(
+            f"config.schedule.boundaries={tuple(schedule.boundaries)} belongs to config.schedule.kind='step', "
+            f"not {schedule.kind!r}"
+        )
+    if config.checkpoint.every % config.evaluate.every and config.evaluate.every % config.checkpoint.every:
+        raise ConfigError(
+            f"config.checkpoint.every={config.checkpoint.every} and config.evaluate.every={config.evaluate.every}: "
+            "one must be a multiple of the other, so that the best checkpoint is one that was evaluated"
+        )
+
+
+def layers_of(group: str, layers: list[str]) -> list[str]:
+    """Layers that a group names: itself, or a stage's, `conv1` for conv1_1 and conv1_2.
+
+    >>> layers_of("conv1", ["conv1_1", "conv1_2", "conv2_1"])
+    ['conv1_1', 'conv1_2']
+    """
+    return [layer for layer in layers if layer == group or layer.startswith(group + "_")]
+
+
+def frozen(layer: str, groups: tuple[str, ...]) -> bool:
+    """Whether a layer belongs to one of the frozen groups; batch normalisation goes with its convolution."""
+    convolution = layer.replace("bn", "conv", 1) if layer.startswith("bn") else layer
+    return any(layers_of(group, [convolution]) for group in groups)
+
+
+def nearest_key(key: str) -> str:
+    """`; did you mean config.X?` for a misspelt key, or nothing when no key is near."""
+    known = [name for name, _ in _leaves(default_config())]
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    # A key that is right in the wrong section: config.train.crop for config.data.crop.
+    nearest = nearest or [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    return f"; did you mean config.{nearest[0]}?" if nearest else ""
+
+
+def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key in config:
+        value = config.get_ref(key).get() if isinstance(config.get(key), config_dict.FieldReference) else config.get(key)
+        if isinstance(value, ConfigDict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, tuple(value) if isinstance(value, list) else value
+
+
+def _get(config: ConfigDict, key: str) -> object:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _example(default: object) -> str:
+    return {bool: "True or False", int: "a whole number", float: "a number", str: "a string", tuple: "a tuple"}[type(default)]

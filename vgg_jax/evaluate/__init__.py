@@ -1,0 +1,1 @@
+"""Evaluation (Sec. 3.2, 4)."""

@@ -1,0 +1,88 @@
+"""How a net begins: the initialisations of Sec. 3.1, and growing a deep net from a trained shallow one."""
+
+from __future__ import annotations
+
+import difflib
+
+from jax.nn import initializers
+
+from vgg_jax.errors import ConfigError
+
+INPUT_GAIN = 256.0
+"""What pixels and pools add to the scale of the scores: a deviation of about 64 in 0..255, and about 4 over five
+max-pools. The published schemes assume inputs of deviation 1 and no pools."""
+
+SCHEMES: dict[str, str] = {
+    "paper": "N(0, variance 1e-2), as Sec. 3.1 writes it",
+    "gaussian": "N(0, deviation 1e-2), as the published ports of VGG have it",
+    "glorot": "Glorot and Bengio (2010), uniform: the paper's later remark",
+    "he": "He et al. (2015), normal, made for ReLU",
+}
+"""The weights' first distribution, by name; biases begin at zero in all.
+
+In brackets the deviation of the first scores on photographs at 224 pixels, net A at full width and D at a quarter.
+
+`paper`     Deviation 0.1 (1e8, 6e5): for the shallow net A as written, and its loss starts in the millions even there.
+            To study what was written.
+`gaussian`  Deviation 0.01 (1e-3, 6e-11): activations shrink in every layer. Net A can train from it; the nets from B on
+            stay at a loss of ln(classes) unless they are grown (below) or normalised.
+`glorot`    "It is possible to initialise the weights without pre-training" (0.7, 0.1). The default. It does not count
+            the ReLU, so activations shrink by about 0.7 a layer, which the pixels' scale makes up for.
+`he`        Variance 2 / fan-in, which keeps the activations' scale at any depth (1.2, 0.6), divided by 256^(1 / layers)
+            a layer for the scale of pixels and pools, so that all layers learn at one pace. The surest choice for
+            narrow nets and small data.
+"""
+
+
+def initializer(scheme: str, layers: int) -> initializers.Initializer:
+    """The initialiser of the kernels by its name in `SCHEMES`.
+
+    Args:
+      scheme: the name.
+      layers: the weight layers of the net.
+
+    Raises:
+      ConfigError: no such scheme.
+    """
+    if scheme not in SCHEMES:
+        nearest = difflib.get_close_matches(scheme, SCHEMES, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise ConfigError(f"no initialisation {scheme!r}: there are {', '.join(SCHEMES)}{hint}")
+    return {
+        "paper": initializers.normal(stddev=0.1),
+        "gaussian": initializers.normal(stddev=0.01),
+        "glorot": initializers.glorot_uniform(),
+        "he": initializers.variance_scaling(2.0 * INPUT_GAIN ** (-2 / layers), "fan_in", "normal"),
+    }[scheme]
+
+
+def grown(params: dict, donor: dict) -> tuple[dict, list[str], list[str]]:
+    """A deep net's parameters with the first four convolutions and the three FC layers of a trained shallower one.
+
+    Sec. 3.1 says "the first four convolutional layers"; in Table 1 only layers of one name have one shape (A's second
+    convolution is 64 to 128, D's is 64 to 64), so they are copied by name: from A they are conv1_1, conv2_1, conv3_1
+    and conv3_2.
+
+    Args:
+      params: the deep net's parameters as drawn, {layer: {"kernel": ..., "bias": ...}}.
+      donor: the trained net's parameters, likewise.
+
+    Returns:
+      The parameters, the copied layers and the drawn layers.
+
+    Raises:
+      ConfigError: a layer to copy is missing in the deep net or of another shape.
+    """
+    convolutions = sorted(layer for layer in donor if layer.startswith("conv"))
+    copied = convolutions[:4] + ["fc6", "fc7", "fc8"]
+    for layer in copied:
+        if layer not in params:
+            raise ConfigError(f"cannot grow from this net: its {layer} has no counterpart; grow B to E from A")
+        ours, theirs = params[layer]["kernel"].shape, donor[layer]["kernel"].shape
+        if ours != theirs:
+            raise ConfigError(
+                f"cannot grow from this net: its {layer} has shape {theirs}, here it is {ours}; "
+                "both nets need the same width, crop and classes"
+            )
+    together = {layer: donor[layer] if layer in copied else params[layer] for layer in params}
+    return together, copied, [layer for layer in params if layer not in copied]

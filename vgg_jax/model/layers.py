@@ -1,0 +1,54 @@
+"""The layers that Flax has not: local response normalisation and dropout with a key an image (Sec. 2.1, 3.1)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def local_response_normalisation(
+    x: jax.Array, *, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
+) -> jax.Array:
+    """Krizhevsky's normalisation across channels, b = a / (k + alpha * sum a^2)^beta (Krizhevsky et al. 2012, 3.3).
+
+    The sum runs over `size` neighbouring channels, fewer at the ends. `alpha` is as published: Caffe's and PyTorch's
+    layers divide it by `size`, so theirs take 5e-4 for the same answer.
+
+    Args:
+      x: activations, shape (..., channels).
+
+    Returns:
+      An array like x; the sum and the power are taken in float32.
+    """
+    squares = jnp.square(x.astype(jnp.float32))
+    window, strides = (1,) * (x.ndim - 1) + (size,), (1,) * x.ndim
+    sums = jax.lax.reduce_window(squares, 0.0, jax.lax.add, window, strides, "SAME")
+    return (x * (k + alpha * sums) ** -beta).astype(x.dtype)
+
+
+def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
+    """Zeroes activations with probability `rate` and scales the others by 1 / (1 - rate) (Sec. 3.1).
+
+    Each image draws from its own key, so the mask is the same however the batch is split over devices or microbatches.
+
+    Args:
+      x: activations, shape (n, ...).
+      keys: one PRNG key an image, shape (n,).
+      rate: a probability in [0, 1).
+    """
+    if rate == 0.0:
+        return x
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2 max-pooling with stride 2; an odd last row or column is dropped (Sec. 2.1).
+
+    Args:
+      x: activations, shape (n, h, w, channels).
+
+    Returns:
+      Shape (n, h // 2, w // 2, channels).
+    """
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")

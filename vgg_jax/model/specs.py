@@ -1,0 +1,161 @@
+"""Table 1 as data: every network of the paper (Sec. 2, Sec. 4.1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+
+from vgg_jax.errors import ConfigError
+
+HIDDEN_UNITS = 4096
+"""Width of the first two fully-connected layers, fc6 and fc7."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """One row of a stage: `conv3-64` is `Convolution(size=3, channels=64)`."""
+
+    size: int
+    channels: int
+
+
+def scaled(channels: int, width: float) -> int:
+    """Channels of a layer whose net is `width` times as wide as the paper's, at least one.
+
+    >>> scaled(64, 0.25), scaled(4096, 0.5)
+    (16, 2048)
+    """
+    return max(1, round(channels * width))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A column of Table 1. The three fully-connected layers, alike in all, are not listed.
+
+    Attributes:
+      name: the paper's letter.
+      stages: five stages of convolutions; a 2x2 max-pool with stride 2 ends each.
+      lrn: whether local response normalisation follows the first convolution (A-LRN).
+
+    >>> SPECS["E"].weight_layers, SPECS["E"].parameter_count()
+    (19, 143667240)
+    """
+
+    name: str
+    stages: tuple[tuple[Convolution, ...], ...]
+    lrn: bool = False
+
+    @property
+    def convolutions(self) -> dict[str, Convolution]:
+        """The convolutions by the paper's names, `conv1_1` onwards, in order."""
+        return {
+            f"conv{stage}_{number}": convolution
+            for stage, convolutions in enumerate(self.stages, start=1)
+            for number, convolution in enumerate(convolutions, start=1)
+        }
+
+    @property
+    def weight_layers(self) -> int:
+        """How many layers have weights, the three fully-connected ones included: 11 for A, 19 for E."""
+        return len(self.convolutions) + 3
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the image between neighbouring places of the score map."""
+        return 2 ** len(self.stages)
+
+    def parameter_count(
+        self, num_classes: int = 1000, crop: int = 224, width: float = 1.0, batch_norm: bool = False
+    ) -> int:
+        """How many parameters the net has (Table 2), without building it.
+
+        Args:
+          num_classes: outputs of fc8.
+          crop: side of the training crop in pixels; the fc6 window is crop / 32.
+          width: factor on every layer's channels.
+          batch_norm: whether each convolution is followed by batch normalisation (a scale and a shift a channel).
+        """
+        count, channels = 0, 3
+        for convolution in self.convolutions.values():
+            outputs = scaled(convolution.channels, width)
+            count += convolution.size**2 * channels * outputs + outputs + (2 * outputs if batch_norm else 0)
+            channels = outputs
+        hidden, window = scaled(HIDDEN_UNITS, width), crop // self.stride
+        count += window**2 * channels * hidden + hidden
+        count += hidden * hidden + hidden
+        return count + hidden * num_classes + num_classes
+
+    def receptive_field(self, layer: str | None = None) -> int:
+        """Side in pixels of the square of the image that one place of `layer` sees (Sec. 2.3).
+
+        Args:
+          layer: a convolution or a pool, `conv3_2` or `pool4`; the last pool by default.
+
+        Raises:
+          ConfigError: there is no such layer in this net.
+
+        >>> SPECS["D"].receptive_field("conv1_2"), SPECS["D"].receptive_field()
+        (5, 212)
+        """
+        layer = layer or f"pool{len(self.stages)}"
+        field, jump = 1, 1
+        for stage, convolutions in enumerate(self.stages, start=1):
+            for number, convolution in enumerate(convolutions, start=1):
+                field += (convolution.size - 1) * jump
+                if layer == f"conv{stage}_{number}":
+                    return field
+            field += jump
+            jump *= 2
+            if layer == f"pool{stage}":
+                return field
+        raise ConfigError(f"net {self.name} has no layer {layer!r}; it has {', '.join(self.convolutions)}, pool1 to pool5")
+
+
+def _stages(*rows: str) -> tuple[tuple[Convolution, ...], ...]:
+    """Table 1's own notation: one string a stage, `size-channels` a convolution."""
+    return tuple(tuple(Convolution(*map(int, entry.split("-"))) for entry in row.split()) for row in rows)
+
+
+_TABLE = (
+    Spec("A", _stages("3-64", "3-128", "3-256 3-256", "3-512 3-512", "3-512 3-512")),
+    Spec("A-LRN", _stages("3-64", "3-128", "3-256 3-256", "3-512 3-512", "3-512 3-512"), lrn=True),
+    Spec("B", _stages("3-64 3-64", "3-128 3-128", "3-256 3-256", "3-512 3-512", "3-512 3-512")),
+    # The shallow net of Sec. 4.1: one 5x5 convolution sees what B's pair of 3x3 ones sees.
+    Spec("B-5x5", _stages("5-64", "5-128", "5-256", "5-512", "5-512")),
+    Spec("C", _stages("3-64 3-64", "3-128 3-128", "3-256 3-256 1-256", "3-512 3-512 1-512", "3-512 3-512 1-512")),
+    Spec("D", _stages("3-64 3-64", "3-128 3-128", "3-256 3-256 3-256", "3-512 3-512 3-512", "3-512 3-512 3-512")),
+    Spec(
+        "E",
+        _stages(
+            "3-64 3-64",
+            "3-128 3-128",
+            "3-256 3-256 3-256 3-256",
+            "3-512 3-512 3-512 3-512",
+            "3-512 3-512 3-512 3-512",
+        ),
+    ),
+)
+
+SPECS: dict[str, Spec] = {spec.name: spec for spec in _TABLE}
+"""The seven networks by the paper's letter."""
+
+ALIASES: dict[str, str] = {"vgg11": "A", "vgg13": "B", "vgg16": "D", "vgg19": "E"}
+"""What everybody else calls them."""
+
+
+def spec_of(net: str) -> Spec:
+    """The spec of a net by the paper's letter or its usual name.
+
+    Raises:
+      ConfigError: no such net; the message lists them and the nearest.
+
+    >>> spec_of("vgg16").name
+    'D'
+    """
+    name = ALIASES.get(net.lower(), net)
+    if name in SPECS:
+        return SPECS[name]
+    known = [*SPECS, *ALIASES]
+    nearest = difflib.get_close_matches(net, known, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ConfigError(f"no net {net!r}: there are {', '.join(known)}{hint}")

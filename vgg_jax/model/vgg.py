@@ -1,0 +1,200 @@
+"""The network: convolutional stages and a head that is always convolutional (Sec. 2, Sec. 3.2)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key, UInt8
+
+from vgg_jax.errors import ConfigError
+from vgg_jax.model import specs
+from vgg_jax.model.convolution import convolution
+from vgg_jax.model.init import initializer
+from vgg_jax.model.layers import dropout, local_response_normalisation, max_pool
+
+IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
+"""Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""
+
+
+class MeanRGB(nnx.Variable):
+    """The training set's mean colour, in 0..255: not trained, part of every checkpoint."""
+
+
+class VGG(nnx.Module):
+    """One of the paper's networks on RGB images in 0..255.
+
+    The head is convolutional: fc6 is a VALID convolution whose window is crop / 32, fc7 and fc8 are 1x1. A crop gives a
+    1 x 1 map of class scores, a larger image an h' x w' map (Sec. 3.2); the weights are the same.
+
+    Args:
+      net: a letter of Table 1 or its alias (`vgg_jax.SPECS`).
+      num_classes: outputs of fc8.
+      crop: side of the training crop in pixels, a multiple of 32.
+      width: factor on the channels of every layer, 1 being the paper's.
+      dropout: probability with which units of fc6 and fc7 are dropped in training.
+      batch_norm: batch normalisation after every convolution (not the paper's).
+      init: name of the initialisation (`vgg_jax.model.init.SCHEMES`).
+      mean_rgb: what is subtracted from every pixel, in 0..255.
+      dtype: the dtype of the computation; parameters and scores are float32.
+      remat: compute each stage again in the backward pass instead of keeping its activations.
+      rngs: the stream `params` draws the weights.
+
+    Raises:
+      ConfigError: an argument is out of range; the message names it.
+
+    >>> net = VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
+    >>> net(jnp.zeros((2, 32, 32, 3))).shape, net(jnp.zeros((1, 64, 96, 3))).shape
+    ((2, 1, 1, 10), (1, 2, 3, 10))
+    """
+
+    def __init__(
+        self,
+        net: str = "D",
+        *,
+        num_classes: int = 1000,
+        crop: int = 224,
+        width: float = 1.0,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        init: str = "glorot",
+        mean_rgb: Sequence[float] = IMAGENET_MEAN_RGB,
+        dtype: jnp.dtype = jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        self.spec = specs.spec_of(net)
+        if crop < 1 or crop % self.spec.stride:
+            raise ConfigError(f"crop={crop} is not a multiple of {self.spec.stride}, the stride of the five pools")
+        if num_classes < 1:
+            raise ConfigError(f"num_classes={num_classes}: a net needs at least one class")
+        if not width > 0:
+            raise ConfigError(f"width={width}: the width is a positive factor, 1 the paper's")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout={dropout} is not a probability in [0, 1)")
+        if len(mean_rgb) != 3:
+            raise ConfigError(f"mean_rgb={tuple(mean_rgb)}: the mean colour has three components")
+        self.crop, self.width, self.dropout, self.remat = crop, width, dropout, remat
+        self.num_classes, self.batch_norm, self.dtype = num_classes, batch_norm, jnp.dtype(dtype)
+        self.mean_rgb = MeanRGB(jnp.asarray(mean_rgb, jnp.float32))
+
+        kernel_init = initializer(init, self.spec.weight_layers)
+
+        def layer(inputs: int, outputs: int, size: int, padding: str) -> nnx.Conv:
+            return nnx.Conv(
+                inputs,
+                outputs,
+                (size, size),
+                padding=padding,
+                dtype=self.dtype,
+                kernel_init=kernel_init,
+                conv_general_dilated=convolution,
+                rngs=rngs,
+            )
+
+        channels = 3
+        for name, row in self.spec.convolutions.items():
+            outputs = specs.scaled(row.channels, width)
+            setattr(self, name, layer(channels, outputs, row.size, "SAME"))
+            if batch_norm:
+                # epsilon and momentum of the published _bn weights.
+                norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-5, dtype=self.dtype, rngs=rngs)
+                setattr(self, _norm_name(name), norm)
+            channels = outputs
+        hidden = specs.scaled(specs.HIDDEN_UNITS, width)
+        self.fc6 = layer(channels, hidden, crop // self.spec.stride, "VALID")
+        self.fc7 = layer(hidden, hidden, 1, "VALID")
+        self.fc8 = layer(hidden, num_classes, 1, "VALID")
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Names of all activations that `taps` can ask for, in order."""
+        names = []
+        for stage, convolutions in enumerate(self.spec.stages, start=1):
+            for number in range(1, len(convolutions) + 1):
+                names += [f"conv{stage}_{number}"]
+                names += [f"bn{stage}_{number}"] if self.batch_norm else []
+                names += [f"relu{stage}_{number}"]
+                names += [f"norm{stage}"] if self.spec.lrn and stage == number == 1 else []
+            names += [f"pool{stage}"]
+        return (*names, "fc6", "relu6", "fc7", "relu7", "fc8")
+
+    def __call__(
+        self,
+        images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"],
+        *,
+        taps: Sequence[str] = (),
+        keys: Key[Array, "n"] | None = None,
+    ) -> Float[Array, "n h2 w2 classes"] | tuple[Float[Array, "n h2 w2 classes"], dict[str, Array]]:
+        """The class-score map of a batch of images.
+
+        Args:
+          images: RGB in 0..255, at least `crop` pixels high and wide.
+          taps: names of activations to return as well; `fc6` is before its ReLU, `relu6` after it.
+          keys: one PRNG key an image. With them the net is in training: dropout draws from them and batch
+            normalisation uses the batch (and updates its averages). Without them it is deterministic.
+
+        Returns:
+          float32 scores before the soft-max; with `taps` a pair of them and {name: activation}.
+
+        Raises:
+          ConfigError: the images are smaller than the crop, or not RGB; a tap has no activation of that name.
+        """
+        self._check(images, taps)
+        tapped: dict[str, Array] = {}
+
+        def seen(name: str, x: Array) -> Array:
+            if name in taps:
+                tapped[name] = x
+            return x
+
+        x = (images.astype(jnp.float32) - self.mean_rgb[...]).astype(self.dtype)
+        stage = nnx.remat(VGG._stage, static_argnums=(2, 3, 4)) if self.remat else VGG._stage
+        for number in range(1, len(self.spec.stages) + 1):
+            x, seen_here = stage(self, x, number, keys is not None, tuple(taps))
+            tapped |= seen_here
+        for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
+            x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x))))
+            if keys is not None:
+                x = dropout(x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout)
+        scores = seen("fc8", self.fc8(x)).astype(jnp.float32)
+        return (scores, tapped) if taps else scores
+
+    def _stage(self, x: Array, stage: int, training: bool, taps: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
+        """The convolutions of one stage and its pool."""
+        tapped = {}
+
+        def seen(name: str, x: Array) -> Array:
+            if name in taps:
+                tapped[name] = x
+            return x
+
+        for number in range(1, len(self.spec.stages[stage - 1]) + 1):
+            name = f"{stage}_{number}"
+            x = seen(f"conv{name}", getattr(self, f"conv{name}")(x))
+            if self.batch_norm:
+                x = seen(f"bn{name}", getattr(self, f"bn{name}")(x, use_running_average=not training))
+            x = seen(f"relu{name}", jax.nn.relu(x))
+            if self.spec.lrn and stage == number == 1:
+                x = seen("norm1", local_response_normalisation(x))
+        return seen(f"pool{stage}", max_pool(x)), tapped
+
+    def _check(self, images: Array, taps: Sequence[str]) -> None:
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ConfigError(f"images of shape {images.shape}: expected (n, h, w, 3), RGB in 0..255")
+        if min(images.shape[1:3]) < self.crop:
+            height, width = images.shape[1:3]
+            raise ConfigError(f"images of {height} x {width} pixels are smaller than the net's crop, {self.crop}: rescale them")
+        for tap in taps:
+            if tap not in self.activations:
+                nearest = difflib.get_close_matches(tap, self.activations, n=1)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+                raise ConfigError(f"no activation {tap!r} in net {self.spec.name}: it has {', '.join(self.activations)}{hint}")
+
+
+def _norm_name(convolution_name: str) -> str:
+    """The batch normalisation that follows a convolution: conv1_1 -> bn1_1."""
+    return "bn" + convolution_name.removeprefix("conv")

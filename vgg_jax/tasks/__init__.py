@@ -1,0 +1,1 @@
+"""What a net is trained for: classification (Sec. 4)."""

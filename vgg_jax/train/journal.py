@@ -1,0 +1,82 @@
+"""What a run tells: a progress line in the terminal, metrics as JSON lines and for TensorBoard."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+
+FILE = "metrics.jsonl"
+
+
+class Journal:
+    """Writes the metrics of a run; with `write=False` (not the first process) it keeps silent.
+
+    Args:
+      workdir: the run's folder; `metrics.jsonl` and `tensorboard/` are in it.
+      step: where the run stands; lines of later steps, from an attempt that was cut off, are dropped.
+    """
+
+    def __init__(self, workdir: Path, step: int, write: bool):
+        self._path, self._write = workdir / FILE, write
+        if write:
+            # The import brings TensorFlow, which only reading the data needed until now.
+            from clu import metric_writers
+
+            kept = [row for row in read(workdir) if row["step"] <= step]
+            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            self._summaries = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir / "tensorboard")))
+
+    def metrics(self, step: int, **values: float) -> None:
+        """One row: values by name, `train/loss` as `train_loss`."""
+        if self._write:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **values}) + "\n")
+            self._summaries.write_scalars(step, {name.replace("_", "/", 1): value for name, value in values.items()})
+
+    def close(self) -> None:
+        """Completes the summaries."""
+        if self._write:
+            self._summaries.close()
+
+
+def read(workdir: Path) -> list[dict]:
+    """The rows of `metrics.jsonl`, none if there is no such file; a last line cut off by a kill is left out."""
+    path, rows = workdir / FILE, []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Progress:
+    """The line that says how far a run is; rewritten in place in a terminal, a line each in a file.
+
+    Args:
+      first, last: the steps between which this process works.
+      images: images a step.
+    """
+
+    def __init__(self, first: int, last: int, images: int):
+        self._first, self._last, self._images = first, last, images
+        self._began, self._inplace = time.monotonic(), sys.stderr.isatty()
+
+    def show(self, step: int, metrics: dict[str, float]) -> None:
+        """Shows a step's metrics and the time left, by the mean pace so far, evaluations included."""
+        passed = time.monotonic() - self._began
+        left = passed / max(step - self._first, 1) * (self._last - step)
+        line = (
+            f"step {step:,}/{self._last:,}  loss {metrics['train_loss']:.4f}  top-1 {metrics['train_top1']:.1%}  "
+            f"rate {metrics['train_rate']:.1e}  {metrics['train_images_per_second']:,.0f} images/s  "
+            f"input wait {metrics['train_input_wait']:.1%}  left {datetime.timedelta(seconds=round(left))}"
+        )
+        print(f"\r\033[K{line}" if self._inplace else line, end="" if self._inplace else "\n", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Makes room for another line."""
+        if self._inplace:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,310 @@
+"""The training run: from a config to a trained network, resumable at every step (Sec. 3.1, 3.3).
+
+The loop knows no task: it is told a loss and a function that evaluates. Everything random and the position in the data
+are functions of the step, so a run that was interrupted ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from vgg_jax import parallel
+from vgg_jax.augment import augment
+from vgg_jax.config import validate
+from vgg_jax.errors import UserError
+from vgg_jax.tasks.classify import Classification
+from vgg_jax.train.begin import begin
+from vgg_jax.train.checkpoint import Checkpoints
+from vgg_jax.train.journal import Journal, Progress
+from vgg_jax.train.optimizer import krizhevsky_momentum
+from vgg_jax.train.pace import Pace, StartUp
+from vgg_jax.train.pictures import save_batch, save_curves
+from vgg_jax.train.schedule import make_schedule
+from vgg_jax.train.state import new_state
+from vgg_jax.train.step import image_keys, make_train_step
+from vgg_jax.train.stop import stop_requests
+
+log = logging.getLogger(__name__)
+
+
+class Diverged(UserError):
+    """The loss or the gradient is no longer a number."""
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, float]:
+    """Trains by a config until its schedule ends, or goes on with the run that `workdir` holds.
+
+    Args:
+      config: a complete config, `vgg_jax.config.default_config()` and what differs.
+      workdir: the run's folder: checkpoints, metrics.jsonl, tensorboard, batch.png, curves.png.
+
+    Returns:
+      The last validation's metrics as fractions, `top1` and `top5` among them; empty if there was none.
+
+    Raises:
+      UserError: the config, the data or the checkpoint cannot be used, or the loss is no longer finite.
+    """
+    start_up = StartUp()
+    validate(config)
+    mesh = parallel.device_mesh()
+    batch_size = config.train.batch_size
+    parallel.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
+    workdir.mkdir(parents=True, exist_ok=True)
+    with start_up.part("sources"):
+        task = Classification(config, mesh)
+    log.info("training on %s; validation on %s", task.source.describe(), task.held_out.describe())
+    with start_up.part("colours"):
+        colors = _colors(config, task.source, workdir)
+    return Run(config, workdir, mesh, task, colors, start_up).until_done()
+
+
+class Run:
+    """One process's part in a training run."""
+
+    def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, task: Classification, colors, start_up: StartUp):
+        self.config, self.workdir, self.mesh, self.task, self.start_up = config, workdir, mesh, task, start_up
+        self.first_process = jax.process_index() == 0
+        self.schedule = make_schedule(config)
+        optimizer = krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
+        with start_up.part("network"):
+            net = begin(config, len(task.classes), colors.mean, computation_dtype(config))
+            self.graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
+            self.state = jax.device_put(state, parallel.replicated(mesh))
+        self.checkpoints = Checkpoints(workdir, config.checkpoint.keep)
+        self.validation: dict[str, float] = {}
+        with start_up.part("checkpoint"):
+            self.step = self._resume()
+        self._describe(net)
+        self.augment = functools.partial(
+            augment,
+            flip=config.data.flip,
+            color_shift=config.data.color_shift,
+            eigenvalues=jnp.asarray(colors.eigenvalues),
+            eigenvectors=jnp.asarray(colors.eigenvectors),
+        )
+        update = make_train_step(
+            self.graphdef, task.loss, optimizer, self.augment, seed=config.seed, microbatches=config.train.microbatches
+        )
+        self.update = jax.jit(update, donate_argnums=0)
+        self.evaluate = task.evaluator(self.graphdef)
+
+    def until_done(self) -> dict[str, float]:
+        """Trains to the end, or until the process is asked to stop."""
+        if self.step >= self.config.train.steps or self.schedule.finished:
+            log.info("already finished at step %d; the checkpoints are in %s", self.step, self.workdir)
+            return self.validation
+        # Here, because the data wing brings TensorFlow.
+        from vgg_jax.data.train_stream import TrainStream
+
+        config = self.config
+        self.journal = Journal(self.workdir, self.step, write=self.first_process)
+        stream = TrainStream(
+            self.task.source,
+            batch_size=config.train.batch_size,
+            crop=config.data.crop,
+            scale=tuple(config.data.scale),
+            seed=config.seed,
+            start=self.step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=config.data.threads,
+            on_error=config.data.on_error,
+        )
+        try:
+            with ThreadPoolExecutor(1) as aside, stop_requests() as stop:
+                compiled = aside.submit(self._compile)  # while the first batches are read
+                with parallel.prefetch(stream, self._place) as batches:
+                    self._train(batches, stream.problems, compiled, stop)
+        finally:
+            stream.close()
+            self.checkpoints.close()
+            self.journal.close()
+        if self.first_process:
+            log.info("learning curves: %s", save_curves(self.workdir))
+        self._report_unreadable(stream.problems | self.evaluate.problems)
+        return self.validation
+
+    def _train(self, batches, problems: dict[str, str], compiled, stop) -> None:
+        config, steps = self.config, self.config.train.steps
+        replicated = parallel.replicated(self.mesh)
+        progress, pace = Progress(self.step, steps, config.train.batch_size), Pace(config.train.batch_size)
+        pending, reported = None, set()
+        with self.start_up.part("first batch"):
+            batch = next(batches)
+        if self.step == 0 and self.first_process:
+            with self.start_up.part("picture of it"):
+                self._picture(batch)
+        with self.start_up.part("compiling, beyond the above"):
+            update = compiled.result()
+        while True:
+            rate = self.schedule.rate_at(self.step)
+            self.state, metrics = update(self.state, batch, jax.device_put(np.float32(rate), replicated))
+            self.step += 1
+            # The metrics of a step are fetched when the next one is under way, so the devices never wait for the host.
+            if pending:
+                pace.add(self._checked(*pending))
+            pending = self.step, metrics
+            if self.start_up.running:
+                jax.block_until_ready(metrics)
+                log.info("%s", self.start_up.summary())
+                progress, pace = Progress(self.step, steps, config.train.batch_size), Pace(config.train.batch_size)
+
+            done = self.step == steps
+            evaluating = done or self.step % config.evaluate.every == 0
+            if self.step % config.log.every == 0 or evaluating:
+                pace.add(self._checked(*pending))
+                pending = None
+                values = pace.means() | {"train_rate": rate}
+                self.journal.metrics(self.step, **values)
+                progress.show(self.step, values)
+                pace.restart()
+            accuracy = None
+            if evaluating:
+                accuracy = self._validate(progress)
+                done = done or self.schedule.finished
+                pace.restart()
+            stopping = parallel.agreed(stop.is_set())
+            if done or stopping or self.step % config.checkpoint.every == 0:
+                if pending:
+                    pace.add(self._checked(*pending))
+                    pending = None
+                self.checkpoints.save(self.state, self._meta(), accuracy)
+            for where in [where for where in problems if where not in reported]:
+                progress.clear()
+                log.warning("left out: %s: %s", where, problems[where])
+                reported.add(where)
+            if done or stopping:
+                break
+            with pace.waiting():
+                batch = next(batches)
+        progress.clear()
+        self.checkpoints.wait()
+        if stopping and not done:
+            log.info("stopped on request at step %d, saved in %s; the same command goes on from there", self.step, self.workdir)
+
+    def _validate(self, progress: Progress) -> float:
+        began = time.monotonic()
+        metrics = self.evaluate(self.state.trainable, self.state.rest)
+        self.validation = metrics | {"step": self.step}
+        accuracy = metrics[self.task.steering]
+        self.journal.metrics(self.step, **{f"validation_{name}": value for name, value in metrics.items()})
+        decision = self.schedule.observe(self.step, accuracy)
+        progress.clear()
+        log.info(
+            "step %d: validation top-1 %.2f %%, top-5 %.2f %%, loss %.4f on %d images (%.1f s)",
+            *(self.step, 100 * metrics["top1"], 100 * metrics["top5"], metrics["loss"], metrics["images"]),
+            time.monotonic() - began,
+        )
+        if decision:
+            log.info("step %d: %s", self.step, decision)
+        return accuracy
+
+    def _checked(self, step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+        """A step's metrics on the host; raises Diverged if they are no numbers."""
+        values = {name: float(value) for name, value in metrics.items()}
+        if not all(math.isfinite(values[name]) for name in ("loss", "gradient_norm")):
+            kept = f"the last good checkpoint is step {self.checkpoints.latest}" if self.checkpoints.latest else "no checkpoint was saved yet"
+            raise Diverged(
+                f"step {step}: the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}; {kept} "
+                f"({self.workdir}).\nA lower config.train.rate (now {self.config.train.rate}), a warm-up "
+                "(config.schedule.warmup_steps) or config.init.scheme='he' usually helps."
+            )
+        return values
+
+    def _compile(self):
+        size, crop = self.config.train.batch_size, self.config.data.crop
+        split, whole = parallel.split_batch(self.mesh), parallel.replicated(self.mesh)
+        batch = {
+            "image": jax.ShapeDtypeStruct((size, crop, crop, 3), jnp.uint8, sharding=split),
+            "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split),
+            "mask": jax.ShapeDtypeStruct((size,), jnp.float32, sharding=split),
+        }
+        return self.update.lower(self.state, batch, jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)).compile()
+
+    def _place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return parallel.place_batch({name: batch[name] for name in ("image", "label", "mask")}, self.mesh)
+
+    def _picture(self, batch: dict[str, jax.Array]) -> None:
+        shown = {name: np.asarray(batch[name].addressable_shards[0].data)[:32] for name in ("image", "label")}
+        pixel_keys = jax.vmap(lambda key: jax.random.split(key, 2)[0])(image_keys(self.config.seed, 0, len(shown["label"])))
+        images = np.asarray(self.augment(jnp.asarray(shown["image"]), pixel_keys))
+        path = self.workdir / "batch.png"
+        save_batch(path, images, shown["label"], self.task.classes)
+        log.info("the first batch as the network sees it: %s", path)
+
+    def _meta(self) -> dict:
+        return {
+            "step": self.step,
+            "config": json.loads(self.config.to_json()),
+            "classes": list(self.task.classes),
+            "source": self.task.source.name,
+            "schedule": self.schedule.state,
+            "validation": self.validation,
+        }
+
+    def _resume(self) -> int:
+        if self.checkpoints.latest is None:
+            return 0
+        self.state, meta = self.checkpoints.restore(self.state)
+        self.schedule.restore(meta["schedule"])
+        self.validation = meta["validation"]
+        log.info("resumed at step %d from %s", meta["step"], self.workdir)
+        now, then = (dict(_flat(config)) for config in (json.loads(self.config.to_json()), meta["config"]))
+        changed = [f"{key}: {then.get(key)} -> {now[key]}" for key in now if now[key] != then.get(key)]
+        if changed:
+            log.warning("the config has changed since: %s", "; ".join(changed))
+        return meta["step"]
+
+    def _describe(self, net) -> None:
+        trained = sum(array.size for array in jax.tree.leaves(self.state.trainable))
+        count = net.spec.parameter_count(len(self.task.classes), net.crop, net.width, net.batch_norm)
+        device = jax.devices()[0]
+        log.info(
+            "net %s, %d weight layers, %s parameters (%s trained), mean RGB %s, %s on %d x %s",
+            *(net.spec.name, net.spec.weight_layers, f"{count:,}", f"{trained:,}"),
+            np.round(np.asarray(self.state.rest["mean_rgb"][...]), 2).tolist(),
+            *(net.dtype.name, self.mesh.size, device.device_kind),
+        )
+
+    def _report_unreadable(self, problems: dict[str, str]) -> None:
+        if problems:
+            path = self.workdir / "unreadable.txt"
+            path.write_text("".join(f"{where}: {reason}\n" for where, reason in sorted(problems.items())))
+            log.warning("%d images could not be read and were left out; they are listed in %s", len(problems), path)
+
+
+def computation_dtype(config: ConfigDict) -> jnp.dtype:
+    """float32 or bfloat16, as `config.model.dtype` says; `auto` is bfloat16 wherever it is not emulated."""
+    if config.model.dtype == "auto":
+        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+    return jnp.dtype(config.model.dtype)
+
+
+def _colors(config: ConfigDict, source, workdir: Path):
+    """Mean RGB and principal colours of the training set: ImageNet's, or computed and kept in the workdir."""
+    from vgg_jax.data.statistics import IMAGENET, color_statistics
+
+    if config.data.statistics == "imagenet":
+        return IMAGENET
+    return color_statistics(
+        source, cache=workdir / "colors.json", threads=config.data.threads, on_error=config.data.on_error
+    )
+
+
+def _flat(config: dict, prefix: str = "config."):
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,106 @@
+"""One update, as a pure function of the state and a batch (Sec. 3.1, 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from vgg_jax.model.vgg import VGG
+from vgg_jax.train.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+class Loss(Protocol):
+    """What a task asks the net to minimise, as a sum over a batch."""
+
+    def __call__(self, net: VGG, images: jax.Array, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
+        """The loss and the metrics, each summed over the images whose mask is 1."""
+
+
+def image_keys(seed: int, step: jax.Array, batch_size: int) -> jax.Array:
+    """One PRNG key an image, a function of the seed, the step and the image's place in the global batch alone."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(batch_size))
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    loss: Loss,
+    optimizer: optax.GradientTransformationExtraArgs,
+    augment: Callable[[jax.Array, jax.Array], jax.Array],
+    *,
+    seed: int,
+    microbatches: int = 1,
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """The update `step(state, batch, rate) -> (state, metrics)`, to be jitted by the caller with its shardings.
+
+    The gradient is that of the mean loss over the images of the global batch whose mask is 1, however many devices or
+    microbatches it is computed on. (Batch normalisation, which is not the paper's, sees a microbatch at a time.)
+
+    Args:
+      graphdef: the net's structure, from `new_state`.
+      loss: the task's.
+      optimizer: `krizhevsky_momentum`.
+      augment: images (n, h, w, 3) uint8 and keys (n,) to float images.
+      seed: of the augmentation and of dropout.
+      microbatches: the parts, one after another, in which the gradient is computed; saves activation memory.
+
+    Returns:
+      The function. Its batch holds `image` (n, crop, crop, 3) uint8, `mask` (n,) float32 and what the loss reads. Its
+      metrics are means over the batch, and `gradient_norm`.
+    """
+
+    def gradient(trainable, rest, part, keys):
+        def total(trainable):
+            # A copy: merged variables are otherwise the state's own, which an outer trace may not see changed.
+            net = nnx.merge(graphdef, trainable, rest, copy=True)
+            # Two independent draws an image: one for the pixels, one for the net's dropout.
+            pairs = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
+            value, metrics = loss(net, augment(part["image"], pairs[:, 0]), part, pairs[:, 1])
+            return value, (metrics, nnx.split(net, nnx.Not(_same_paths(trainable)), ...)[1])
+
+        return jax.grad(total, has_aux=True)(trainable)
+
+    def step(state: TrainState, batch: Batch, rate: jax.Array) -> tuple[TrainState, Metrics]:
+        keys = image_keys(seed, state.step, batch["image"].shape[0])
+        if microbatches == 1:
+            gradients, (sums, rest) = gradient(state.trainable, state.rest, batch, keys)
+        else:
+            gradients, sums, rest = accumulate(state, batch, keys)
+        count = jnp.maximum(batch["mask"].sum(), 1.0)
+        gradients, metrics = jax.tree.map(lambda total: total / count, (gradients, sums))
+        updates, velocity = optimizer.update(gradients, state.optimizer, state.trainable, rate=rate)
+        trainable = optax.apply_updates(state.trainable, updates)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        return TrainState(state.step + 1, trainable, rest, velocity), metrics
+
+    def accumulate(state, batch, keys):
+        # Every microbatches-th image, so that each part is spread over all devices as the batch is.
+        def parts(x):
+            return jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0)
+
+        def body(carry, part):
+            gradients, sums, rest = carry
+            more, (more_sums, rest) = gradient(state.trainable, rest, *part)
+            return (*jax.tree.map(jnp.add, (gradients, sums), (more, more_sums)), rest), None
+
+        split = jax.tree.map(parts, batch), parts(keys)
+        first = jax.tree.map(lambda x: x[0], split)
+        shapes = jax.eval_shape(gradient, state.trainable, state.rest, *first)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
+        return jax.lax.scan(body, (*zeros, state.rest), split)[0]
+
+    return step
+
+
+def _same_paths(state: nnx.State) -> Callable[[tuple, object], bool]:
+    """A filter for the variables that a state holds."""
+    paths = {path for path, _ in nnx.to_flat_state(state)}
+    return lambda path, _: path in paths
