@@ -7,6 +7,10 @@
 138357544
 """
 
+from vgg_jax import cpu
+
+cpu.set_flags()  # before JAX's back end starts
+
 from vgg_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from vgg_jax.model.specs import ALIASES, SPECS, Spec
 from vgg_jax.model.vgg import VGG

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, Key, UInt8
 
 def augment(
     images: UInt8[Array, "n h w 3"],
-    keys: Key[Array, "n"],
+    keys: Key[Array, " n"],
     *,
     flip: bool,
     color_shift: float,
-    eigenvalues: Float[Array, "3"],
+    eigenvalues: Float[Array, 3],
     eigenvectors: Float[Array, "3 3"],
 ) -> Float[Array, "n h w 3"]:
     """Flips each image with probability 1/2 and shifts its colour along the training set's principal components.

@@ -139,8 +139,7 @@ def test_scale(config: ConfigDict) -> int:
 def _check_keys(config: ConfigDict) -> None:
     given, known = dict(_leaves(config)), dict(_leaves(default_config()))
     for key, value in given.items():
-        if key not in known:
-            raise ConfigError(f"config.{key}: no such key{nearest_key(key)}")
+        check_key(key)
         default = known[key]
         fits = isinstance(value, (int, float)) if isinstance(default, float) else isinstance(value, type(default))
         if not fits or (isinstance(value, bool) and not isinstance(default, bool)):
@@ -223,13 +222,22 @@ def frozen(layer: str, groups: tuple[str, ...]) -> bool:
     return any(layers_of(group, [convolution]) for group in groups)
 
 
-def nearest_key(key: str) -> str:
-    """`; did you mean config.X?` for a misspelt key, or nothing when no key is near."""
+def check_key(key: str) -> None:
+    """Refuses a key that the schema has not, with the nearest that it has.
+
+    Raises:
+      ConfigError: there is no such key.
+
+    >>> check_key("train.batch_size")
+    """
     known = [name for name, _ in _leaves(default_config())]
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    # A key that is right in the wrong section: config.train.crop for config.data.crop.
-    nearest = nearest or [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-    return f"; did you mean config.{nearest[0]}?" if nearest else ""
+    if key in known:
+        return
+    # A right name in the wrong section first: config.train.crop for config.data.crop.
+    nearest = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    nearest = nearest or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    hint = f"; did you mean config.{nearest[0]}?" if nearest else f"; there are {', '.join(known)}"
+    raise ConfigError(f"config.{key}: no such key{hint}")
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:

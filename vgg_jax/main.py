@@ -14,7 +14,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vgg_jax.config import nearest_key
+from vgg_jax import cpu
+from vgg_jax.config import check_key
 from vgg_jax.errors import ConfigError, UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file of configs/, with its stage after a colon.")
@@ -43,23 +44,46 @@ def main(arguments: list[str]) -> None:
     from vgg_jax.train.loop import train
 
     workdir = Path(WORKDIR.value)
-    workdir.mkdir(parents=True, exist_ok=True)
-    _log_to(workdir / "log.txt")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _log_to(workdir / "log.txt")
+    except OSError as error:
+        raise ConfigError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
     train(CONFIG.value, workdir)
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """absl's flags, with a config's mistakes told as such."""
+    """absl's flags; a mistake in them, in the config file or in an override is told as such."""
+    for argument in arguments:
+        if argument.startswith("--config."):
+            check_key(argument.removeprefix("--config.").partition("=")[0])
     try:
-        return flags.FLAGS(arguments)
-    except flags.UnrecognizedFlagError as error:
-        if error.flagname.startswith("config."):
-            key = error.flagname.removeprefix("config.")
-            raise ConfigError(f"--config.{key}: no such key{nearest_key(key)}") from error
-        raise ConfigError(f"{error}; see --help") from error
-    except (flags.Error, AttributeError, KeyError, OSError, ImportError, TypeError, ValueError) as error:
-        # From the config file itself: absl and ml_collections wrap some of these and pass others through.
-        raise ConfigError(f"--config: {error}") from error
+        rest = flags.FLAGS(arguments)
+        if CONFIG.value is not None:
+            _ = CONFIG.value.keys  # a file that is not there is told of on first use only
+        return rest
+    except UserError:
+        raise
+    except Exception as error:
+        raise ConfigError(_told(error, arguments)) from error
+
+
+def _told(error: Exception, arguments: list[str]) -> str:
+    """A mistake in the flags or in the config file in a line or two."""
+    given = next((argument for argument in arguments if argument.startswith("--config=")), None)
+    # ml_collections puts a config file's whole traceback into the message; its last line is what happened.
+    reason = str(error).strip().splitlines()[-1].strip()
+    if isinstance(error, flags.Error) and "config file" not in str(error):
+        no_config = given is None and any(argument.startswith("--config.") for argument in arguments)
+        return f"{reason}; " + ("give --config=FILE too" if no_config else "--help lists the flags")
+    if isinstance(error, KeyError | AttributeError):  # an unknown key, with ml_collections' own suggestion
+        reason = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'").split())
+        reason = f"no such key: {reason}"
+    if "No such file" in reason:
+        reason += f"; configs/ holds {', '.join(sorted(path.name for path in Path('configs').glob('[!_]*.py')))}"
+    if "positional argument" in reason:
+        reason += "; this config has no stages: leave out the colon and what follows"
+    return f"{given}: {reason.removeprefix('vgg_jax.errors.ConfigError: ')}"
 
 
 def _log_to(path: Path) -> None:
@@ -70,6 +94,7 @@ def _log_to(path: Path) -> None:
 
 def run() -> None:
     """The command line: a user's mistake is a message and exit code 2, never a traceback."""
+    cpu.keep_memory()
     absl_logging.set_verbosity(absl_logging.ERROR)
     house = logging.getLogger("vgg_jax")
     house.setLevel(logging.INFO)

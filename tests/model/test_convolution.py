@@ -1,10 +1,10 @@
-"""The convolution against a direct one in float64 NumPy, its gradients against finite sums, its choices by shape."""
+"""The convolution against a direct one in float64 NumPy, with its gradients, and its choices by shape."""
 
-import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -126,18 +126,19 @@ def test_3x3_float32_on_the_cpu_goes_by_tiles(tiled, c, k, times, padding):
         {"backend": "gpu"},
         {"strides": (2, 2)},
         {"rhs_dilation": (2, 2)},
-        {"lhs_dilation": (2, 1)},
+        {"padding": ((1, 1), (1, 1)), "lhs_dilation": (2, 1)},
         {"feature_group_count": 2},
-        {"preferred_element_type": jnp.bfloat16},
+        {"dtype": jnp.float16, "preferred_element_type": jnp.float32},
         {"dimension_numbers": ("NHWC", "OHWI", "NHWC")},
     ],
     ids=str,
 )
 def test_all_else_is_left_to_lax(tiled, monkeypatch, change):
     change = dict(change)
-    monkeypatch.setattr(jax, "default_backend", lambda backend=change.pop("backend", "cpu"): backend)
+    backend, dtype = change.pop("backend", "cpu"), change.pop("dtype", None)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     size, c, k = change.pop("size", 3), change.pop("c", 64), change.pop("k", 64)
-    dtype, strides, padding = (change.pop(n, d) for n, d in zip(("dtype", "strides", "padding"), (None, (1, 1), "SAME")))
+    strides, padding = change.pop("strides", (1, 1)), change.pop("padding", "SAME")
     x, kernel, _ = arrays(6, 6, c, k, size, "SAME")
     kernel = kernel[:, :, : c // change.get("feature_group_count", 1)]
     if "dimension_numbers" in change:
@@ -153,7 +154,8 @@ def test_all_else_is_left_to_lax(tiled, monkeypatch, change):
 @pytest.mark.parametrize("h, w, size", [(7, 7, 7), (6, 4, 1)])
 def test_covering_and_1x1_kernels_are_matrix_products(h, w, size):
     x, kernel, _ = arrays(h, w, 16, 8, size, "VALID")
-    program = str(jax.make_jaxpr(lambda x, w: convolution(x, w, (1, 1), "VALID", dimension_numbers=module.NHWC))(x, kernel))
+    convolve = lambda x, kernel: convolution(x, kernel, (1, 1), "VALID", dimension_numbers=module.NHWC)
+    program = str(jax.make_jaxpr(convolve)(x, kernel))
     assert "dot_general" in program and "conv_general_dilated" not in program
 
 

@@ -1,10 +1,11 @@
-"""TensorFlow as this wing uses it: on the host only, and quiet."""
+"""TensorFlow as this wing uses it: on the host only, and quiet. Import it late: it takes seconds."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here uses oneDNN, whose greeting no log level silences
 
-import tensorflow as tf  # noqa: E402  (the log level is read on import)
+import tensorflow as tf
 
 # The accelerators belong to JAX; a TensorFlow built for GPUs would otherwise claim their whole memory.
 tf.config.set_visible_devices([], "GPU")

@@ -1,21 +1,29 @@
 """From requests to batches: the machinery beneath the training and the evaluation stream (Sec. 3.1).
 
 A stream asks for its k-th batch as a table of requests (which image, rescaled to what, which window), a pure function
-of k. Here the requests are read, decoded and cropped by as many threads as there are cores, in an order that does not
-depend on them, and every image that cannot be read is accounted for.
+of k. Here a few threads read, decode and crop them, a few batches ahead. Each image has its own place in its batch, so
+the result cannot depend on the threads, and every image that cannot be read is accounted for.
+
+Threads suffice because decoding and resampling leave Python's lock; what holds it bounds one process to some thousand
+images a second. A host with many accelerators runs one process for each.
 """
 
+import collections
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from vgg_jax.data import crop_graph
-from vgg_jax.data._tensorflow import tf
-from vgg_jax.data.image_ops import decode, plain_jpeg_size
+from vgg_jax.data.bad_images import check_on_error, reason, unreadable
+from vgg_jax.data.image_ops import crop, load_jpeg_decoder
 from vgg_jax.data.sources import Source
 from vgg_jax.errors import DataError
+
+_AHEAD = 3  # batches in the making while one is in use
+_TOGETHER = 4  # images that a thread takes on at once: fewer cost more bookkeeping, more leave threads idle at the end
 
 
 class Requests(NamedTuple):
@@ -24,9 +32,9 @@ class Requests(NamedTuple):
     index: np.ndarray
     """int64 (b,): position in the source; -1 leaves the place empty."""
     smaller_side: np.ndarray
-    """int32 (b,): what the image is rescaled to, in pixels."""
+    """int (b,): what the image is rescaled to, in pixels."""
     place: np.ndarray
-    """float64 (b, 2) in [0, 1): the window's place in the free room, vertically and horizontally; 0.5 is the centre."""
+    """float64 (b, 2) in [0, 1): where the window lies, see `image_ops.crop`."""
 
 
 class BatchStream:
@@ -42,126 +50,118 @@ class BatchStream:
       DataError: with on_error="raise", an image cannot be read; the message names it.
     """
 
-    def __init__(self, source: Source, requests: Callable[[int], Requests], batches: range, *, crop: int, threads: int,
-                 on_error: str):
-        """Args:
-          requests: what batch k holds; every batch has the same number of rows.
+    def __init__(
+        self,
+        source: Source,
+        requests: Callable[[int], Requests],
+        batches: Iterable[int],
+        *,
+        crop: int,
+        threads: int,
+        on_error: str,
+    ):
+        """Starts reading at once.
+
+        Args:
+          requests: what batch k holds.
           batches: the values of k to go through.
           crop: side of the crop, in pixels.
           threads: how many read and decode; 0 is one per core.
           on_error: "raise" or "skip".
 
         Raises:
-          DataError: `on_error` is neither.
+          DataError: `threads` or `on_error` is none of these.
         """
-        if on_error not in ("raise", "skip"):
-            raise DataError(f"config.data.on_error={on_error!r}; it is 'raise' or 'skip'")
+        if threads < 0:
+            raise DataError(f"config.data.threads={threads}: it is a number of threads, or 0 for one per core")
+        check_on_error(on_error)
+        if source.jpegs:
+            load_jpeg_decoder()  # here, for an import in another thread can meet a half imported module
         self.problems: dict[str, str] = {}
-        self._source, self._requests, self._batches, self._crop = source, requests, batches, crop
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._source, self._requests, self._batches, self._crop = source, requests, iter(batches), crop
         self._skip = on_error == "skip"
-        self._for_pillow: set[int] = set()  # images on which the fast road broke down
-        self._position = 0
-        self._iterator = self._start()
+        self._pool = ThreadPoolExecutor(threads or cores(), thread_name_prefix="vgg_jax.data")
+        self._pending: collections.deque[_Pending] = collections.deque()
+        for _ in range(_AHEAD):
+            self._begin_next()
 
     def __iter__(self):
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        try:
-            batch = next(self._iterator)
-        except tf.errors.InvalidArgumentError:
-            # TensorFlow's decoder gave up on a stream whose header was sound, and does not say which. Pillow decides
-            # what becomes of it, and the batch is made once more.
-            self._divert(self._requests(self._batches[self._position]).index)
-            self._iterator = self._start()
-            batch = next(self._iterator)
-        self._position += 1
-        self._report(batch["index"], batch.pop("problem"))
+        if not self._pending:
+            self._pool.shutdown(wait=False)
+            raise StopIteration
+        batch, work = self._pending.popleft()
+        problems = [problem for future in work for problem in future.result()]
+        self._begin_next()
+        for where, why in problems:
+            if not self._skip:
+                raise unreadable(where, why)
+            self.problems[where] = why
         return batch
 
     def close(self) -> None:
-        """Stops the reading threads; the stream ends here."""
-        self._iterator = iter(())
+        """Stops the threads; the stream ends here."""
+        self._batches = iter(())
+        self._pending.clear()
+        self._pool.shutdown(cancel_futures=True)
 
-    def _start(self):
-        """The pipeline from the current batch on."""
-        rest = self._batches[self._position :]
-        options = tf.data.Options()
-        options.deterministic = True
-        options.autotune.enabled = False
-        options.threading.private_threadpool_size = self._threads
-        options.threading.max_intra_op_parallelism = 1  # images are many: one thread each wastes least
-        rows = len(self._requests(rest[0]).index) if len(rest) else 1
-        return iter(
-            tf.data.Dataset.range(rest.start, rest.stop)
-            .map(self._plan)
-            .unbatch()
-            .map(self._image, num_parallel_calls=2 * self._threads)
-            .batch(rows, drop_remainder=True)
-            .prefetch(2)
-            .with_options(options)
-            .as_numpy_iterator()
-        )
+    def _begin_next(self) -> None:
+        for k in itertools.islice(self._batches, 1):
+            requests = self._requests(k)
+            rows = len(requests.index)
+            batch = {
+                "image": np.zeros((rows, self._crop, self._crop, 3), np.uint8),
+                "label": np.zeros(rows, np.int32),
+                "index": np.maximum(requests.index, 0).astype(np.int32),
+                "mask": np.zeros(rows, np.float32),
+            }
+            self._pending.append(
+                _Pending(
+                    batch,
+                    [
+                        self._pool.submit(self._fill, batch, requests, range(rows)[first : first + _TOGETHER])
+                        for first in range(0, rows, _TOGETHER)
+                    ],
+                )
+            )
 
-    def _plan(self, k: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        index, smaller_side, place = tf.numpy_function(
-            lambda k: tuple(self._requests(int(k))), [k], [tf.int64, tf.int32, tf.float64], stateful=False)
-        return tf.ensure_shape(index, [None]), tf.ensure_shape(smaller_side, [None]), tf.ensure_shape(place, [None, 2])
-
-    def _image(self, index: tf.Tensor, smaller_side: tf.Tensor, place: tf.Tensor) -> dict[str, tf.Tensor]:
-        kinds = [tf.string, tf.bool, tf.int32, tf.int32, tf.int32, tf.string]
-        fetched = tf.numpy_function(self._fetch, [index], kinds)
-        data, plain, height, width, label, problem = (tf.ensure_shape(value, []) for value in fetched)
-        present = (index >= 0) & (problem == "")
-        return {
-            "image": crop_graph.crop(data, plain, height, width, smaller_side, place, self._crop),
-            "label": label,
-            "index": tf.cast(tf.maximum(index, 0), tf.int32),
-            "mask": tf.cast(present, tf.float32),
-            "problem": problem,
-        }
-
-    def _fetch(self, index: np.int64):
-        """An image's data for `crop_graph.crop`, its label, and why it cannot be had ("" when it can)."""
-        black = b"\0\0\0", False, np.int32(1), np.int32(1), np.int32(0)
-        if index < 0:
-            return *black, b""
-        try:
-            encoded, label = self._source.read(int(index))
-            size = None if int(index) in self._for_pillow else plain_jpeg_size(encoded)
-            if size:
-                return encoded, True, np.int32(size[0]), np.int32(size[1]), np.int32(label), b""
-            image = decode(encoded)
-            return image.tobytes(), False, np.int32(image.shape[0]), np.int32(image.shape[1]), np.int32(label), b""
-        except OSError as error:
-            return *black, (error.strerror or str(error)).encode()
-        except DataError as error:
-            return *black, str(error).encode()
-
-    def _divert(self, indices: np.ndarray) -> None:
-        """Finds the images of a batch that TensorFlow cannot decode, and leaves them to Pillow from now on."""
-        culprits = {int(index) for index in indices if index >= 0 and not self._decodes(int(index))}
-        if culprits <= self._for_pillow:
-            raise  # the fault lies elsewhere
-        self._for_pillow |= culprits
-
-    def _decodes(self, index: int) -> bool:
-        try:
-            encoded, _ = self._source.read(index)
-            if plain_jpeg_size(encoded):
-                tf.io.decode_jpeg(encoded, channels=3)
-            return True
-        except (OSError, DataError):
-            return True  # not for TensorFlow to say
-        except tf.errors.InvalidArgumentError:
-            return False
-
-    def _report(self, indices: np.ndarray, problems: np.ndarray) -> None:
-        for index, problem in zip(indices, problems):
-            if not problem:
+    def _fill(self, batch: dict[str, np.ndarray], requests: Requests, rows: range) -> list[tuple[str, str]]:
+        """Puts images into their places; returns where there is none to put, and why."""
+        problems = []
+        for row in rows:
+            index = int(requests.index[row])
+            if index < 0:
                 continue
-            where, reason = self._source.where(int(index)), problem.decode()
-            if not self._skip:
-                raise DataError(f"{where}: {reason}\nTo leave such images out: --config.data.on_error=skip")
-            self.problems[where] = reason
+            try:
+                encoded, label = self._source.read(index)
+                batch["image"][row] = crop(encoded, int(requests.smaller_side[row]), requests.place[row], self._crop)
+                batch["label"][row], batch["mask"][row] = label, 1
+            except (OSError, DataError) as error:
+                batch["index"][row] = 0
+                problems.append((self._source.where(index), reason(error)))
+        return problems
+
+
+class _Pending(NamedTuple):
+    batch: dict[str, np.ndarray]
+    work: list[Future]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def share(batch_size: int, process_index: int, process_count: int) -> slice:
+    """The rows of a global batch that one of several processes reads.
+
+    Raises:
+      DataError: the batch does not divide evenly.
+    """
+    rows, rest = divmod(batch_size, process_count)
+    if batch_size < 1 or rest:
+        fits = max(batch_size - rest, process_count)
+        raise DataError(f"batch_size={batch_size} does not divide over {process_count} processes; use {fits}")
+    return slice(process_index * rows, (process_index + 1) * rows)

@@ -2,14 +2,22 @@
 
 import numpy as np
 
-from vgg_jax.data.batch_stream import BatchStream, Requests
+from vgg_jax.data.batch_stream import BatchStream, Requests, share
 from vgg_jax.data.sources import Source
-from vgg_jax.data.train_stream import share
 from vgg_jax.errors import DataError
 
 
-def centre_crops(source: Source, *, batch_size: int, crop: int, smaller_side: int, process_index: int = 0,
-                 process_count: int = 1, threads: int = 0, on_error: str = "raise") -> BatchStream:
+def centre_crops(
+    source: Source,
+    *,
+    batch_size: int,
+    crop: int,
+    smaller_side: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    threads: int = 0,
+    on_error: str = "raise",
+) -> BatchStream:
     """The centre crop of every image, each exactly once.
 
     Args:

@@ -48,8 +48,9 @@ class FolderSource(Source):
                 raise DataError(f"split {split!r}: none of its few images falls into this tenth; make {role}/ below it")
         self._files = [files[position] for position in split_expression.positions(split, len(files))]
         notes = [] if divided else [f"{role} by a hash of the path, 80/10/10"]
-        notes += [f"{ignored} files that are no images left alone"] if ignored else []
+        notes += [f"other files left alone: {ignored}"] if ignored else []
         super().__init__(f"folder:{path}", split, classes, "; ".join(notes))
+        self.jpegs = any(file.suffix.lower() in (".jpg", ".jpeg") for file, _ in self._files)
 
     def __len__(self) -> int:
         return len(self._files)

@@ -1,7 +1,11 @@
-"""Sizes and decoding of images, without TensorFlow (Sec. 3.1).
+"""From encoded bytes to the pixels of one crop (Sec. 3.1).
 
-An image comes as encoded bytes and leaves as RGB uint8. Nearly every photograph is a plain JPEG, which the stream's
-graph decodes itself and only where the crop needs it (`crop_graph`). Everything else is decoded here, by Pillow:
+The paper rescales the whole image to smaller side S and cuts a window out of it. Here only the window is ever made:
+its pixels are weighted means of a few source pixels, so only those are decoded and only these means are taken, by
+Pillow's BILINEAR filter: a triangle, which widens when the image shrinks, so nothing aliases. The result is Pillow's
+resize-then-crop: of its values 99 in 100 are the same, and the others off by one, seldom two, grey levels.
+
+Nearly every photograph is a plain JPEG, of which only the window is decoded. Anything else is decoded whole:
 
   palette, alpha      composited on white
   grey                the value repeated in R, G and B
@@ -13,15 +17,16 @@ graph decodes itself and only where the crop needs it (`crop_graph`). Everything
 The format is read from the bytes: a PNG named .JPEG (ImageNet has one) is a PNG.
 """
 
+import importlib
 import io
+import math
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vgg_jax.data.jpeg_header import MAX_PIXELS, plain_jpeg_size
 from vgg_jax.errors import DataError
-
-MAX_PIXELS = 89_478_485
-"""Larger images are refused: 256 MiB of RGB are a mistake or an attack, not a photograph (Pillow's own limit)."""
 
 
 def rescaled_size(height: int, width: int, smaller_side: int) -> tuple[int, int]:
@@ -43,66 +48,84 @@ def rescaled_size(height: int, width: int, smaller_side: int) -> tuple[int, int]
     if min(height, width, smaller_side) <= 0:
         raise ValueError(f"sizes must be positive: height={height}, width={width}, smaller_side={smaller_side}")
     smaller = min(height, width)
-    # Integers only: floor(x + 1/2) of a float would round some exact halves down.
+    # In integers: a float's floor(x + 1/2) would round some exact halves down.
     return tuple((2 * side * smaller_side + smaller) // (2 * smaller) for side in (height, width))
 
 
-def plain_jpeg_size(encoded: bytes) -> tuple[int, int] | None:
-    """Size of a JPEG that any decoder reads the same way, or None.
+def crop(encoded: bytes, smaller_side: int, place: tuple[float, float], size: int) -> np.ndarray:
+    """A square crop of an image that is rescaled isotropically.
 
-    Plain means: baseline or progressive, grey or three components, upright, and not cut short. The markers are read
-    here because it costs microseconds, and because libjpeg under TensorFlow fills a truncated image with grey
-    without a word. None is no error, it only sends the image down Pillow's slower road.
+    Args:
+      encoded: the image file's bytes, in any format that Pillow reads.
+      smaller_side: S, at least `size`, in pixels. A smaller image is enlarged.
+      place: in [0, 1), where the window lies in the free room, vertically and horizontally. Every window is equally
+        wide in it; 0.5 is the centre, rounded half up.
+      size: side of the crop, in pixels.
 
     Returns:
-      (height, width) in pixels, or None.
+      RGB uint8 (size, size, 3).
+
+    Raises:
+      DataError: see `decode`.
     """
-    if encoded[:2] != b"\xff\xd8":
-        return None
-    size, position, end = None, 2, len(encoded)
-    while position + 4 <= end and encoded[position] == 0xFF:
-        marker = encoded[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        body = position + 4
-        following = position + 2 + int.from_bytes(encoded[position + 2 : body], "big")
-        if marker == 0xDA:  # start of scan: the pixels begin, the end-of-image marker must come
-            complete = encoded.rfind(b"\xff\xd9", following) >= 0
-            return size if complete else None
-        if marker in (0xC0, 0xC1, 0xC2):  # start of frame: baseline, extended, progressive
-            precision, components = encoded[body], encoded[body + 5]
-            size = int.from_bytes(encoded[body + 1 : body + 3], "big"), int.from_bytes(
-                encoded[body + 3 : body + 5], "big"
-            )
-            if precision != 8 or components not in (1, 3) or 0 in size or size[0] * size[1] > MAX_PIXELS:
-                return None
-        elif marker == 0xE1 and not _upright(encoded[body:following]):
-            return None
-        position = following
-    return None
+    shape = plain_jpeg_size(encoded)
+    whole = None if shape else decode(encoded)
+    height_width = shape or whole.shape[:2]
+    rows, columns = (
+        _span(side, rescaled, free, size)
+        for side, rescaled, free in zip(height_width, rescaled_size(*height_width, smaller_side), place)
+    )
+    window = _decode_window(encoded, rows, columns) if whole is None else whole[rows.pixels, columns.pixels]
+    box = columns.first, rows.first, columns.last, rows.last
+    return np.asarray(Image.fromarray(window).resize((size, size), Image.Resampling.BILINEAR, box))
 
 
-def _upright(app1: bytes) -> bool:
-    """Whether an APP1 segment surely leaves the image upright: Exif orientation 1 or none, and none in XMP."""
-    if not app1.startswith(b"Exif\0\0"):
-        return b"tiff:Orientation" not in app1
-    order = {b"II*\0": "little", b"MM\0*": "big"}.get(app1[6:10])
-    if order is None:
-        return False
-    directory = 6 + int.from_bytes(app1[10:14], order)
-    entries = int.from_bytes(app1[directory : directory + 2], order)
-    for entry in range(directory + 2, directory + 2 + 12 * entries, 12):
-        if int.from_bytes(app1[entry : entry + 2], order) == 0x0112:  # Orientation, a short
-            return int.from_bytes(app1[entry + 8 : entry + 10], order) == 1
-    return True
+class _Span(NamedTuple):
+    """What a crop needs of an image along one axis."""
+
+    pixels: slice  # of the image: those that carry weight, and one more on each side
+    first: float
+    last: float  # the crop's borders, in pixels from the slice's start
+
+
+def _span(side: int, rescaled: int, place: float, size: int) -> _Span:
+    scale = side / rescaled
+    offset = int(place * (rescaled - size + 1))
+    first, last = offset * scale, (offset + size) * scale
+    # The outermost pixels' centres lie half a pixel inside, and the triangle reaches `support` beyond them. One pixel
+    # more, because JPEG decoders interpolate chroma between neighbours: at a cut edge the outermost pixel is off.
+    support = max(scale, 1.0)
+    start = max(math.floor(first + scale / 2 - support) - 1, 0)
+    stop = min(math.ceil(last - scale / 2 + support) + 1, side)
+    return _Span(slice(start, stop), first - start, min(last - start, stop - start))
+
+
+def load_jpeg_decoder() -> None:
+    """Imports TensorFlow, whose decoder of windows plain JPEGs need. It takes seconds; other formats are spared them."""
+    importlib.import_module("vgg_jax.data._tensorflow")
+
+
+def _decode_window(encoded: bytes, rows: _Span, columns: _Span) -> np.ndarray:
+    """Decodes a part of a plain JPEG: uint8 (rows, columns, 3)."""
+    from vgg_jax.data._tensorflow import tf  # late, see `load_jpeg_decoder`
+
+    (top, bottom), (left, right) = ((span.pixels.start, span.pixels.stop) for span in (rows, columns))
+    try:
+        return tf.raw_ops.DecodeAndCropJpeg(
+            contents=encoded,
+            crop_window=np.array([top, left, bottom - top, right - left], np.int32),
+            channels=3,
+            dct_method="INTEGER_ACCURATE",  # Pillow's; the two then agree to the bit
+        ).numpy()
+    except tf.errors.InvalidArgumentError:
+        return decode(encoded)[rows.pixels, columns.pixels]  # which says what is damaged
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """Decodes an image of any format with Pillow, whole and upright; see the module for what is done with each.
+    """Decodes a whole image of any format with Pillow; see the module for what is done with each.
 
     Returns:
-      RGB uint8 (height, width, 3).
+      RGB uint8 (height, width, 3), upright.
 
     Raises:
       DataError: these bytes are no image, or a broken, truncated or absurdly large one. The message is the reason
@@ -113,14 +136,14 @@ def decode(encoded: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{image.width} x {image.height} pixels are more than the {MAX_PIXELS} allowed")
+                raise DataError(f"{image.width} x {image.height} are more than {MAX_PIXELS:,} pixels")
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except DataError:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise DataError("not an image in a known format") from error
     except Exception as error:  # a damaged file can make Pillow's parsers raise nearly anything
-        raise DataError(f"{type(error).__name__}: {error}") from error
+        raise DataError(f"damaged or unreadable: {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -128,7 +151,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         wide = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8))
     elif image.mode in ("I", "F"):
-        raise DataError(f"pixels of mode {image.mode!r} have no known range; store the image with 8 or 16 bits")
+        raise DataError(f"pixels of mode {image.mode} have no known range; store the image with 8 or 16 bits")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -22,10 +22,11 @@ class MnistSource(Source):
         role, _, _ = split_expression.parse(split)
         rows, self._labels = _digits()
         shuffle = np.random.default_rng(0)
-        share = np.concatenate([
-            shuffle.permutation(np.flatnonzero(self._labels == digit))[_SHARES[role]] for digit in range(10)
-        ])
+        share = np.concatenate(
+            [shuffle.permutation(np.flatnonzero(self._labels == digit))[_SHARES[role]] for digit in range(10)]
+        )
         self._rows = share[split_expression.positions(split, len(share))]
+        self.jpegs = False
         self._encoded = [_png(rows[row]) for row in self._rows]
 
     def __len__(self) -> int:

@@ -21,10 +21,12 @@ class Source(ABC):
       name, split: what it was opened with.
       classes: the class names; a label is a position in them.
       note: a remark that a reader of the log should not miss, or "".
+      jpegs: whether JPEGs are to be expected; their decoder then gets loaded before the first is met.
     """
 
     def __init__(self, name: str, split: str, classes: tuple[str, ...], note: str = ""):
         self.name, self.split, self.classes, self.note = name, split, classes, note
+        self.jpegs = True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -77,7 +79,7 @@ def open_source(name: str, split: str) -> Source:
     except DataError as error:
         raise DataError(f"config.data.source={name!r}: {error}") from error
     nearest = difflib.get_close_matches(scheme, ("tfds", "folder", "mnist5k"), n=1)
-    suggestion = f"did you mean {nearest[0]!r}? " if nearest and nearest[0] != scheme else ""
+    suggestion = f"; did you mean {nearest[0]!r}?" if nearest and nearest[0] != scheme else ""
     raise DataError(
-        f"config.data.source={name!r}: no such source; {suggestion}A source is tfds:NAME, folder:PATH or mnist5k"
+        f"config.data.source={name!r}: no such source{suggestion}\nA source is tfds:NAME, folder:PATH or mnist5k"
     )

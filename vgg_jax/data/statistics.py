@@ -14,9 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from vgg_jax.data.bad_images import check_on_error, reason, unreadable
+from vgg_jax.data.batch_stream import cores
 from vgg_jax.data.image_ops import decode
 from vgg_jax.data.sources import Source
 from vgg_jax.errors import DataError
+
+_log = logging.getLogger(__name__)
 
 Triple = tuple[float, float, float]
 
@@ -44,8 +48,9 @@ IMAGENET = ColorStatistics(
 """ILSVRC-2012's training set: the mean of the published VGG networks, the components in common use."""
 
 
-def color_statistics(source: Source, *, cache: Path | None, threads: int = 0,
-                     on_error: str = "raise") -> ColorStatistics:
+def color_statistics(
+    source: Source, *, cache: Path | None, threads: int = 0, on_error: str = "raise"
+) -> ColorStatistics:
     """Statistics of all pixels of all images, every image with the same weight whatever its size.
 
     The sums within an image are exact and the images are added in order, so the result has the same bits whatever the
@@ -60,13 +65,15 @@ def color_statistics(source: Source, *, cache: Path | None, threads: int = 0,
     Raises:
       DataError: an image cannot be read, or none can.
     """
+    check_on_error(on_error)
     key = {"source": source.name, "split": source.split, "images": len(source)}
     if cache is not None and cache.exists():
         kept = json.loads(cache.read_text())
         if kept["of"] == key:
-            return ColorStatistics(tuple(kept["mean"]), tuple(kept["eigenvalues"]),
-                                   tuple(map(tuple, kept["eigenvectors"])))
-        logging.warning("%s holds the colours of %s, not of %s: computed anew", cache, kept["of"], key)
+            return ColorStatistics(
+                tuple(kept["mean"]), tuple(kept["eigenvalues"]), tuple(map(tuple, kept["eigenvectors"]))
+            )
+        _log.warning("%s holds the colours of %s, not of %s: computed anew", cache, kept["of"], key)
     statistics = _principal_colours(_moments(source, threads, on_error))
     if cache is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -83,20 +90,21 @@ def _moments(source: Source, threads: int, on_error: str) -> Iterator[tuple[np.n
         try:
             pixels = decode(source.read(index)[0]).reshape(-1, 3).astype(np.float64)
         except (OSError, DataError) as error:
-            return f"{source.where(index)}: {getattr(error, 'strerror', None) or error}"
+            return reason(error)
         # Sums of integers below 2**53: exact in float64, in whatever order a BLAS adds them.
         return pixels.sum(axis=0) / len(pixels), pixels.T @ pixels / len(pixels)
 
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or cores()) as pool:
         chunk = 1024  # keeps few results waiting
         for first in range(0, len(source), chunk):
-            for result in pool.map(of_image, range(first, min(first + chunk, len(source)))):
+            indices = range(first, min(first + chunk, len(source)))
+            for index, result in zip(indices, pool.map(of_image, indices)):
                 if not isinstance(result, str):
                     yield result
                 elif on_error == "skip":
-                    logging.warning("left out of the colour statistics: %s", result)
+                    _log.warning("left out of the colour statistics: %s: %s", source.where(index), result)
                 else:
-                    raise DataError(f"{result}\nTo leave such images out: --config.data.on_error=skip")
+                    raise unreadable(source.where(index), result)
 
 
 def _principal_colours(moments: Iterator[tuple[np.ndarray, np.ndarray]]) -> ColorStatistics:

@@ -5,11 +5,11 @@ whatever the number of threads, processes or earlier interruptions. Flip and col
 """
 
 import functools
-import sys
+import itertools
 
 import numpy as np
 
-from vgg_jax.data.batch_stream import BatchStream, Requests
+from vgg_jax.data.batch_stream import BatchStream, Requests, share
 from vgg_jax.data.sources import Source
 from vgg_jax.errors import DataError
 
@@ -28,8 +28,20 @@ class TrainStream(BatchStream):
     from s_min to s_max, and the window uniformly among all its places.
     """
 
-    def __init__(self, source: Source, *, batch_size: int, crop: int, scale: tuple[int, int], seed: int, start: int = 0,
-                 process_index: int = 0, process_count: int = 1, threads: int = 0, on_error: str = "raise"):
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch_size: int,
+        crop: int,
+        scale: tuple[int, int],
+        seed: int,
+        start: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        threads: int = 0,
+        on_error: str = "raise",
+    ):
         """Args:
           source: where the images come from.
           batch_size: images in a global batch; this process reads the `process_index`-th of `process_count` shares.
@@ -49,7 +61,7 @@ class TrainStream(BatchStream):
         self._size, self._seed, self._scale, self._batch_size = len(source), seed, (s_min, s_max), batch_size
         self._share = share(batch_size, process_index, process_count)
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)  # a batch may need two epochs' orders
-        super().__init__(source, self.plan, range(start, sys.maxsize), crop=crop, threads=threads, on_error=on_error)
+        super().__init__(source, self.plan, itertools.count(start), crop=crop, threads=threads, on_error=on_error)
 
     def plan(self, k: int) -> Requests:
         """This process's share of batch k: which images, at which scale, and where the windows lie."""
@@ -66,16 +78,3 @@ class TrainStream(BatchStream):
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         return _draws(self._seed, _ORDER, epoch).permutation(self._size)
-
-
-def share(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that one of several processes reads.
-
-    Raises:
-      DataError: the batch does not divide evenly.
-    """
-    rows, rest = divmod(batch_size, process_count)
-    if rest or not rows:
-        fits = max(batch_size - rest, process_count)
-        raise DataError(f"batch_size={batch_size} does not divide over {process_count} processes; use {fits}")
-    return slice(process_index * rows, (process_index + 1) * rows)

@@ -81,7 +81,7 @@ class CentreCropEvaluation:
         stream = centre_crops(self._source, **self._reading)
         batches = math.ceil(len(self._source) / self._reading["batch_size"])
         totals = None
-        place = lambda batch: place_batch({name: batch[name] for name in ("image", "label", "mask")}, self._mesh)  # noqa: E731
+        place = lambda batch: place_batch({name: batch[name] for name in ("image", "label", "mask")}, self._mesh)
         with prefetch(stream, place) as placed:
             for done, batch in enumerate(placed, start=1):
                 sums = self._sums(trainable, rest, batch)

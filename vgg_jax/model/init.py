@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.nn import initializers
 
 from vgg_jax.errors import ConfigError
@@ -37,6 +41,8 @@ In brackets the deviation of the first scores on photographs at 224 pixels, net 
 def initializer(scheme: str, layers: int) -> initializers.Initializer:
     """The initialiser of the kernels by its name in `SCHEMES`.
 
+    It draws with NumPy on the host: JAX would compile a program for each of a net's shapes, seconds for a deep one.
+
     Args:
       scheme: the name.
       layers: the weight layers of the net.
@@ -48,12 +54,25 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
         nearest = difflib.get_close_matches(scheme, SCHEMES, n=1)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         raise ConfigError(f"no initialisation {scheme!r}: there are {', '.join(SCHEMES)}{hint}")
-    return {
-        "paper": initializers.normal(stddev=0.1),
-        "gaussian": initializers.normal(stddev=0.01),
-        "glorot": initializers.glorot_uniform(),
-        "he": initializers.variance_scaling(2.0 * INPUT_GAIN ** (-2 / layers), "fan_in", "normal"),
-    }[scheme]
+
+    def draw(words: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(np.asarray(words).tolist())))
+        window = math.prod(shape[:-2])
+        fan_in, fan_out = window * shape[-2], window * shape[-1]
+        if scheme == "glorot":
+            bound = np.float32(math.sqrt(6 / (fan_in + fan_out)))
+            return generator.random(shape, np.float32) * (2 * bound) - bound
+        he = math.sqrt(2 / fan_in) / INPUT_GAIN ** (1 / layers)
+        deviation = {"paper": 0.1, "gaussian": 0.01, "he": he}[scheme]
+        return generator.standard_normal(shape, np.float32) * np.float32(deviation)
+
+    def initialise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, out_sharding=None) -> jax.Array:
+        del out_sharding
+        drawn = jax.ShapeDtypeStruct(shape, jnp.float32)
+        # A callback, so that shapes can be asked for without drawing and a jitted constructor works too.
+        return jax.pure_callback(lambda words: draw(words, tuple(shape)), drawn, jax.random.key_data(key)).astype(dtype)
+
+    return initialise
 
 
 def grown(params: dict, donor: dict) -> tuple[dict, list[str], list[str]]:

@@ -40,15 +40,3 @@ def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
         return x
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
     return jnp.where(kept, x / (1.0 - rate), 0).astype(x.dtype)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max-pooling with stride 2; an odd last row or column is dropped (Sec. 2.1).
-
-    Args:
-      x: activations, shape (n, h, w, channels).
-
-    Returns:
-      Shape (n, h // 2, w // 2, channels).
-    """
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")

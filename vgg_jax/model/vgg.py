@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from vgg_jax.errors import ConfigError
 from vgg_jax.model import specs
-from vgg_jax.model.convolution import convolution
+from vgg_jax.model.convolution import convolution, max_pool
 from vgg_jax.model.init import initializer
-from vgg_jax.model.layers import dropout, local_response_normalisation, max_pool
+from vgg_jax.model.layers import dropout, local_response_normalisation
 
 IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""
@@ -127,7 +127,7 @@ class VGG(nnx.Module):
         images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"],
         *,
         taps: Sequence[str] = (),
-        keys: Key[Array, "n"] | None = None,
+        keys: Key[Array, " n"] | None = None,
     ) -> Float[Array, "n h2 w2 classes"] | tuple[Float[Array, "n h2 w2 classes"], dict[str, Array]]:
         """The class-score map of a batch of images.
 

@@ -80,7 +80,7 @@ def classification_loss(
     return total, {"loss": total, **hits(scores, batch["label"], batch["mask"])}
 
 
-def hits(scores: Float[Array, "n classes"], labels: Int[Array, "n"], mask: Float[Array, "n"]) -> dict[str, jax.Array]:
+def hits(scores: Float[Array, "n classes"], labels: Int[Array, " n"], mask: Float[Array, " n"]) -> dict[str, jax.Array]:
     """How many labels are the best-scored class (`top1`) or among the best five (`top5`).
 
     Of equal scores the lower class number comes first; a score that is not a number counts against the label.

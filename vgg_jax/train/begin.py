@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
@@ -32,12 +31,8 @@ def begin(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, float, fl
       ConfigError: its network does not fit.
     """
 
-    def draw() -> checkpoint.VGG:
-        net = checkpoint.new_network(config, num_classes, dtype)
-        net.mean_rgb = MeanRGB(jnp.asarray(mean_rgb, jnp.float32))
-        return net
-
-    net = nnx.jit(draw)()
+    net = checkpoint.new_network(config, num_classes, dtype)
+    net.mean_rgb = MeanRGB(jnp.asarray(mean_rgb, jnp.float32))
     if config.init.grow_from:
         folder = checkpoint.find(config.init.grow_from)
         params, copied, drawn = grown(_layers(net), _donor(folder))

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 
 
-
 class StartUp:
     """Seconds from the process's start to the first finished step, by part."""
 

@@ -1,0 +1,44 @@
+# Two commands on a fresh machine: `make quickstart` and `make test`. They need python3 (3.11 or newer) with venv, and a
+# package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/quickstart
+
+.PHONY: quickstart test lint parity clean
+
+# Trains a narrow net A on real digits with scale jitter, evaluates it, prints the table: minutes on two cores.
+quickstart: $(VENV)/.installed
+	rm -rf $(RUN)
+	$(BIN)/python -m vgg_jax.main --config=configs/quickstart.py --workdir=$(RUN)
+	@echo
+	$(BIN)/python -m vgg_jax.main --mode=evaluate --workdir=$(RUN)
+	@echo
+	@echo "Look at $(RUN)/batch.png (what the net sees) and $(RUN)/curves.png (how it learned)."
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest --ignore=tests/parity -n 2
+	$(BIN)/python -m pytest --doctest-modules vgg_jax -p no:cacheprovider
+
+# Against the real PyTorch and torchvision; slower, and a larger installation.
+parity: $(VENV)/.installed-parity
+	$(BIN)/python -m pytest tests/parity
+
+lint: $(VENV)/.installed-parity
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.installed: setup.cfg constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+# torchvision's wheel asks for the CUDA build of torch; the parts used here need none of it.
+$(VENV)/.installed-parity: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parity]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchvision
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,23 @@
+"""Net D (16 weight layers; 138 M parameters) on ILSVRC-2012, Sec. 3.1.
+
+    python -m vgg_jax.main --config=configs/vgg16.py --workdir=runs/D-s256
+    # or grown from net A, as the paper first did: --config.init.grow_from=runs/A-s256
+    python -m vgg_jax.main --config=configs/vgg16.py:s384 --workdir=runs/D-s384 --config.init.from_run=runs/D-s256
+    python -m vgg_jax.main --config=configs/vgg16.py:jitter --workdir=runs/D-jitter --config.init.from_run=runs/D-s384
+    python -m vgg_jax.main --config=configs/vgg16.py:smoke --workdir=runs/smoke   # a minute, anywhere
+
+Paper (Table 3, dense evaluation, top-1 / top-5 error in %):
+  27.0 / 8.8 at S = Q = 256
+  26.8 / 8.7 at S = Q = 384
+  25.6 / 8.1 at S in [256; 512], Q = 384
+Cost, the paper's: 370,000 steps of 256 images, 2 to 3 weeks on four Titan Blacks.
+Measured: not on ImageNet yet; the smoke stage runs in the tests. Needs tfds:imagenet2012 (150 GB).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(stage: str = "s256") -> ConfigDict:
+    return common.imagenet("D", stage)

@@ -1,0 +1,41 @@
+"""What all tests share: eight virtual devices on the CPU, and nothing but the CPU."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import vgg_jax
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def one_device() -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+
+
+@pytest.fixture(scope="session")
+def eight_devices() -> jax.sharding.Mesh:
+    assert jax.device_count() == 8
+    return jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+
+
+@pytest.fixture
+def tiny_net():
+    """A function that makes a small net of a kind; width 1/16, crops of 32 pixels, 10 classes."""
+
+    def make(net: str = "A", **arguments):
+        options = {"num_classes": 10, "crop": 32, "width": 0.0625, "init": "he"} | arguments
+        return vgg_jax.VGG(net, rngs=nnx.Rngs(0), **options)
+
+    return make

@@ -1,0 +1,94 @@
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vgg_jax.data.image_ops import decode
+from vgg_jax.data.sources import open_source
+from vgg_jax.data.statistics import IMAGENET, color_statistics
+from vgg_jax.errors import DataError
+
+
+@pytest.fixture
+def source(photo_folder):
+    return open_source(f"folder:{photo_folder}", "train")
+
+
+def test_against_numpy(source):
+    images = [decode(source.read(index)[0]).reshape(-1, 3) / 255.0 for index in range(len(source))]
+    pixels = np.concatenate(images)
+    weights = np.concatenate([np.full(len(image), 1 / len(image) / len(images)) for image in images])
+    statistics = color_statistics(source, cache=None)
+    np.testing.assert_allclose(statistics.mean, 255 * weights @ pixels, rtol=1e-12)
+    covariance = np.cov(pixels.T, aweights=weights, bias=True)
+    vectors, values = np.array(statistics.eigenvectors), np.array(statistics.eigenvalues)
+    np.testing.assert_allclose(vectors * values @ vectors.T, covariance, rtol=1e-9)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-12)
+    assert values[0] >= values[1] >= values[2] >= 0
+
+
+def test_the_number_of_threads_changes_no_bit(source):
+    assert color_statistics(source, cache=None, threads=1) == color_statistics(source, cache=None, threads=5)
+
+
+def test_the_result_is_kept(source, photo_folder, monkeypatch):
+    cache = photo_folder / "workdir" / "colors.json"
+    statistics = color_statistics(source, cache=cache)
+    with monkeypatch.context() as patched:
+        patched.setattr("vgg_jax.data.statistics.decode", None)
+        assert color_statistics(source, cache=cache) == statistics
+    assert [path.name for path in cache.parent.iterdir()] == ["colors.json"]
+
+
+def test_a_result_of_other_data_is_made_anew(source, photo_folder, caplog):
+    cache = photo_folder / "colors.json"
+    part = open_source(f"folder:{photo_folder}", "train[:50%]")
+    with caplog.at_level(logging.WARNING, "vgg_jax"):
+        assert color_statistics(part, cache=cache) != color_statistics(source, cache=cache)
+        assert "train[:50%]" in caplog.text and "computed anew" in caplog.text
+        assert color_statistics(source, cache=cache) == color_statistics(source, cache=None)
+
+
+def test_unreadable_images_are_raised_or_named(source, photo_folder, caplog):
+    path = photo_folder / "train" / "b" / "04.jpg"
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match=f"{path}: the file is empty\nTo leave such images out"):
+        color_statistics(source, cache=None)
+    with caplog.at_level(logging.WARNING, "vgg_jax"):
+        left = color_statistics(source, cache=None, on_error="skip")
+    assert f"left out of the colour statistics: {path}: the file is empty" in caplog.text
+    path.unlink()
+    without = color_statistics(open_source(f"folder:{photo_folder}", "train"), cache=None)
+    np.testing.assert_allclose(left.mean, without.mean, rtol=1e-12)
+
+
+def test_nothing_readable_is_an_error(source, photo_folder):
+    for path in photo_folder.rglob("*.jpg"):
+        path.unlink()
+    with pytest.raises(DataError, match="no image could be read"):
+        color_statistics(source, cache=None, on_error="skip")
+
+
+def test_imagenets_are_principal_components():
+    vectors = np.array(IMAGENET.eigenvectors)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-3)
+
+
+def test_nothing_but_jpegs_and_tfds_needs_tensorflow():
+    """The quickstart and the device side start without the seconds that importing TensorFlow takes."""
+    program = (
+        "import sys\n"
+        "from vgg_jax.data.eval_stream import centre_crops\n"
+        "from vgg_jax.data.sources import open_source\n"
+        "from vgg_jax.data.statistics import color_statistics\n"
+        "from vgg_jax.data.train_stream import TrainStream\n"
+        "source = open_source('mnist5k', 'test')\n"
+        "color_statistics(source, cache=None)\n"
+        "stream = TrainStream(source, batch_size=8, crop=28, scale=(28, 32), seed=0)\n"
+        "next(stream)\n"
+        "stream.close()\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

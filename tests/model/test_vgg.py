@@ -1,0 +1,165 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import vgg_jax
+from tests.model.test_layers import lrn_loop
+
+
+def convolved(x, kernel, bias, padding):
+    """A convolution in float64, by its definition."""
+    size = kernel.shape[0]
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
+    y = np.zeros((x.shape[0], height, width, kernel.shape[3])) + bias
+    for i in range(size):
+        for j in range(size):
+            y += x[:, i : i + height, j : j + width] @ kernel[i, j]
+    return y
+
+
+def reference(net, images):
+    """Every activation of a net, in float64 NumPy, from Table 1 as the paper prints it."""
+    table = {
+        "A": "64 M 128 M 256 256 M 512 512 M 512 512 M",
+        "A-LRN": "64 LRN M 128 M 256 256 M 512 512 M 512 512 M",
+        "B": "64 64 M 128 128 M 256 256 M 512 512 M 512 512 M",
+        "B-5x5": "64 M 128 M 256 M 512 M 512 M",
+        "C": "64 64 M 128 128 M 256 256 1x M 512 512 1x M 512 512 1x M",
+        "D": "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M",
+        "E": "64 64 M 128 128 M 256 256 256 256 M 512 512 512 512 M 512 512 512 512 M",
+    }
+    params = jax.tree.map(lambda a: np.asarray(a, np.float64), nnx.to_pure_dict(nnx.state(net)))
+    seen, x, stage, number = {}, images - params["mean_rgb"], 1, 1
+    for entry in table[net.spec.name].split():
+        if entry == "M":
+            height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+            x = np.maximum.reduce([x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
+            seen[f"pool{stage}"] = x
+            stage, number = stage + 1, 1
+        elif entry == "LRN":
+            seen["norm1"] = x = lrn_loop(x)
+        else:
+            name = f"{stage}_{number}"
+            kernel = params[f"conv{name}"]["kernel"]
+            assert kernel.shape[0] == (1 if entry == "1x" else 5 if net.spec.name == "B-5x5" else 3)
+            seen[f"conv{name}"] = convolved(x, kernel, params[f"conv{name}"]["bias"], kernel.shape[0] // 2)
+            seen[f"relu{name}"] = x = np.maximum(seen[f"conv{name}"], 0)
+            number += 1
+    for name in ("fc6", "fc7", "fc8"):
+        seen[name] = convolved(x, params[name]["kernel"], params[name]["bias"], 0)
+        x = np.maximum(seen[name], 0)
+        if name != "fc8":
+            seen[name.replace("fc", "relu")] = x
+    return seen
+
+
+@pytest.mark.parametrize("net", vgg_jax.SPECS)
+def test_every_activation_is_the_float64_reference(net, tiny_net, rng):
+    built = tiny_net(net)
+    # Biases that matter: the initialisation's are zero.
+    state = nnx.state(built, nnx.Param)
+    nnx.update(built, jax.tree.map(lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) * (a.ndim == 1), state))
+    images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    expected = reference(built, images)
+    assert set(built.activations) == set(expected)
+    scores, tapped = built(images, taps=built.activations)
+    assert scores.shape == (2, 1, 1, 10) and scores.dtype == jnp.float32
+    for name, activation in tapped.items():
+        np.testing.assert_allclose(activation, expected[name], atol=1e-5 * np.abs(expected[name]).max(), err_msg=name)
+
+
+def test_a_larger_image_gives_a_map_of_scores(tiny_net, rng):
+    net = tiny_net("A")
+    images = rng.integers(0, 256, (1, 70, 101, 3), np.uint8)
+    scores = net(images)
+    assert scores.shape == (1, 2, 3, 10)
+    expected = reference(net, images)["fc8"]
+    np.testing.assert_allclose(scores, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_window_of_fc6_follows_the_crop(rng):
+    net = vgg_jax.VGG("A", num_classes=3, crop=64, width=0.0625, init="he", rngs=nnx.Rngs(0))
+    assert net.fc6.kernel.shape == (2, 2, 32, 256)
+    images = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
+    expected = reference(net, images)["fc8"]
+    assert expected.shape == (2, 1, 1, 3)
+    np.testing.assert_allclose(net(images), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_uint8_and_float_images_score_alike(tiny_net, rng):
+    net, images = tiny_net("A"), rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    np.testing.assert_array_equal(net(images), net(images.astype(np.float32)))
+
+
+def test_the_mean_is_subtracted_before_the_zero_padding(tiny_net):
+    net = tiny_net("A", mean_rgb=(10, 20, 30))
+    image = np.broadcast_to(np.float32([10, 20, 30]), (1, 32, 32, 3))
+    assert not np.any(net(image))  # an image of the mean colour is all zeros, to its border
+
+
+def test_remat_changes_no_number(tiny_net, rng):
+    images, keys = rng.integers(0, 256, (2, 32, 32, 3), np.uint8), jax.random.split(jax.random.key(0), 2)
+
+    def gradient(net):
+        graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+        return jax.jit(jax.grad(lambda p: (nnx.merge(graphdef, p, rest, copy=True)(images, keys=keys) ** 2).sum()))(params)
+
+    kept, again = gradient(tiny_net("B")), gradient(tiny_net("B", remat=True))
+    for (path, a), (_, b) in zip(nnx.to_flat_state(kept), nnx.to_flat_state(again), strict=True):
+        np.testing.assert_allclose(a[...], b[...], rtol=1e-4, atol=1e-5 * np.abs(a[...]).max(), err_msg=str(path))
+
+
+def test_bfloat16_computes_near_float32_with_float32_parameters(tiny_net, rng):
+    images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    exact, coarse = tiny_net("A"), tiny_net("A", dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(coarse))} == {jnp.dtype("float32")}
+    scores, tapped = coarse(images, taps=("conv3_1",))
+    assert scores.dtype == jnp.float32 and tapped["conv3_1"].dtype == jnp.bfloat16
+    reference_scores = np.asarray(exact(images))
+    difference = np.abs(scores - reference_scores).max() / np.abs(reference_scores).max()
+    assert 1e-5 < difference < 0.05  # bfloat16 has 8 bits: it must differ, and not by much
+
+
+def test_batch_normalisation_uses_the_batch_in_training_and_averages_after(tiny_net, rng):
+    net = tiny_net("A", batch_norm=True)
+    images = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
+    _, tapped = net(images, taps=("conv1_1", "bn1_1"), keys=jax.random.split(jax.random.key(0), 8))
+    inputs, outputs = np.float64(tapped["conv1_1"]), np.float64(tapped["bn1_1"])
+    mean, variance = inputs.mean((0, 1, 2)), inputs.var((0, 1, 2))
+    np.testing.assert_allclose(outputs, (inputs - mean) / np.sqrt(variance + 1e-5), atol=1e-4)
+    np.testing.assert_allclose(net.bn1_1.mean[...], 0.1 * mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(net.bn1_1.var[...], 0.9 + 0.1 * variance, rtol=1e-4)
+    before = np.asarray(net.bn1_1.mean[...])
+    net(images)
+    np.testing.assert_array_equal(net.bn1_1.mean[...], before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop": 50}, "crop=50 is not a multiple of 32"),
+        ({"crop": 0}, "crop=0 is not a multiple of 32"),
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"width": -1}, "width=-1"),
+        ({"dropout": 1.0}, "dropout=1.0 is not a probability"),
+        ({"mean_rgb": (1, 2)}, "three components"),
+        ({"init": "xavier"}, "no initialisation 'xavier'"),
+        ({"net": "F"}, "no net 'F'"),
+    ],
+)
+def test_impossible_networks_are_refused(arguments, message, tiny_net):
+    with pytest.raises(vgg_jax.ConfigError, match=message):
+        tiny_net(**arguments)
+
+
+def test_impossible_images_and_taps_are_refused(tiny_net):
+    net = tiny_net("D")
+    with pytest.raises(vgg_jax.ConfigError, match="images of 31 x 64 pixels are smaller than the net's crop, 32"):
+        net(np.zeros((1, 31, 64, 3), np.uint8))
+    with pytest.raises(vgg_jax.ConfigError, match=r"shape \(1, 3, 32, 32\): expected \(n, h, w, 3\)"):
+        net(np.zeros((1, 3, 32, 32), np.uint8))
+    with pytest.raises(vgg_jax.ConfigError, match="no activation 'conv3_4' in net D.*did you mean 'conv3_"):
+        net(np.zeros((1, 32, 32, 3), np.uint8), taps=("conv3_4",))

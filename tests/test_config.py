@@ -1,0 +1,101 @@
+import importlib
+from pathlib import Path
+
+import pytest
+
+from vgg_jax import ConfigError
+from vgg_jax.config import default_config, frozen, validate
+from vgg_jax.config import test_scale as scale_of_test
+
+CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if path.stem != "common")
+
+
+def test_the_defaults_are_the_papers():
+    config = default_config()
+    validate(config)
+    paper = {
+        "batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4, "rate": 1e-2, "steps": 370_000,
+    }  # fmt: skip
+    assert {key: config.train[key] for key in paper} == paper
+    assert (config.model.dropout, config.data.crop, tuple(config.data.scale)) == (0.5, 224, (256, 256))
+    assert (config.schedule.kind, config.schedule.factor, config.schedule.drops) == ("plateau", 0.1, 3)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_valid_and_tells_its_command(name):
+    module = importlib.import_module(f"configs.{name}")
+    validate(module.get_config())
+    assert f"--config=configs/{name}.py" in module.__doc__
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("vgg")])
+def test_the_stages_are_the_papers(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    stages = {"s256": ((256, 256), 1e-2, 256), "s384": ((384, 384), 1e-3, 384), "jitter": ((256, 512), 1e-3, 384)}
+    for stage, (scale, rate, test) in stages.items():
+        config = get_config(stage)
+        validate(config)
+        assert (tuple(config.data.scale), config.train.rate, scale_of_test(config)) == (scale, rate, test)
+    validate(get_config("smoke"))
+    with pytest.raises(ConfigError, match="no stage 's512'; there are s256"):
+        get_config("s512")
+
+
+def test_the_nets_of_the_configs_are_those_of_table_1():
+    nets = {name: importlib.import_module(f"configs.{name}").get_config().model.net for name in CONFIGS if name[:3] == "vgg"}
+    assert nets == {"vgg11": "A", "vgg11_lrn": "A-LRN", "vgg13": "B", "vgg16_1x1": "C", "vgg16": "D", "vgg19": "E"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.crop": 230}, r"config.data.crop=230 is not a multiple of 32, the net's stride; use 224 or 256"),
+        ({"data.scale": (200, 256)}, r"config.data.scale=\(200, 256\): S is below the crop, config.data.crop=224"),
+        ({"data.scale": (300, 256)}, r"Smin <= Smax"),
+        ({"data.on_error": "ignore"}, r"config.data.on_error='ignore': use one of raise, skip"),
+        ({"data.statistics": "cifar"}, r"config.data.statistics='cifar': use one of computed, imagenet"),
+        ({"evaluate.scale": 200}, r"config.evaluate.scale=200: Q is below the crop"),
+        ({"evaluate.every": 700, "checkpoint.every": 300}, r"one must be a multiple of the other"),
+        ({"train.batch_size": 0}, r"config.train.batch_size=0: the least is 1"),
+        ({"train.batch_size": 2.5}, r"config.train.batch_size=2.5 is of type float; it takes a whole number"),
+        ({"train.batch_size": True}, r"config.train.batch_size=True is of type bool"),
+        ({"train.microbatches": 3}, r"config.train.microbatches=3 does not divide config.train.batch_size=256"),
+        ({"train.momentum": 1.0}, r"config.train.momentum=1.0: below 1"),
+        ({"train.freeze": ("conv6",)}, r"config.train.freeze: no layer 'conv6' in net D; there are conv1_1"),
+        ({"train.freeze": tuple(f"conv{n}" for n in range(1, 6)) + ("fc6", "fc7", "fc8")}, r"names every layer"),
+        ({"model.net": "vgg18"}, r"no net 'vgg18'"),
+        ({"model.dtype": "float16"}, r"config.model.dtype='float16': use one of auto, float32, bfloat16"),
+        ({"model.width": 0.0}, r"config.model.width=0.0: a positive factor"),
+        ({"model.dropout": 1.0}, r"not a probability"),
+        ({"init.scheme": "xavier"}, r"no initialisation 'xavier'"),
+        ({"init.grow_from": "a", "init.from_run": "b"}, r"both set"),
+        ({"schedule.kind": "cosine"}, r"config.schedule.kind='cosine': use one of plateau, step, fixed"),
+        ({"schedule.kind": "step"}, r"takes rising steps"),
+        ({"schedule.boundaries": (10,)}, r"belongs to config.schedule.kind='step', not 'plateau'"),
+        ({"schedule.factor": 10.0}, r"config.schedule.factor=10.0: between 0 and 1"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_key_value_and_way_out(changes, message):
+    config = default_config()
+    with config.ignore_type():
+        for key, value in changes.items():
+            section, name = key.split(".")
+            config[section][name] = value
+    with pytest.raises(ConfigError, match=message):
+        validate(config)
+
+
+def test_an_unknown_or_missing_key_is_refused():
+    config = default_config()
+    config.train.bach_size = 3
+    with pytest.raises(ConfigError, match=r"config.train.bach_size: no such key; did you mean config.train.batch_size\?"):
+        validate(config)
+    config = default_config()
+    del config.data.flip
+    with pytest.raises(ConfigError, match="config.data.flip is missing"):
+        validate(config)
+
+
+def test_freezing_a_stage_takes_its_normalisation_along():
+    assert frozen("conv1_2", ("conv1",)) and frozen("bn1_2", ("conv1",)) and frozen("fc6", ("fc6",))
+    assert not frozen("conv2_1", ("conv1",)) and not frozen("fc8", ("conv1", "fc6"))

@@ -1,0 +1,192 @@
+"""The run as a whole, on small generated photographs: learning, resuming, diverging, bad images."""
+
+import json
+import math
+import signal
+import threading
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from vgg_jax import ConfigError, DataError
+from vgg_jax.config import default_config
+from vgg_jax.evaluate.run import evaluate
+from vgg_jax.train import journal
+from vgg_jax.train.checkpoint import load_network, read_arrays
+from vgg_jax.train.loop import Diverged, train
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Three classes of noisy images, told apart by their stripes: across, down, none; 40 x 48 JPEGs."""
+    folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
+    for split, count in (("train", 24), ("validation", 8)):
+        for label, name in enumerate(("across", "down", "plain")):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                rows, columns = np.mgrid[:40, :48]
+                stripes = 60 * np.sin((rows, columns, 0 * rows)[label] * 0.9 + rng.uniform(0, 6))
+                pixels = 128 + stripes[..., None] + rng.normal(0, 25, (40, 48, 3))
+                image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+                image.save(folder / split / name / f"{number:02}.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture
+def config(photographs):
+    config = default_config()
+    config.model.net, config.model.width, config.init.scheme = "A", 0.0625, "he"
+    config.data.source, config.data.crop, config.data.scale = f"folder:{photographs}", 32, (32, 40)
+    config.data.flip, config.data.threads = True, 2
+    config.train.batch_size, config.train.steps, config.train.rate = 16, 12, 0.005
+    config.schedule.kind = "fixed"
+    config.evaluate.every, config.evaluate.batch_size = 6, 16
+    config.log.every, config.checkpoint.every = 3, 6
+    return config
+
+
+def arrays(workdir: Path) -> dict:
+    latest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    return read_arrays(latest)
+
+
+def same(a: dict, b: dict) -> bool:
+    return jax.tree.all(jax.tree.map(lambda x, y: bool(np.array_equal(x, y)), a, b))
+
+
+def test_a_run_learns_and_leaves_what_it_should(config, tmp_path):
+    config.train.steps, config.evaluate.every, config.checkpoint.every = 120, 40, 40
+    metrics = train(config, tmp_path)
+    # Golden end: chance is 1/3. If a change of the network, the data or the draws moves this on purpose, write the new
+    # figures here; a change that only should make things faster must not move them.
+    assert metrics["top1"] >= 0.9, metrics
+    rows = journal.read(tmp_path)
+    losses = [row["train_loss"] for row in rows if "train_loss" in row]
+    assert losses[0] == pytest.approx(1.105, abs=0.05) and losses[-1] < 0.35
+    assert {"train_top1", "train_top5", "train_rate", "train_gradient_norm", "train_images_per_second", "train_input_wait"} <= set(rows[0])
+    assert [row["step"] for row in rows if "validation_top1" in row] == [40, 80, 120]
+    for picture in ("batch.png", "curves.png"):
+        assert Image.open(tmp_path / picture).size[0] > 400
+    assert list((tmp_path / "tensorboard").glob("events*"))
+    assert json.loads((tmp_path / "colors.json").read_text())["mean"] == pytest.approx([128, 128, 128], abs=4)
+    net, meta = load_network(tmp_path)
+    assert meta["step"] == 120 and meta["classes"] == ["across", "down", "plain"] and net.crop == 32
+    table = evaluate(tmp_path)
+    assert f"{100 * metrics['top1']:.2f}" in table and "| 24 " in table
+
+
+def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, tmp_path, monkeypatch):
+    train(config, tmp_path / "whole")
+    # SIGTERM after the fourth step, in the middle of the epoch and between two checkpoints.
+    steps, request = [], signal.raise_signal
+    place = np.float32
+
+    def fourth(rate):
+        steps.append(rate)
+        if len(steps) == 4:
+            request(signal.SIGTERM)
+        return place(rate)
+
+    assert threading.current_thread() is threading.main_thread()
+    with monkeypatch.context() as patched:
+        patched.setattr("vgg_jax.train.loop.np.float32", fourth)
+        train(config, tmp_path / "cut")
+    stopped = max(int(path.name) for path in (tmp_path / "cut/checkpoints").iterdir())
+    assert stopped == 4
+    train(config, tmp_path / "cut")
+    assert same(arrays(tmp_path / "whole"), arrays(tmp_path / "cut"))
+    whole, cut = (
+        [{k: v for k, v in row.items() if k.startswith("validation")} for row in journal.read(tmp_path / name)]
+        for name in ("whole", "cut")
+    )
+    assert [row for row in whole if row] == [row for row in cut if row]
+
+
+def test_a_finished_run_says_so_and_stays(config, tmp_path, caplog):
+    train(config, tmp_path)
+    before = arrays(tmp_path)
+    with caplog.at_level("INFO", logger="vgg_jax"):
+        train(config, tmp_path)
+    assert "already finished at step 12" in caplog.text and same(before, arrays(tmp_path))
+
+
+def test_the_plateau_ends_a_run_before_its_last_step(config, tmp_path, caplog):
+    config.schedule.kind, config.schedule.drops, config.schedule.patience = "plateau", 1, 1
+    config.schedule.threshold = 1.0  # no accuracy improves by 100 points
+    config.train.steps, config.evaluate.every, config.checkpoint.every = 60, 3, 3
+    with caplog.at_level("INFO", logger="vgg_jax"):
+        train(config, tmp_path)
+    # The first evaluation sets the best, the second drops the rate, the third ends the run.
+    assert "step 3: validation" in caplog.text
+    assert "rate falls to 5.0e-04" in caplog.text and "stopping after 1 drops" in caplog.text
+    assert load_network(tmp_path)[1]["step"] < 60
+    assert load_network(tmp_path)[1]["schedule"]["finished"]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path):
+    train(config, tmp_path)
+    config.train.steps, config.train.rate = 200, 1e9
+    with pytest.raises(Diverged, match=r"step \d+: the loss is .*the last good checkpoint is step 12.*") as caught:
+        train(config, tmp_path)
+    assert "config.train.rate" in str(caught.value)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays(tmp_path)))
+    assert load_network(tmp_path)[1]["step"] == 12
+
+
+def test_a_bad_image_stops_the_run_or_is_counted(config, tmp_path, photographs, caplog):
+    bad = photographs / "train" / "down" / "zz_broken.jpg"
+    bad.write_bytes((photographs / "train/down/00.jpg").read_bytes()[:700])
+    try:
+        with pytest.raises(DataError, match="zz_broken.jpg"):
+            train(config, tmp_path / "raise")
+        config.data.on_error = "skip"
+        with caplog.at_level("WARNING", logger="vgg_jax"):
+            train(config, tmp_path / "skip")
+    finally:
+        bad.unlink()
+    assert "zz_broken.jpg" in (tmp_path / "skip/unreadable.txt").read_text()
+    assert "1 images could not be read" in caplog.text
+    assert math.isfinite(journal.read(tmp_path / "skip")[-1]["validation_loss"])
+
+
+def test_growing_and_fine_tuning_from_runs(config, tmp_path, caplog):
+    config.train.steps = 6
+    train(config, tmp_path / "A")
+    config.model.net, config.init.grow_from = "B", str(tmp_path / "A")
+    with caplog.at_level("INFO", logger="vgg_jax"):
+        train(config, tmp_path / "B")
+    assert "copied conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8; drawn (he) conv1_2, conv2_2" in caplog.text
+    config.init.grow_from, config.init.from_run = "", str(tmp_path / "B")
+    config.data.scale, config.train.rate = (40, 48), 1e-3
+    config.train.freeze = ("conv1", "conv2")
+    train(config, tmp_path / "B-40")
+    donor, tuned = arrays(tmp_path / "B"), arrays(tmp_path / "B-40")
+    moved = {layer for layer in donor if layer != "mean_rgb" and not same(donor[layer], tuned[layer])}
+    assert moved == set(donor) - {"mean_rgb", "conv1_1", "conv1_2", "conv2_1", "conv2_2"}
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused(config, tmp_path):
+    config.train.batch_size = 12
+    with pytest.raises(ConfigError, match="config.train.batch_size=12 does not divide over 8 devices; use 8 or 16"):
+        train(config, tmp_path)
+
+
+def test_evaluating_on_other_classes_is_refused(config, tmp_path, photographs):
+    config.train.steps = 6
+    train(config, tmp_path / "run")
+    config.data.source = "mnist5k"
+    with pytest.raises(DataError, match="knows 3 classes, mnist5k.*10"):
+        evaluate(tmp_path / "run", config)
+
+
+def test_every_validation_image_counts_once_whatever_the_batch_size(config, tmp_path):
+    config.train.steps = 6
+    train(config, tmp_path)
+    rows = set()
+    for size in (8, 16, 40):
+        config.evaluate.batch_size = size
+        rows.add(evaluate(tmp_path, config).splitlines()[-1])
+    assert len(rows) == 1 and "| 24 " in rows.pop()

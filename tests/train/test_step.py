@@ -1,0 +1,166 @@
+"""The update: the same on one device, on eight and in microbatches; frozen layers; masks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from vgg_jax import parallel
+from vgg_jax.augment import augment
+from vgg_jax.tasks.classify import classification_loss, hits
+from vgg_jax.train.optimizer import krizhevsky_momentum
+from vgg_jax.train.state import new_state
+from vgg_jax.train.step import image_keys, make_train_step
+
+AUGMENT = functools.partial(
+    augment,
+    flip=True,
+    color_shift=0.1,
+    eigenvalues=jnp.array([0.2, 0.02, 0.004]),
+    eigenvectors=jnp.asarray(np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 2 + np.eye(3))[0], jnp.float32),
+)
+
+
+def batches(count, size=32):
+    rng = np.random.default_rng(5)
+    for _ in range(count):
+        yield {
+            "image": rng.integers(0, 256, (size, 32, 32, 3), np.uint8),
+            "label": rng.integers(0, 10, size).astype(np.int32),
+            "mask": np.ones(size, np.float32),
+        }
+
+
+def train(net, mesh, steps=10, *, microbatches=1, freeze=(), given=None, rate=1e-3):
+    optimizer = krizhevsky_momentum()
+    graphdef, state = new_state(net, freeze, optimizer)
+    state = jax.device_put(state, parallel.replicated(mesh))
+    update = jax.jit(
+        make_train_step(graphdef, classification_loss, optimizer, AUGMENT, seed=0, microbatches=microbatches)
+    )
+    losses = []
+    for batch in given or batches(steps):
+        state, metrics = update(state, parallel.place_batch(batch, mesh), jnp.float32(rate))
+        losses.append(float(metrics["loss"]))
+    return state, losses, metrics
+
+
+def difference(a, b):
+    """The largest difference of two trees' arrays, relative to each array's largest value."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(np.abs(np.asarray(x) - np.asarray(y)).max() / max(np.abs(np.asarray(x)).max(), 1e-12) for x, y in pairs)
+
+
+@pytest.fixture(scope="module")
+def on_one_device(request):
+    from flax import nnx as _nnx
+
+    import vgg_jax
+
+    net = vgg_jax.VGG("A", num_classes=10, crop=32, width=0.0625, init="he", rngs=_nnx.Rngs(0))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    start = nnx.state(net, nnx.Param)
+    state, losses, _ = train(net, mesh)
+    assert difference(start, state.trainable) > 1e-2  # ten steps move the parameters
+    return state, losses
+
+
+@pytest.mark.parametrize(("devices", "microbatches"), [(8, 1), (1, 4), (8, 2)])
+def test_ten_steps_are_the_same_on_devices_and_in_microbatches(on_one_device, devices, microbatches, tiny_net):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("data",))
+    state, losses, _ = train(tiny_net("A"), mesh, microbatches=microbatches)
+    np.testing.assert_allclose(losses, on_one_device[1], rtol=1e-5)
+    assert difference(on_one_device[0].trainable, state.trainable) < 1e-5
+    assert difference(on_one_device[0].optimizer, state.optimizer) < 1e-4  # differences of gradients cancel
+
+
+def test_the_gradient_is_that_of_the_mean_loss(tiny_net, one_device):
+    """One step against central differences of the loss in float32 along a random direction."""
+    net = tiny_net("A", dropout=0.0)
+    batch = next(batches(1, size=16))
+    optimizer = krizhevsky_momentum(0.9, 0.0)
+    graphdef, state = new_state(net, (), optimizer)
+    update = make_train_step(graphdef, classification_loss, optimizer, lambda images, keys: images.astype(jnp.float32), seed=0)
+    after, metrics = jax.jit(update)(state, batch, jnp.float32(1.0))
+    gradient = jax.tree.map(lambda new, old: old - new, after.trainable, state.trainable)
+
+    def loss(params):
+        scores = nnx.merge(graphdef, params, state.rest)(batch["image"])[:, 0, 0].astype(jnp.float32)
+        return np.float64(optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]).mean())
+
+    norm = optax.tree.norm(gradient)
+    np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-3)
+    step = 1e-3 / norm
+    ahead, behind = (
+        loss(jax.tree.map(lambda p, g, s=sign: p + s * step * g, state.trainable, gradient)) for sign in (1, -1)
+    )
+    np.testing.assert_allclose((ahead - behind) / (2 * step), norm**2, rtol=2e-2)
+
+
+def test_a_masked_image_counts_for_nothing(tiny_net, one_device):
+    full = next(batches(1))
+    masked = {name: array.copy() for name, array in full.items()}
+    masked["mask"][5:] = 0
+    spoilt = {name: array.copy() for name, array in masked.items()}
+    spoilt["image"][5:], spoilt["label"][5:] = 0, 3
+    one, one_losses, metrics = train(tiny_net("A"), one_device, given=[masked])
+    two, two_losses, _ = train(tiny_net("A"), one_device, given=[spoilt])
+    assert one_losses == two_losses and difference(one.trainable, two.trainable) == 0
+    assert float(metrics["top5"]) * 5 == pytest.approx(round(float(metrics["top5"]) * 5))  # a mean over five images
+    whole, whole_losses, _ = train(tiny_net("A"), one_device, given=[full])
+    assert whole_losses != one_losses
+
+
+def test_frozen_layers_stay_and_cost_no_velocity(tiny_net, one_device):
+    net = tiny_net("A", batch_norm=True)
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(net)))
+    state, *_ = train(net, one_device, 3, freeze=("conv1", "conv2", "fc6"))
+    after = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.merge_state(state.trainable, state.rest)))
+    frozen = {"conv1_1", "conv2_1", "fc6"}
+    for layer in before:
+        if layer.startswith(("conv", "fc")):
+            assert np.array_equal(before[layer]["kernel"], after[layer]["kernel"]) == (layer in frozen), layer
+    assert np.array_equal(before["bn1_1"]["scale"], after["bn1_1"]["scale"])
+    velocities = nnx.to_pure_dict(optax.tree.get(state.optimizer, "trace"))
+    assert set(velocities) == set(before) - frozen - {"bn1_1", "bn2_1", "mean_rgb"}
+
+
+def test_frozen_stages_at_the_bottom_cost_no_backward_pass(tiny_net):
+    def convolutions(freeze):
+        optimizer = krizhevsky_momentum()
+        graphdef, state = new_state(tiny_net("B"), freeze, optimizer)
+        update = make_train_step(graphdef, classification_loss, optimizer, AUGMENT, seed=0)
+        compiled = jax.jit(update).lower(state, next(batches(1)), jnp.float32(1)).compile()
+        return compiled.cost_analysis()["flops"]
+
+    forward_share = convolutions(("conv1", "conv2", "conv3", "conv4", "conv5")) / convolutions(())
+    assert forward_share < 0.5  # a step is about three forward passes, the head is small
+
+
+def test_an_images_key_depends_on_seed_step_and_place_alone():
+    keys = [jax.random.key_data(image_keys(*arguments)) for arguments in [(0, 5, 8), (0, 5, 16), (0, 6, 8), (1, 5, 8)]]
+    np.testing.assert_array_equal(keys[0], keys[1][:8])
+    for other in keys[2:]:
+        assert not (keys[0] == other).all(1).any()
+    assert len(np.unique(keys[0], axis=0)) == 8
+
+
+def test_hits_against_a_sort(rng):
+    scores = rng.normal(size=(200, 12)).astype(np.float32)
+    labels = rng.integers(0, 12, 200).astype(np.int32)
+    mask = (rng.random(200) < 0.8).astype(np.float32)
+    order = np.argsort(-scores, axis=1)
+    place = (order == labels[:, None]).argmax(1)
+    counted = hits(jnp.asarray(scores), jnp.asarray(labels), jnp.asarray(mask))
+    assert counted["top1"] == ((place < 1) * mask).sum() and counted["top5"] == ((place < 5) * mask).sum()
+
+
+def test_hits_with_ties_and_with_scores_that_are_no_numbers():
+    tied = jnp.zeros((3, 6))
+    assert hits(tied, jnp.array([0, 4, 5]), jnp.ones(3)) == {"top1": 1, "top5": 2}
+    broken = jnp.full((2, 6), jnp.nan)
+    assert hits(broken, jnp.array([0, 1]), jnp.ones(2)) == {"top1": 0, "top5": 0}

@@ -1,0 +1,44 @@
+"""What JAX needs to be told before it starts on a CPU, measured (benchmarks/networks.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import sys
+
+import jaxlib.version
+
+MEASURED_JAXLIB = "0.10."
+"""The release on which the flag was measured; on another it may not exist, and XLA ends a process that names one."""
+
+FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+"""Empty: no YNNPACK fusions, which make a train step of net D take 1.5 to 2 times as long."""
+
+_ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_rocm7_plugin", "libtpu")
+
+
+def set_flags() -> None:
+    """Adds the flag to XLA_FLAGS unless the user set it, JAX may find an accelerator, or the release is another."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    accelerated = platforms != "cpu" and any(importlib.util.find_spec(name) for name in _ACCELERATORS)
+    if FLAG.rstrip("=") in flags or accelerated or not jaxlib.version.__version__.startswith(MEASURED_JAXLIB):
+        return
+    os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
+
+
+def keep_memory() -> None:
+    """Lets the process keep the memory that it frees, for the commands and the benchmarks.
+
+    glibc gives large blocks back to the system at once, and getting them anew costs a page fault every 4 kB: writing an
+    activation then takes three to five times as long. Only on Linux with glibc; elsewhere nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    trim_threshold, mmap_max = -1, -4  # names and values of malloc.h
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
