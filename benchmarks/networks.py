@@ -60,7 +60,8 @@ def main():
             line += f"   ratio {np.median(other / mine):.2f} ({(other / mine).min():.2f} to {(other / mine).max():.2f})"
             peak = next((peak for name, peak in PEAKS.items() if name in kind), None)
             if peak:
-                line += f"   of peak {operations / np.median(mine) / peak:.0%} and {operations / np.median(other) / peak:.0%}"
+                shares = [operations / np.median(times) / peak for times in (mine, other)]
+                line += f"   of peak {shares[0]:.0%} and {shares[1]:.0%}"
             print(line, flush=True)
         del ours, theirs
         gc.collect()

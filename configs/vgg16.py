@@ -1,9 +1,11 @@
-"""Net D (16 weight layers; 138 M parameters) on ILSVRC-2012, Sec. 3.1.
+r"""Net D (16 weight layers; 138 M parameters) on ILSVRC-2012, Sec. 3.1.
 
     python -m vgg_jax.main --config=configs/vgg16.py --workdir=runs/D-s256
     # or grown from net A, as the paper first did: --config.init.grow_from=runs/A-s256
-    python -m vgg_jax.main --config=configs/vgg16.py:s384 --workdir=runs/D-s384 --config.init.from_run=runs/D-s256
-    python -m vgg_jax.main --config=configs/vgg16.py:jitter --workdir=runs/D-jitter --config.init.from_run=runs/D-s384
+    python -m vgg_jax.main --config=configs/vgg16.py:s384 --workdir=runs/D-s384 \
+        --config.init.from_run=runs/D-s256
+    python -m vgg_jax.main --config=configs/vgg16.py:jitter --workdir=runs/D-jitter \
+        --config.init.from_run=runs/D-s384
     python -m vgg_jax.main --config=configs/vgg16.py:smoke --workdir=runs/smoke   # a minute, anywhere
 
 Paper (Table 3, dense evaluation, top-1 / top-5 error in %):

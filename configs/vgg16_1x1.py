@@ -1,9 +1,11 @@
-"""Net C (16 weight layers, three of them 1x1 convolutions; 134 M parameters) on ILSVRC-2012, Sec. 3.1.
+r"""Net C (16 weight layers, three of them 1x1 convolutions; 134 M parameters) on ILSVRC-2012, Sec. 3.1.
 
     python -m vgg_jax.main --config=configs/vgg16_1x1.py --workdir=runs/C-s256
     # or grown from net A, as the paper first did: --config.init.grow_from=runs/A-s256
-    python -m vgg_jax.main --config=configs/vgg16_1x1.py:s384 --workdir=runs/C-s384 --config.init.from_run=runs/C-s256
-    python -m vgg_jax.main --config=configs/vgg16_1x1.py:jitter --workdir=runs/C-jitter --config.init.from_run=runs/C-s384
+    python -m vgg_jax.main --config=configs/vgg16_1x1.py:s384 --workdir=runs/C-s384 \
+        --config.init.from_run=runs/C-s256
+    python -m vgg_jax.main --config=configs/vgg16_1x1.py:jitter --workdir=runs/C-jitter \
+        --config.init.from_run=runs/C-s384
     python -m vgg_jax.main --config=configs/vgg16_1x1.py:smoke --workdir=runs/smoke   # a minute, anywhere
 
 Paper (Table 3, dense evaluation, top-1 / top-5 error in %):

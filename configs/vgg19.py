@@ -1,9 +1,11 @@
-"""Net E (19 weight layers; 144 M parameters) on ILSVRC-2012, Sec. 3.1.
+r"""Net E (19 weight layers; 144 M parameters) on ILSVRC-2012, Sec. 3.1.
 
     python -m vgg_jax.main --config=configs/vgg19.py --workdir=runs/E-s256
     # or grown from net A, as the paper first did: --config.init.grow_from=runs/A-s256
-    python -m vgg_jax.main --config=configs/vgg19.py:s384 --workdir=runs/E-s384 --config.init.from_run=runs/E-s256
-    python -m vgg_jax.main --config=configs/vgg19.py:jitter --workdir=runs/E-jitter --config.init.from_run=runs/E-s384
+    python -m vgg_jax.main --config=configs/vgg19.py:s384 --workdir=runs/E-s384 \
+        --config.init.from_run=runs/E-s256
+    python -m vgg_jax.main --config=configs/vgg19.py:jitter --workdir=runs/E-jitter \
+        --config.init.from_run=runs/E-s384
     python -m vgg_jax.main --config=configs/vgg19.py:smoke --workdir=runs/smoke   # a minute, anywhere
 
 Paper (Table 3, dense evaluation, top-1 / top-5 error in %):

@@ -1,6 +1,8 @@
 """What all tests share: eight virtual devices on the CPU, and nothing but the CPU."""
 
 import os
+import tempfile
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -12,6 +14,14 @@ import pytest
 from flax import nnx
 
 import vgg_jax
+
+# The same small programs are compiled by many tests; across the workers of one run they are compiled once.
+jax.config.update(
+    "jax_compilation_cache_dir",
+    str(Path(tempfile.gettempdir()) / f"vgg_jax_tests_{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"),
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 @pytest.fixture

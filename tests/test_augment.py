@@ -21,7 +21,9 @@ def images(rng):
 
 
 def test_without_flip_and_shift_the_pixels_stay(images):
-    np.testing.assert_array_equal(run(images, jax.random.split(jax.random.key(0), 400), flip=False, color_shift=0), images)
+    np.testing.assert_array_equal(
+        run(images, jax.random.split(jax.random.key(0), 400), flip=False, color_shift=0), images
+    )
 
 
 def test_half_of_the_images_are_mirrored_left_to_right(images):
@@ -51,5 +53,14 @@ def test_an_image_is_augmented_alike_in_any_batch(images):
 
 def test_it_runs_jitted_on_uint8(images):
     keys = jax.random.split(jax.random.key(3), 400)
-    jitted = jax.jit(lambda x, k: augment(x, k, flip=True, color_shift=0.1, eigenvalues=jnp.asarray(EIGENVALUES), eigenvectors=jnp.asarray(EIGENVECTORS)))
+    jitted = jax.jit(
+        lambda x, k: augment(
+            x,
+            k,
+            flip=True,
+            color_shift=0.1,
+            eigenvalues=jnp.asarray(EIGENVALUES),
+            eigenvectors=jnp.asarray(EIGENVECTORS),
+        )
+    )
     np.testing.assert_allclose(jitted(images, keys), run(images, keys, flip=True, color_shift=0.1), atol=1e-3)

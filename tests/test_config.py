@@ -7,7 +7,9 @@ from vgg_jax import ConfigError
 from vgg_jax.config import default_config, frozen, validate
 from vgg_jax.config import test_scale as scale_of_test
 
-CONFIGS = sorted(path.stem for path in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if path.stem != "common")
+CONFIGS = sorted(
+    path.stem for path in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if path.stem != "common"
+)
 
 
 def test_the_defaults_are_the_papers():
@@ -42,7 +44,9 @@ def test_the_stages_are_the_papers(name):
 
 
 def test_the_nets_of_the_configs_are_those_of_table_1():
-    nets = {name: importlib.import_module(f"configs.{name}").get_config().model.net for name in CONFIGS if name[:3] == "vgg"}
+    nets = {
+        name: importlib.import_module(f"configs.{name}").get_config().model.net for name in CONFIGS if name[:3] == "vgg"
+    }
     assert nets == {"vgg11": "A", "vgg11_lrn": "A-LRN", "vgg13": "B", "vgg16_1x1": "C", "vgg16": "D", "vgg19": "E"}
 
 
@@ -88,7 +92,9 @@ def test_what_cannot_work_is_refused_with_key_value_and_way_out(changes, message
 def test_an_unknown_or_missing_key_is_refused():
     config = default_config()
     config.train.bach_size = 3
-    with pytest.raises(ConfigError, match=r"config.train.bach_size: no such key; did you mean config.train.batch_size\?"):
+    with pytest.raises(
+        ConfigError, match=r"config.train.bach_size: no such key; did you mean config.train.batch_size\?"
+    ):
         validate(config)
     config = default_config()
     del config.data.flip

@@ -77,7 +77,11 @@ def test_a_run_killed_at_an_arbitrary_step_ends_as_if_it_had_not_been(tmp_path):
     assert result.returncode == 0, result.stderr
     for most in (17, 38):  # SIGKILL twice, between checkpoints
         process = subprocess.Popen(
-            command(*RUN, f"--workdir={killed}"), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(*RUN, f"--workdir={killed}"),
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 240
         while time.monotonic() < deadline and process.poll() is None:
@@ -94,7 +98,9 @@ def test_a_run_killed_at_an_arbitrary_step_ends_as_if_it_had_not_been(tmp_path):
     a, b = (read_arrays(folder / "checkpoints/60") for folder in (whole, killed))
     for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-    rows = [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, killed)]
+    rows = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, killed)
+    ]
     losses = [{row["step"]: row["train_loss"] for row in part if "train_loss" in row} for part in rows]
     assert losses[0] == losses[1] and list(losses[1]) == sorted(losses[1])
 

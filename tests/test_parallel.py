@@ -10,7 +10,9 @@ from vgg_jax import ConfigError, parallel
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do():
     with pytest.raises(ConfigError, match="config.train.batch_size=250 does not divide over 8 devices; use 248 or 256"):
         parallel.check_batch_size("config.train.batch_size", 250, 8)
-    with pytest.raises(ConfigError, match="batch_size=24 does not divide over 8 devices x 2 microbatches; use 16 or 32"):
+    with pytest.raises(
+        ConfigError, match="batch_size=24 does not divide over 8 devices x 2 microbatches; use 16 or 32"
+    ):
         parallel.check_batch_size("batch_size", 24, 8, 2)
     parallel.check_batch_size("batch_size", 32, 8, 2)
 
@@ -26,7 +28,9 @@ def test_a_placed_batch_is_split_in_order_over_the_devices(eight_devices):
 
 
 def test_the_mesh_holds_every_device_once():
-    assert sorted(device.id for device in parallel.device_mesh().devices) == sorted(device.id for device in jax.devices())
+    assert sorted(device.id for device in parallel.device_mesh().devices) == sorted(
+        device.id for device in jax.devices()
+    )
 
 
 def test_prefetch_keeps_the_order_and_runs_ahead():

@@ -155,13 +155,17 @@ def _check_model(config: ConfigDict) -> None:
     if not config.model.width > 0:
         raise ConfigError(f"config.model.width={config.model.width}: a positive factor, 1 is the paper's width")
     if config.model.dropout >= 1:
-        raise ConfigError(f"config.model.dropout={config.model.dropout} is not a probability in [0, 1); the paper's is 0.5")
+        raise ConfigError(
+            f"config.model.dropout={config.model.dropout} is not a probability in [0, 1); the paper's is 0.5"
+        )
     if config.init.grow_from and config.init.from_run:
         raise ConfigError("config.init.grow_from and config.init.from_run are both set: a run begins from one of them")
     layers = [*spec.convolutions, "fc6", "fc7", "fc8"]
     for group in config.train.freeze:
         if not layers_of(group, layers):
-            raise ConfigError(f"config.train.freeze: no layer {group!r} in net {spec.name}; there are {', '.join(layers)}")
+            raise ConfigError(
+                f"config.train.freeze: no layer {group!r} in net {spec.name}; there are {', '.join(layers)}"
+            )
     if all(frozen(layer, config.train.freeze) for layer in layers):
         raise ConfigError("config.train.freeze names every layer: nothing is left to train")
 
@@ -170,13 +174,19 @@ def _check_data(config: ConfigDict) -> None:
     crop, scale = config.data.crop, config.data.scale
     if crop < 32 or crop % 32:
         lower = max(32, crop // 32 * 32)
-        raise ConfigError(f"config.data.crop={crop} is not a multiple of 32, the net's stride; use {lower} or {lower + 32}")
+        raise ConfigError(
+            f"config.data.crop={crop} is not a multiple of 32, the net's stride; use {lower} or {lower + 32}"
+        )
     if len(scale) != 2 or not all(isinstance(s, int) for s in scale) or scale[0] > scale[1]:
-        raise ConfigError(f"config.data.scale={scale}: two whole numbers (Smin, Smax), Smin <= Smax; (256, 256) fixes S")
+        raise ConfigError(
+            f"config.data.scale={scale}: two whole numbers (Smin, Smax), Smin <= Smax; (256, 256) fixes S"
+        )
     if scale[0] < crop:
         raise ConfigError(f"config.data.scale={scale}: S is below the crop, config.data.crop={crop}; no crop fits")
     if test_scale(config) < crop:
-        raise ConfigError(f"config.evaluate.scale={config.evaluate.scale}: Q is below the crop, config.data.crop={crop}")
+        raise ConfigError(
+            f"config.evaluate.scale={config.evaluate.scale}: Q is below the crop, config.data.crop={crop}"
+        )
 
 
 def _check_training(config: ConfigDict) -> None:
@@ -193,7 +203,8 @@ def _check_training(config: ConfigDict) -> None:
         boundaries = list(schedule.boundaries)
         if not boundaries or not all(isinstance(step, int) for step in boundaries) or boundaries != sorted(boundaries):
             raise ConfigError(
-                f"config.schedule.boundaries={tuple(boundaries)}: config.schedule.kind='step' takes rising steps, (1000, 2000)"
+                f"config.schedule.boundaries={tuple(boundaries)}: "
+                "config.schedule.kind='step' takes rising steps, (1000, 2000)"
             )
     elif schedule.boundaries:
         raise ConfigError(
@@ -242,7 +253,9 @@ def check_key(key: str) -> None:
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key in config:
-        value = config.get_ref(key).get() if isinstance(config.get(key), config_dict.FieldReference) else config.get(key)
+        value = (
+            config.get_ref(key).get() if isinstance(config.get(key), config_dict.FieldReference) else config.get(key)
+        )
         if isinstance(value, ConfigDict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
@@ -256,4 +269,6 @@ def _get(config: ConfigDict, key: str) -> object:
 
 
 def _example(default: object) -> str:
-    return {bool: "True or False", int: "a whole number", float: "a number", str: "a string", tuple: "a tuple"}[type(default)]
+    return {bool: "True or False", int: "a whole number", float: "a number", str: "a string", tuple: "a tuple"}[
+        type(default)
+    ]

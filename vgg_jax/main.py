@@ -1,7 +1,7 @@
 """The command: `python -m vgg_jax.main --config=configs/vgg19.py --workdir=DIR`.
 
-    --mode=train     (the default) trains, or goes on with the run in --workdir
-    --mode=evaluate  top-1 and top-5 of the run in --workdir, or of --checkpoint; --config only to change the data
+--mode=train     (the default) trains, or goes on with the run in --workdir
+--mode=evaluate  top-1 and top-5 of the run in --workdir, or of --checkpoint; --config only to change the data
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from vgg_jax import cpu
 from vgg_jax.config import check_key
 from vgg_jax.errors import ConfigError, UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "What to train: a file of configs/, with its stage after a colon.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "What to train: a file of configs/, with its stage after a colon."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, pictures.")
 MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint to evaluate: a run's folder or one step's.")
@@ -33,7 +35,9 @@ def main(arguments: list[str]) -> None:
 
         path = CHECKPOINT.value or WORKDIR.value
         if not path:
-            raise ConfigError("--mode=evaluate needs --workdir=DIR, a run's folder, or --checkpoint=DIR, one checkpoint")
+            raise ConfigError(
+                "--mode=evaluate needs --workdir=DIR, a run's folder, or --checkpoint=DIR, one checkpoint"
+            )
         print(evaluate(path, CONFIG.value))
         return
     if CONFIG.value is None or not WORKDIR.value:

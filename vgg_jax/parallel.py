@@ -36,7 +36,9 @@ def check_batch_size(key: str, batch_size: int, devices: int, microbatches: int 
     if batch_size % unit:
         lower = batch_size // unit * unit
         way_out = f"use {lower} or {lower + unit}" if lower else f"use {unit}"
-        over = f"{devices} device{'s' * (devices > 1)}" + (f" x {microbatches} microbatches" if microbatches > 1 else "")
+        over = f"{devices} device{'s' * (devices > 1)}" + (
+            f" x {microbatches} microbatches" if microbatches > 1 else ""
+        )
         raise ConfigError(f"{key}={batch_size} does not divide over {over}; {way_out}")
 
 
@@ -104,7 +106,7 @@ def prefetch(items: Iterator[Item], place: Callable[[Item], Placed], depth: int 
                 if not put(("item", place(item))):
                     return
             put(("end", None))
-        except BaseException as error:  # noqa: BLE001  (raised again by the consumer)
+        except BaseException as error:
             put(("error", error))
 
     def consume() -> Iterator[Placed]:

@@ -26,7 +26,9 @@ def test_parameter_counts_are_the_papers(net):
     spec = vgg_jax.SPECS[net]
     assert spec.parameter_count() == PARAMETERS[net]
     assert round(spec.parameter_count() / 1e6) == TABLE_2_MILLIONS[net]
-    assert spec.parameter_count(batch_norm=True) == BATCH_NORM_PARAMETERS.get(net, spec.parameter_count(batch_norm=True))
+    assert spec.parameter_count(batch_norm=True) == BATCH_NORM_PARAMETERS.get(
+        net, spec.parameter_count(batch_norm=True)
+    )
 
 
 @pytest.mark.parametrize("net", BATCH_NORM_PARAMETERS)
@@ -40,7 +42,9 @@ def test_the_shallow_net_replaces_each_pair_by_one_5x5():
     head = 7 * 7 * 512 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000
     shallow, b = vgg_jax.SPECS["B-5x5"], vgg_jax.SPECS["B"]
     assert shallow.parameter_count() == convolutions + head
-    assert [shallow.receptive_field(f"pool{s}") for s in range(1, 6)] == [b.receptive_field(f"pool{s}") for s in range(1, 6)]
+    assert [shallow.receptive_field(f"pool{s}") for s in range(1, 6)] == [
+        b.receptive_field(f"pool{s}") for s in range(1, 6)
+    ]
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -56,7 +60,9 @@ def test_weight_layers():
     assert layers == {"A": 11, "A-LRN": 11, "B": 13, "B-5x5": 8, "C": 16, "D": 16, "E": 19}
 
 
-@pytest.mark.parametrize(("net", "layer"), [("A", "conv3_2"), ("C", "conv3_3"), ("D", "pool3"), ("B-5x5", "pool2"), ("E", "conv4_1")])
+@pytest.mark.parametrize(
+    ("net", "layer"), [("A", "conv3_2"), ("C", "conv3_3"), ("D", "pool3"), ("B-5x5", "pool2"), ("E", "conv4_1")]
+)
 def test_receptive_field_is_what_the_gradient_reaches(net, layer):
     size = 192
     # Positive weights, biases and pixels: no path can cancel or be cut by a ReLU.

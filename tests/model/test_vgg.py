@@ -61,7 +61,9 @@ def test_every_activation_is_the_float64_reference(net, tiny_net, rng):
     built = tiny_net(net)
     # Biases that matter: the initialisation's are zero.
     state = nnx.state(built, nnx.Param)
-    nnx.update(built, jax.tree.map(lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) * (a.ndim == 1), state))
+    nnx.update(
+        built, jax.tree.map(lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) * (a.ndim == 1), state)
+    )
     images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
     expected = reference(built, images)
     assert set(built.activations) == set(expected)
@@ -105,7 +107,9 @@ def test_remat_changes_no_number(tiny_net, rng):
 
     def gradient(net):
         graphdef, params, rest = nnx.split(net, nnx.Param, ...)
-        return jax.jit(jax.grad(lambda p: (nnx.merge(graphdef, p, rest, copy=True)(images, keys=keys) ** 2).sum()))(params)
+        return jax.jit(jax.grad(lambda p: (nnx.merge(graphdef, p, rest, copy=True)(images, keys=keys) ** 2).sum()))(
+            params
+        )
 
     kept, again = gradient(tiny_net("B")), gradient(tiny_net("B", remat=True))
     for (path, a), (_, b) in zip(nnx.to_flat_state(kept), nnx.to_flat_state(again), strict=True):

@@ -29,7 +29,12 @@ def peer_of(net: str, ours: vgg_jax.VGG, batch_norm: bool) -> torch.nn.Module:
             layer.bias.copy_(torch.tensor(arrays[name]["bias"]))
         for name, layer in zip(ours.spec.convolutions, norms, strict=batch_norm):
             norm = arrays[name.replace("conv", "bn")]
-            for theirs, own in (("weight", "scale"), ("bias", "bias"), ("running_mean", "mean"), ("running_var", "var")):
+            for theirs, own in (
+                ("weight", "scale"),
+                ("bias", "bias"),
+                ("running_mean", "mean"),
+                ("running_var", "var"),
+            ):
                 getattr(layer, theirs).copy_(torch.tensor(norm[own]))
         linear = [layer for layer in peer.classifier if isinstance(layer, torch.nn.Linear)]
         for name, layer in zip(("fc6", "fc7", "fc8"), linear, strict=True):

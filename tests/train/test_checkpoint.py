@@ -101,7 +101,6 @@ def test_a_network_opens_without_optimiser_and_config_file(tmp_path, config, rng
     shutil.rmtree(tmp_path / "checkpoints/3/optimizer")
     net, told = load_network(tmp_path)
     images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
-    graphdef, *_ = nnx.split(net, nnx.Param, ...)
     original = new_network(config, 10, jnp.float32)
     np.testing.assert_array_equal(net(images), original(images))
     assert told["step"] == 3 and net.num_classes == 10
@@ -145,7 +144,9 @@ def test_missing_damaged_and_foreign_checkpoints_are_told(tmp_path, config):
     with pytest.raises(CheckpointError, match=r"conv1_1/kernel is \(3, 3, 3, 4\), here \(3, 3, 3, 8\)"):
         checkpoints.restore(state_of(config))
     config.model.width = 0.0625
-    with pytest.raises(CheckpointError, match="optimizer is of another network or freezes other layers: missing conv1_1/bias"):
+    with pytest.raises(
+        CheckpointError, match="optimizer is of another network or freezes other layers: missing conv1_1/bias"
+    ):
         save(tmp_path / "frozen", config, state_of(config, freeze=("conv1",)), step=1)
         Checkpoints(tmp_path / "frozen", 3).restore(state_of(config))
     checkpoints.close()

@@ -84,7 +84,9 @@ def test_the_gradient_is_that_of_the_mean_loss(tiny_net, one_device):
     batch = next(batches(1, size=16))
     optimizer = krizhevsky_momentum(0.9, 0.0)
     graphdef, state = new_state(net, (), optimizer)
-    update = make_train_step(graphdef, classification_loss, optimizer, lambda images, keys: images.astype(jnp.float32), seed=0)
+    update = make_train_step(
+        graphdef, classification_loss, optimizer, lambda images, keys: images.astype(jnp.float32), seed=0
+    )
     after, metrics = jax.jit(update)(state, batch, jnp.float32(1.0))
     gradient = jax.tree.map(lambda new, old: old - new, after.trainable, state.trainable)
 

@@ -73,7 +73,7 @@ def crop(encoded: bytes, smaller_side: int, place: tuple[float, float], size: in
     height_width = shape or whole.shape[:2]
     rows, columns = (
         _span(side, rescaled, free, size)
-        for side, rescaled, free in zip(height_width, rescaled_size(*height_width, smaller_side), place)
+        for side, rescaled, free in zip(height_width, rescaled_size(*height_width, smaller_side), place, strict=True)
     )
     window = _decode_window(encoded, rows, columns) if whole is None else whole[rows.pixels, columns.pixels]
     box = columns.first, rows.first, columns.last, rows.last
@@ -101,7 +101,7 @@ def _span(side: int, rescaled: int, place: float, size: int) -> _Span:
 
 
 def load_jpeg_decoder() -> None:
-    """Imports TensorFlow, whose decoder of windows plain JPEGs need. It takes seconds; other formats are spared them."""
+    """Imports TensorFlow, which decodes windows of plain JPEGs. It takes seconds; other formats are spared them."""
     importlib.import_module("vgg_jax.data._tensorflow")
 
 
@@ -112,8 +112,8 @@ def _decode_window(encoded: bytes, rows: _Span, columns: _Span) -> np.ndarray:
     (top, bottom), (left, right) = ((span.pixels.start, span.pixels.stop) for span in (rows, columns))
     try:
         return tf.raw_ops.DecodeAndCropJpeg(
-            contents=encoded,
-            crop_window=np.array([top, left, bottom - top, right - left], np.int32),
+            contents=tf.constant(encoded),  # as tensors, for else TensorFlow takes a slow path
+            crop_window=tf.constant(np.array([top, left, bottom - top, right - left], np.int32)),
             channels=3,
             dct_method="INTEGER_ACCURATE",  # Pillow's; the two then agree to the bit
         ).numpy()

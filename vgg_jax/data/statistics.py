@@ -98,7 +98,7 @@ def _moments(source: Source, threads: int, on_error: str) -> Iterator[tuple[np.n
         chunk = 1024  # keeps few results waiting
         for first in range(0, len(source), chunk):
             indices = range(first, min(first + chunk, len(source)))
-            for index, result in zip(indices, pool.map(of_image, indices)):
+            for index, result in zip(indices, pool.map(of_image, indices), strict=True):
                 if not isinstance(result, str):
                     yield result
                 elif on_error == "skip":

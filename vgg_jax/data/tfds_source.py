@@ -93,7 +93,8 @@ class _TfRecords(_Records):
         super().__init__(files)
         with ThreadPoolExecutor(16) as pool:  # of use where a disk or a network makes each hop wait
             found = list(pool.map(_hop, self.paths, [file.skip + file.take for file in files]))
-        self._begin, self._end = np.concatenate([bounds[file.skip :] for file, bounds in zip(files, found)]).T
+        taken = [bounds[file.skip :] for file, bounds in zip(files, found, strict=True)]
+        self._begin, self._end = np.concatenate(taken).T
 
     def read(self, index: int) -> bytes:
         with self.path(index).open("rb") as file:

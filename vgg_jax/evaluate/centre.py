@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import jax
 import optax
 from flax import nnx
@@ -63,14 +60,11 @@ class CentreCropEvaluation:
 
         self._sums = jax.jit(sums)
 
-    def __call__(
-        self, trainable: nnx.State, rest: nnx.State, progress: Callable[[int, int], None] | None = None
-    ) -> dict[str, float]:
+    def __call__(self, trainable: nnx.State, rest: nnx.State) -> dict[str, float]:
         """Evaluates one set of parameters.
 
         Args:
           trainable, rest: the network's arrays, from `split_network`.
-          progress: told (batches done, batches in all).
 
         Returns:
           `loss`, `top1` and `top5` as means (fractions) and `images`, how many were counted.
@@ -79,15 +73,12 @@ class CentreCropEvaluation:
           DataError: an image cannot be read, or none can.
         """
         stream = centre_crops(self._source, **self._reading)
-        batches = math.ceil(len(self._source) / self._reading["batch_size"])
         totals = None
         place = lambda batch: place_batch({name: batch[name] for name in ("image", "label", "mask")}, self._mesh)
         with prefetch(stream, place) as placed:
-            for done, batch in enumerate(placed, start=1):
+            for batch in placed:
                 sums = self._sums(trainable, rest, batch)
                 totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)
-                if progress:
-                    progress(done, batches)
         self.problems |= stream.problems
         totals = {name: float(value) for name, value in (totals or {"images": 0}).items()}
         images = totals.pop("images")

@@ -74,7 +74,9 @@ def evaluate(path: str | Path, config: ConfigDict | None = None) -> str:
 
 def _differing(source, classes: list[str], folder: Path) -> str:
     if len(source.classes) != len(classes):
-        return f"{folder} knows {len(classes)} classes, {source.describe()}: {len(source.classes)}; evaluate on the same classes"
+        return (
+            f"{folder} knows {len(classes)} classes, {source.name} has {len(source.classes)}: evaluate on the same ones"
+        )
     first = next(number for number, pair in enumerate(zip(source.classes, classes, strict=True)) if len(set(pair)) == 2)
     return (
         f"{folder} and {source.describe()} name their classes differently: "

@@ -1,7 +1,7 @@
 """Convolution and max-pooling, each in the fastest form for the shape and the backend at hand.
 
-`convolution` stands in for `jax.lax.conv_general_dilated` in `flax.nnx.Conv`. It chooses while tracing, by the shapes of
-map and kernel and never by the batch, so that one device and eight compute alike:
+`convolution` stands in for `jax.lax.conv_general_dilated` in `flax.nnx.Conv`. It chooses while tracing, by the shapes
+of map and kernel and never by the batch, so that one device and eight compute alike:
 
 * A kernel that covers its whole map (fc6: 7x7 on 7x7), or one pixel, is a matrix product, on every backend.
 * A 3x3 "SAME" convolution in float32 on the CPU is Winograd's F(2x2, 3x3) (Lavin and Gray 2015, arXiv 1509.09308): a

@@ -66,7 +66,9 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
         deviation = {"paper": 0.1, "gaussian": 0.01, "he": he}[scheme]
         return generator.standard_normal(shape, np.float32) * np.float32(deviation)
 
-    def initialise(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, out_sharding=None) -> jax.Array:
+    def initialise(
+        key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, out_sharding=None
+    ) -> jax.Array:
         del out_sharding
         drawn = jax.ShapeDtypeStruct(shape, jnp.float32)
         # A callback, so that shapes can be asked for without drawing and a jitted constructor works too.

@@ -108,7 +108,9 @@ class Spec:
             jump *= 2
             if layer == f"pool{stage}":
                 return field
-        raise ConfigError(f"net {self.name} has no layer {layer!r}; it has {', '.join(self.convolutions)}, pool1 to pool5")
+        raise ConfigError(
+            f"net {self.name} has no layer {layer!r}; it has {', '.join(self.convolutions)}, pool1 to pool5"
+        )
 
 
 def _stages(*rows: str) -> tuple[tuple[Convolution, ...], ...]:

@@ -159,7 +159,9 @@ class VGG(nnx.Module):
         for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
             x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x))))
             if keys is not None:
-                x = dropout(x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout)
+                x = dropout(
+                    x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
+                )
         scores = seen("fc8", self.fc8(x)).astype(jnp.float32)
         return (scores, tapped) if taps else scores
 
@@ -187,12 +189,16 @@ class VGG(nnx.Module):
             raise ConfigError(f"images of shape {images.shape}: expected (n, h, w, 3), RGB in 0..255")
         if min(images.shape[1:3]) < self.crop:
             height, width = images.shape[1:3]
-            raise ConfigError(f"images of {height} x {width} pixels are smaller than the net's crop, {self.crop}: rescale them")
+            raise ConfigError(
+                f"images of {height} x {width} pixels are smaller than the net's crop, {self.crop}: rescale them"
+            )
         for tap in taps:
             if tap not in self.activations:
                 nearest = difflib.get_close_matches(tap, self.activations, n=1)
                 hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-                raise ConfigError(f"no activation {tap!r} in net {self.spec.name}: it has {', '.join(self.activations)}{hint}")
+                raise ConfigError(
+                    f"no activation {tap!r} in net {self.spec.name}: it has {', '.join(self.activations)}{hint}"
+                )
 
 
 def _norm_name(convolution_name: str) -> str:

@@ -16,7 +16,9 @@ from vgg_jax.train import checkpoint
 log = logging.getLogger(__name__)
 
 
-def begin(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, float, float], dtype: jnp.dtype) -> checkpoint.VGG:
+def begin(
+    config: ConfigDict, num_classes: int, mean_rgb: tuple[float, float, float], dtype: jnp.dtype
+) -> checkpoint.VGG:
     """The network of step 0.
 
     Args:
@@ -36,13 +38,21 @@ def begin(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, float, fl
     if config.init.grow_from:
         folder = checkpoint.find(config.init.grow_from)
         params, copied, drawn = grown(_layers(net), _donor(folder))
-        log.info("grown from %s: copied %s; drawn (%s) %s", folder, ", ".join(copied), config.init.scheme, ", ".join(drawn))
+        log.info(
+            "grown from %s: copied %s; drawn (%s) %s", folder, ", ".join(copied), config.init.scheme, ", ".join(drawn)
+        )
         _put(net, params, folder)
     elif config.init.from_run:
         folder = checkpoint.find(config.init.from_run)
         params, drawn = fine_tuned(_layers(net), _donor(folder), str(folder))
         copied = [layer for layer in params if layer not in drawn]
-        log.info("fine-tuned from %s: copied %s; drawn (%s) %s", folder, ", ".join(copied), config.init.scheme, ", ".join(drawn) or "none")
+        log.info(
+            "fine-tuned from %s: copied %s; drawn (%s) %s",
+            folder,
+            ", ".join(copied),
+            config.init.scheme,
+            ", ".join(drawn) or "none",
+        )
         _put(net, params, folder)
     return net
 

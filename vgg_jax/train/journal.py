@@ -74,7 +74,9 @@ class Progress:
             f"rate {metrics['train_rate']:.1e}  {metrics['train_images_per_second']:,.0f} images/s  "
             f"input wait {metrics['train_input_wait']:.1%}  left {datetime.timedelta(seconds=round(left))}"
         )
-        print(f"\r\033[K{line}" if self._inplace else line, end="" if self._inplace else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r\033[K{line}" if self._inplace else line, end="" if self._inplace else "\n", file=sys.stderr, flush=True
+        )
 
     def clear(self) -> None:
         """Makes room for another line."""

@@ -6,10 +6,14 @@ are functions of the step, so a run that was interrupted ends with the same bits
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
+import itertools
 import json
 import logging
 import math
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +61,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, float]:
     """
     start_up = StartUp()
     validate(config)
+    # TensorFlow takes seconds to import: beside the drawing and compiling of the network.
+    threading.Thread(target=importlib.import_module, args=("vgg_jax.data.train_stream",), daemon=True).start()
     mesh = parallel.device_mesh()
     batch_size = config.train.batch_size
     parallel.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
@@ -72,7 +78,15 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, float]:
 class Run:
     """One process's part in a training run."""
 
-    def __init__(self, config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, task: Classification, colors, start_up: StartUp):
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: Path,
+        mesh: jax.sharding.Mesh,
+        task: Classification,
+        colors,
+        start_up: StartUp,
+    ):
         self.config, self.workdir, self.mesh, self.task, self.start_up = config, workdir, mesh, task, start_up
         self.first_process = jax.process_index() == 0
         self.schedule = make_schedule(config)
@@ -104,12 +118,37 @@ class Run:
         if self.step >= self.config.train.steps or self.schedule.finished:
             log.info("already finished at step %d; the checkpoints are in %s", self.step, self.workdir)
             return self.validation
-        # Here, because the data wing brings TensorFlow.
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(self.checkpoints.close)
+            stop = at_end.enter_context(stop_requests())
+            aside = at_end.enter_context(ThreadPoolExecutor(1))
+            compiled = aside.submit(self._compile)  # while the input starts and reads the first batches
+            with self.start_up.part("input"):
+                stream = self._stream()
+            at_end.callback(stream.close)
+            with self.start_up.part("summaries"):
+                self.journal = Journal(self.workdir, self.step, write=self.first_process)
+            at_end.callback(self.journal.close)
+            batches = at_end.enter_context(parallel.prefetch(stream, self._place))
+            with self.start_up.part("first batch"):
+                first = next(batches)
+            with self.start_up.part("compiling, beyond these"):
+                update = compiled.result()
+            picture = aside.submit(self._picture, first) if self.step == 0 and self.first_process else None
+            self._train(itertools.chain([first], batches), stream.problems, update, stop)
+            if picture:
+                log.info("the first batch as the network saw it: %s", picture.result())
+        if self.first_process:
+            log.info("learning curves: %s", save_curves(self.workdir))
+        self._report_unreadable(stream.problems | self.evaluate.problems)
+        return self.validation
+
+    def _stream(self):
+        """The training batches from the present step on."""
         from vgg_jax.data.train_stream import TrainStream
 
         config = self.config
-        self.journal = Journal(self.workdir, self.step, write=self.first_process)
-        stream = TrainStream(
+        return TrainStream(
             self.task.source,
             batch_size=config.train.batch_size,
             crop=config.data.crop,
@@ -121,32 +160,13 @@ class Run:
             threads=config.data.threads,
             on_error=config.data.on_error,
         )
-        try:
-            with ThreadPoolExecutor(1) as aside, stop_requests() as stop:
-                compiled = aside.submit(self._compile)  # while the first batches are read
-                with parallel.prefetch(stream, self._place) as batches:
-                    self._train(batches, stream.problems, compiled, stop)
-        finally:
-            stream.close()
-            self.checkpoints.close()
-            self.journal.close()
-        if self.first_process:
-            log.info("learning curves: %s", save_curves(self.workdir))
-        self._report_unreadable(stream.problems | self.evaluate.problems)
-        return self.validation
 
-    def _train(self, batches, problems: dict[str, str], compiled, stop) -> None:
+    def _train(self, batches, problems: dict[str, str], update, stop) -> None:
         config, steps = self.config, self.config.train.steps
         replicated = parallel.replicated(self.mesh)
         progress, pace = Progress(self.step, steps, config.train.batch_size), Pace(config.train.batch_size)
         pending, reported = None, set()
-        with self.start_up.part("first batch"):
-            batch = next(batches)
-        if self.step == 0 and self.first_process:
-            with self.start_up.part("picture of it"):
-                self._picture(batch)
-        with self.start_up.part("compiling, beyond the above"):
-            update = compiled.result()
+        batch = next(batches)
         while True:
             rate = self.schedule.rate_at(self.step)
             self.state, metrics = update(self.state, batch, jax.device_put(np.float32(rate), replicated))
@@ -180,7 +200,7 @@ class Run:
                     pace.add(self._checked(*pending))
                     pending = None
                 self.checkpoints.save(self.state, self._meta(), accuracy)
-            for where in [where for where in problems if where not in reported]:
+            for where in set(problems) - reported:
                 progress.clear()
                 log.warning("left out: %s: %s", where, problems[where])
                 reported.add(where)
@@ -191,7 +211,11 @@ class Run:
         progress.clear()
         self.checkpoints.wait()
         if stopping and not done:
-            log.info("stopped on request at step %d, saved in %s; the same command goes on from there", self.step, self.workdir)
+            log.info(
+                "stopped on request at step %d, saved in %s; the same command goes on from there",
+                self.step,
+                self.workdir,
+            )
 
     def _validate(self, progress: Progress) -> float:
         began = time.monotonic()
@@ -214,7 +238,11 @@ class Run:
         """A step's metrics on the host; raises Diverged if they are no numbers."""
         values = {name: float(value) for name, value in metrics.items()}
         if not all(math.isfinite(values[name]) for name in ("loss", "gradient_norm")):
-            kept = f"the last good checkpoint is step {self.checkpoints.latest}" if self.checkpoints.latest else "no checkpoint was saved yet"
+            kept = (
+                f"the last good checkpoint is step {self.checkpoints.latest}"
+                if self.checkpoints.latest
+                else "no checkpoint was saved yet"
+            )
             raise Diverged(
                 f"step {step}: the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}; {kept} "
                 f"({self.workdir}).\nA lower config.train.rate (now {self.config.train.rate}), a warm-up "
@@ -235,13 +263,19 @@ class Run:
     def _place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return parallel.place_batch({name: batch[name] for name in ("image", "label", "mask")}, self.mesh)
 
-    def _picture(self, batch: dict[str, jax.Array]) -> None:
-        shown = {name: np.asarray(batch[name].addressable_shards[0].data)[:32] for name in ("image", "label")}
-        pixel_keys = jax.vmap(lambda key: jax.random.split(key, 2)[0])(image_keys(self.config.seed, 0, len(shown["label"])))
+    def _picture(self, batch: dict[str, jax.Array]) -> Path:
+        # The first process's devices hold the first images of the global batch.
+        shown = {
+            name: np.concatenate([np.asarray(shard.data) for shard in batch[name].addressable_shards])[:32]
+            for name in ("image", "label")
+        }
+        pixel_keys = jax.vmap(lambda key: jax.random.split(key, 2)[0])(
+            image_keys(self.config.seed, 0, len(shown["label"]))
+        )
         images = np.asarray(self.augment(jnp.asarray(shown["image"]), pixel_keys))
         path = self.workdir / "batch.png"
         save_batch(path, images, shown["label"], self.task.classes)
-        log.info("the first batch as the network sees it: %s", path)
+        return path
 
     def _meta(self) -> dict:
         return {

@@ -26,7 +26,9 @@ class StartUp:
         self.running = False
         total = _process_age()
         parts = self._parts | {"first step": total - sum(self._parts.values())}
-        return f"first step after {total:.1f} s: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+        return f"first step after {total:.1f} s: " + ", ".join(
+            f"{name} {seconds:.1f}" for name, seconds in parts.items()
+        )
 
 
 class Pace:

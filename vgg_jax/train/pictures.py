@@ -46,7 +46,11 @@ def save_curves(workdir: Path) -> Path:
 
     draw(loss, "train_loss", "training")
     draw(loss, "validation_loss", "validation")
-    for name, label in (("train_top1", "training, top-1"), ("validation_top1", "validation, top-1"), ("validation_top5", "validation, top-5")):
+    for name, label in (
+        ("train_top1", "training, top-1"),
+        ("validation_top1", "validation, top-1"),
+        ("validation_top5", "validation, top-5"),
+    ):
         draw(error, name, label, lambda value: 100 * (1 - value))
     draw(rate, "train_rate", "learning rate")
     rate.set_yscale("log")

@@ -87,7 +87,8 @@ class Plateau(Schedule):
         since = step - (self._dropped_at[-1] if self._dropped_at else 0)
         if self._waited < self.patience or since < self.min_interval:
             return ""
-        why = f"validation accuracy has not risen above {self._best:.2%} (step {self._best_step}) for {self._waited} evaluations"
+        best = f"{self._best:.2%} (step {self._best_step})"
+        why = f"validation accuracy has not risen above {best} for {self._waited} evaluations"
         self._waited = 0
         if len(self._dropped_at) == self.drops:
             self._finished = True

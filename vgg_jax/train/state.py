@@ -38,7 +38,9 @@ def split_network(net: VGG, freeze: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.
     return nnx.split(net, lambda path, value: isinstance(value, nnx.Param) and not frozen(path[0], freeze), ...)
 
 
-def new_state(net: VGG, freeze: tuple[str, ...], optimizer: optax.GradientTransformation) -> tuple[nnx.GraphDef, TrainState]:
+def new_state(
+    net: VGG, freeze: tuple[str, ...], optimizer: optax.GradientTransformation
+) -> tuple[nnx.GraphDef, TrainState]:
     """The state of a run at step 0, and the structure that `nnx.merge` puts its parameters into."""
     graphdef, trainable, rest = split_network(net, freeze)
     return graphdef, TrainState(jnp.zeros((), jnp.int32), trainable, rest, optimizer.init(trainable))
