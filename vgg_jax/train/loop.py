@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import itertools
 import json
 import logging
 import math
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,8 +59,6 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, float]:
     """
     start_up = StartUp()
     validate(config)
-    # TensorFlow takes seconds to import: beside the drawing and compiling of the network.
-    threading.Thread(target=importlib.import_module, args=("vgg_jax.data.train_stream",), daemon=True).start()
     mesh = parallel.device_mesh()
     batch_size = config.train.batch_size
     parallel.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
