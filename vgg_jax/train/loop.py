@@ -174,7 +174,6 @@ class Run:
             if self.start_up.running:
                 jax.block_until_ready(metrics)
                 log.info("%s", self.start_up.summary())
-                progress, pace = Progress(self.step, steps, config.train.batch_size), Pace(config.train.batch_size)
 
             done = self.step == steps
             evaluating = done or self.step % config.evaluate.every == 0
