@@ -27,6 +27,7 @@ import torch
 from flax import nnx
 
 import vgg_jax
+from vgg_jax import cpu
 from vgg_jax.tasks.classify import classification_loss
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
@@ -45,6 +46,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=20 if on_gpu else 5)
     arguments = parser.parse_args()
     torch.set_num_threads(os.cpu_count())
+    cpu.keep_memory()  # as the commands do; PyTorch gains from it as well
 
     kind = jax.devices()[0].device_kind
     print(f"{kind}, {arguments.batch} images, jax {jax.__version__}, torch {torch.__version__}")

@@ -57,43 +57,43 @@ def make_train_step(
       metrics are means over the batch, and `gradient_norm`.
     """
 
-    def gradient(trainable, rest, part, keys):
+    def gradient(trainable, rest, part, keys, count):
         def total(trainable):
             # A copy: merged variables are otherwise the state's own, which an outer trace may not see changed.
             net = nnx.merge(graphdef, trainable, rest, copy=True)
             # Two independent draws an image: one for the pixels, one for the net's dropout.
             pairs = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
             value, metrics = loss(net, augment(part["image"], pairs[:, 0]), part, pairs[:, 1])
-            return value, (metrics, nnx.split(net, nnx.Not(_same_paths(trainable)), ...)[1])
+            return value / count, (metrics, nnx.split(net, nnx.Not(_same_paths(trainable)), ...)[1])
 
         return jax.grad(total, has_aux=True)(trainable)
 
     def step(state: TrainState, batch: Batch, rate: jax.Array) -> tuple[TrainState, Metrics]:
         keys = image_keys(seed, state.step, batch["image"].shape[0])
-        if microbatches == 1:
-            gradients, (sums, rest) = gradient(state.trainable, state.rest, batch, keys)
-        else:
-            gradients, sums, rest = accumulate(state, batch, keys)
         count = jnp.maximum(batch["mask"].sum(), 1.0)
-        gradients, metrics = jax.tree.map(lambda total: total / count, (gradients, sums))
+        if microbatches == 1:
+            gradients, (sums, rest) = gradient(state.trainable, state.rest, batch, keys, count)
+        else:
+            gradients, sums, rest = accumulate(state, batch, keys, count)
+        metrics = {name: total / count for name, total in sums.items()}
         updates, velocity = optimizer.update(gradients, state.optimizer, state.trainable, rate=rate)
         trainable = optax.apply_updates(state.trainable, updates)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         return TrainState(state.step + 1, trainable, rest, velocity), metrics
 
-    def accumulate(state, batch, keys):
+    def accumulate(state, batch, keys, count):
         # Every microbatches-th image, so that each part is spread over all devices as the batch is.
         def parts(x):
             return jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0)
 
         def body(carry, part):
             gradients, sums, rest = carry
-            more, (more_sums, rest) = gradient(state.trainable, rest, *part)
+            more, (more_sums, rest) = gradient(state.trainable, rest, *part, count)
             return (*jax.tree.map(jnp.add, (gradients, sums), (more, more_sums)), rest), None
 
         split = jax.tree.map(parts, batch), parts(keys)
         first = jax.tree.map(lambda x: x[0], split)
-        shapes = jax.eval_shape(gradient, state.trainable, state.rest, *first)
+        shapes = jax.eval_shape(gradient, state.trainable, state.rest, *first, count)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0]))
         return jax.lax.scan(body, (*zeros, state.rest), split)[0]
 
