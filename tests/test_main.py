@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from vgg_jax.train import journal
 from vgg_jax.train.checkpoint import read_arrays
 
 ROOT = Path(__file__).parent.parent
@@ -83,10 +84,10 @@ def test_a_run_killed_at_an_arbitrary_step_ends_as_if_it_had_not_been(tmp_path):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        metrics, deadline = killed / "metrics.jsonl", time.monotonic() + 240
+        deadline = time.monotonic() + 240
         while time.monotonic() < deadline and process.poll() is None:
-            lines = metrics.read_text().splitlines() if metrics.exists() else []
-            if lines and json.loads(lines[-1] if lines[-1].endswith("}") else lines[-2])["step"] >= most:
+            rows = journal.read(killed)
+            if rows and rows[-1]["step"] >= most:
                 break
             time.sleep(0.005)
         assert process.poll() is None, "the run ended before it could be killed"
