@@ -4,19 +4,21 @@
 
 Both libraries get their best: on the CPU float32, all cores and, in PyTorch, channels_last; on a GPU bfloat16 and, in
 PyTorch, channels_last, autocast and torch.compile. A training step is the loss, its gradients and the update with
-momentum and weight decay, without dropout. The two take turns within one process, so that a busy machine slows both
-alike, and each is idle while the other runs. A ratio above 1 says that vgg_jax is the faster by that factor: it is the
-median of the ratios of neighbouring runs. On a GPU whose peak is known its share is printed too.
+momentum and weight decay, without dropout. Each library has a process of its own, set up as its user finds it (vgg_jax
+as its commands do), and they take turns, so that a busy machine slows both alike. A ratio above 1 says that vgg_jax is
+the faster by that factor: it is the median of the ratios of neighbouring runs. On a GPU whose peak is known its share
+is printed too.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU's memory.
 
@@ -34,51 +36,73 @@ from vgg_jax.train.state import new_state
 from vgg_jax.train.step import make_train_step
 
 CROP, CLASSES, RATE, MOMENTUM, DECAY = 224, 1000, 1e-4, 0.9, 5e-4
+WORKERS = ("vgg_jax", "torch")
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bfloat16 operations a second, from NVIDIA's data sheets."""
 
 
 def main():
-    on_gpu = jax.default_backend() == "gpu"
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--nets", nargs="+", default=["A", "D", "E"])
-    parser.add_argument("--batch", type=int, default=128 if on_gpu else 8)
-    parser.add_argument("--repeats", type=int, default=20 if on_gpu else 5)
+    parser.add_argument("--batch", type=int, default=0, help="images; by default 8 on a CPU, 256 on a GPU")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    torch.set_num_threads(os.cpu_count())
-    cpu.keep_memory()  # as the commands do; PyTorch gains from it as well
-
-    kind = jax.devices()[0].device_kind
-    print(f"{kind}, {arguments.batch} images, jax {jax.__version__}, torch {torch.__version__}")
+    if arguments.worker:
+        work(arguments.worker, arguments.nets[0], arguments.batch)
+        return
+    on_gpu, kind = jax.default_backend() == "gpu", jax.devices()[0].device_kind
+    batch = arguments.batch or (256 if on_gpu else 8)
+    print(f"{kind}, {batch} images, jax {jax.__version__}, torch {torch.__version__}")
     print(f"XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}")
     for net in arguments.nets:
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (arguments.batch, CROP, CROP, 3), np.uint8)
-        labels = rng.integers(0, CLASSES, arguments.batch, np.int32)
-        ours, theirs = ours_of(net, images, labels, on_gpu), theirs_of(net, images, labels, on_gpu)
-        for task, operations in operations_of(net, arguments.batch).items():
-            mine, other = take_turns(ours[task], theirs[task], arguments.repeats)
-            line = f"{net} {task:8} vgg_jax {np.median(mine):8.4f} s   torch {np.median(other):8.4f} s"
-            line += f"   ratio {np.median(other / mine):.2f} ({(other / mine).min():.2f} to {(other / mine).max():.2f})"
-            peak = next((peak for name, peak in PEAKS.items() if name in kind), None)
-            if peak:
-                shares = [operations / np.median(times) / peak for times in (mine, other)]
-                line += f"   of peak {shares[0]:.0%} and {shares[1]:.0%}"
-            print(line, flush=True)
-        del ours, theirs
-        gc.collect()
+        with contextlib.ExitStack() as workers:
+            ask = {name: workers.enter_context(worker(name, net, batch)) for name in WORKERS}
+            for task, operations in operations_of(net, batch).items():
+                # Two rounds first, for compilation and memory.
+                rounds = [[ask[name](task) for name in WORKERS] for _ in range(arguments.repeats + 2)]
+                mine, other = np.array(rounds[2:]).T
+                line = f"{net} {task:8} vgg_jax {np.median(mine):8.4f} s   torch {np.median(other):8.4f} s"
+                line += (
+                    f"   ratio {np.median(other / mine):.2f} ({(other / mine).min():.2f} to {(other / mine).max():.2f})"
+                )
+                peak = next((peak for name, peak in PEAKS.items() if name in kind), None)
+                if peak:
+                    shares = [operations / np.median(times) / peak for times in (mine, other)]
+                    line += f"   of peak {shares[0]:.0%} and {shares[1]:.0%}"
+                print(line, flush=True)
 
 
-def take_turns(mine: Callable, other: Callable, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of each, run after run in turn; two rounds of both go first, for compilation and memory."""
-    rounds = [[seconds(mine), seconds(other)] for _ in range(repeats + 2)]
-    return tuple(np.array(rounds[2:]).T)
+@contextlib.contextmanager
+def worker(name: str, net: str, batch: int) -> Iterator[Callable[[str], float]]:
+    """A process for one library and net; the function runs a task in it and gives the seconds it took."""
+    command = [sys.executable, __file__, "--worker", name, "--nets", net, "--batch", str(batch)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+
+        def ask(task: str) -> float:
+            process.stdin.write(task + "\n")
+            return float(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
 
 
-def seconds(call: Callable) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def work(name: str, net: str, batch: int) -> None:
+    """What a worker does: a task a line, until there are no more."""
+    on_gpu = torch.cuda.is_available()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, CROP, CROP, 3), np.uint8)
+    labels = rng.integers(0, CLASSES, batch, np.int32)
+    if name == "vgg_jax":
+        cpu.keep_memory()  # as the commands do
+        tasks = ours_of(net, images, labels, on_gpu)
+    else:
+        torch.set_num_threads(os.cpu_count())
+        tasks = theirs_of(net, images, labels, on_gpu)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        tasks[line.strip()]()
+        print(time.perf_counter() - start, flush=True)
 
 
 def ours_of(net: str, images: np.ndarray, labels: np.ndarray, on_gpu: bool) -> dict[str, Callable]:
