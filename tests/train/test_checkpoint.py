@@ -115,8 +115,11 @@ def test_a_half_written_checkpoint_is_not_used(tmp_path, config):
     assert find(tmp_path) == folder / "1"
     checkpoints = Checkpoints(tmp_path, 3)
     assert checkpoints.latest == 1
+    # The run that goes on writes that step anew.
+    checkpoints.save(state, meta(config, 2), None)
     checkpoints.close()
-    assert [path.name for path in folder.iterdir()] == ["1"]
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert load_network(tmp_path)[1]["step"] == 2
 
 
 def test_a_path_may_be_a_run_its_checkpoints_or_one_step(tmp_path, config):

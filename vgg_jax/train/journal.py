@@ -21,24 +21,30 @@ class Journal:
 
     def __init__(self, workdir: Path, step: int, write: bool):
         self._path, self._write = workdir / FILE, write
+        self._summaries = None
         if write:
-            # The import brings TensorFlow, which only reading the data needed until now.
-            from clu import metric_writers
-
             kept = [row for row in read(workdir) if row["step"] <= step]
-            self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            self._summaries = metric_writers.AsyncWriter(metric_writers.SummaryWriter(str(workdir / "tensorboard")))
+            partial = self._path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            partial.replace(self._path)  # never half a history
 
     def metrics(self, step: int, **values: float) -> None:
         """One row: values by name, `train/loss` as `train_loss`."""
-        if self._write:
-            with self._path.open("a") as file:
-                file.write(json.dumps({"step": step, **values}) + "\n")
-            self._summaries.write_scalars(step, {name.replace("_", "/", 1): value for name, value in values.items()})
+        if not self._write:
+            return
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._summaries is None:
+            # The import brings TensorFlow and takes seconds: not before the first steps are done.
+            from clu import metric_writers
+
+            folder = str(self._path.parent / "tensorboard")
+            self._summaries = metric_writers.AsyncWriter(metric_writers.SummaryWriter(folder))
+        self._summaries.write_scalars(step, {name.replace("_", "/", 1): value for name, value in values.items()})
 
     def close(self) -> None:
         """Completes the summaries."""
-        if self._write:
+        if self._summaries is not None:
             self._summaries.close()
 
 

@@ -122,8 +122,7 @@ class Run:
             with self.start_up.part("input"):
                 stream = self._stream()
             at_end.callback(stream.close)
-            with self.start_up.part("summaries"):
-                self.journal = Journal(self.workdir, self.step, write=self.first_process)
+            self.journal = Journal(self.workdir, self.step, write=self.first_process)
             at_end.callback(self.journal.close)
             batches = at_end.enter_context(parallel.prefetch(stream, self._place))
             with self.start_up.part("first batch"):
