@@ -301,7 +301,7 @@ class Run:
         log.info(
             "net %s, %d weight layers, %s parameters (%s trained), mean RGB %s, %s on %d x %s",
             *(net.spec.name, net.spec.weight_layers, f"{count:,}", f"{trained:,}"),
-            np.round(np.asarray(self.state.rest["mean_rgb"][...]), 2).tolist(),
+            [round(float(value), 2) for value in self.state.rest["mean_rgb"][...]],
             *(net.dtype.name, self.mesh.size, device.device_kind),
         )
 
