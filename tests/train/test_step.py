@@ -11,7 +11,8 @@ from flax import nnx
 
 from vgg_jax import parallel
 from vgg_jax.augment import augment
-from vgg_jax.tasks.classify import classification_loss, hits
+from vgg_jax.evaluate.metrics import hits
+from vgg_jax.tasks.classify import classification_loss
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import image_keys, make_train_step

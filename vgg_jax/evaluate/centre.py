@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import jax
 import optax
 from flax import nnx
@@ -10,8 +12,8 @@ from jax.sharding import Mesh
 from vgg_jax.data.eval_stream import centre_crops
 from vgg_jax.data.sources import Source
 from vgg_jax.errors import DataError
+from vgg_jax.evaluate.metrics import hits
 from vgg_jax.parallel import batch_multiple, place_batch, prefetch
-from vgg_jax.tasks.classify import hits
 
 
 class CentreCropEvaluation:
@@ -75,7 +77,7 @@ class CentreCropEvaluation:
         stream = centre_crops(self._source, **self._reading)
         totals = None
         place = lambda batch: place_batch({name: batch[name] for name in ("image", "label", "mask")}, self._mesh)
-        with prefetch(stream, place) as placed:
+        with contextlib.closing(stream), prefetch(stream, place) as placed:
             for batch in placed:
                 sums = self._sums(trainable, rest, batch)
                 totals = sums if totals is None else jax.tree.map(jax.numpy.add, totals, sums)

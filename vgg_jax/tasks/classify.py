@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from vgg_jax.config import test_scale
+from vgg_jax.evaluate.metrics import hits
 from vgg_jax.model.vgg import VGG
 
 
@@ -78,20 +77,3 @@ def classification_loss(
     entropy = optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"])
     total = (entropy * batch["mask"]).sum()
     return total, {"loss": total, **hits(scores, batch["label"], batch["mask"])}
-
-
-def hits(scores: Float[Array, "n classes"], labels: Int[Array, " n"], mask: Float[Array, " n"]) -> dict[str, jax.Array]:
-    """How many labels are the best-scored class (`top1`) or among the best five (`top5`).
-
-    Of equal scores the lower class number comes first; a score that is not a number counts against the label.
-
-    Args:
-      scores: class scores.
-      labels: class numbers.
-      mask: 1 for an image, 0 for an empty place.
-    """
-    own = jnp.take_along_axis(scores, labels[:, None], axis=1)
-    classes = jnp.arange(scores.shape[1])
-    ahead = ~(scores <= own) | ((scores == own) & (classes < labels[:, None]))
-    rank = ahead.sum(1)
-    return {"top1": ((rank < 1) * mask).sum(), "top5": ((rank < 5) * mask).sum()}

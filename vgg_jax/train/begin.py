@@ -10,15 +10,13 @@ from ml_collections import ConfigDict
 
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.init import grown
-from vgg_jax.model.vgg import MeanRGB
+from vgg_jax.model.vgg import VGG, MeanRGB
 from vgg_jax.train import checkpoint
 
 log = logging.getLogger(__name__)
 
 
-def begin(
-    config: ConfigDict, num_classes: int, mean_rgb: tuple[float, float, float], dtype: jnp.dtype
-) -> checkpoint.VGG:
+def begin(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, float, float], dtype: jnp.dtype) -> VGG:
     """The network of step 0.
 
     Args:
@@ -88,7 +86,7 @@ def fine_tuned(params: dict, donor: dict, name: str) -> tuple[dict, list[str]]:
     return {layer: params[layer] if layer in drawn else donor[layer] for layer in params}, drawn
 
 
-def _layers(net: checkpoint.VGG) -> dict:
+def _layers(net: VGG) -> dict:
     arrays = nnx.to_pure_dict(nnx.state(net))
     del arrays["mean_rgb"]
     return arrays
@@ -100,7 +98,7 @@ def _donor(folder) -> dict:
     return arrays
 
 
-def _put(net: checkpoint.VGG, layers: dict, folder) -> None:
+def _put(net: VGG, layers: dict, folder) -> None:
     state = nnx.state(net)
     nnx.replace_by_pure_dict(state, layers | {"mean_rgb": checkpoint.read_arrays(folder)["mean_rgb"]})
     nnx.update(net, state)
