@@ -45,6 +45,7 @@ def main(arguments: list[str]) -> None:
             "training needs a config and a folder: python -m vgg_jax.main --config=configs/vgg16.py --workdir=runs/D\n"
             "To see training run right now: make quickstart"
         )
+    from vgg_jax.tasks.classify import Classification
     from vgg_jax.train.loop import train
 
     workdir = Path(WORKDIR.value)
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
         _log_to(workdir / "log.txt")
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
-    train(CONFIG.value, workdir)
+    train(CONFIG.value, workdir, Classification)
 
 
 def _parse(arguments: list[str]) -> list[str]:

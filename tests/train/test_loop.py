@@ -1,5 +1,6 @@
 """The run as a whole, on small generated photographs: learning, resuming, diverging, bad images."""
 
+import functools
 import importlib
 import json
 import math
@@ -14,10 +15,14 @@ from PIL import Image
 from vgg_jax import ConfigError, DataError
 from vgg_jax.config import default_config
 from vgg_jax.evaluate.run import evaluate
+from vgg_jax.tasks.classify import Classification
 from vgg_jax.train import journal
 from vgg_jax.train.checkpoint import load_network, read_arrays
-from vgg_jax.train.loop import Diverged, train
+from vgg_jax.train.loop import Diverged
+from vgg_jax.train.loop import train as train_task
 from vgg_jax.train.schedule import Steps
+
+train = functools.partial(train_task, make_task=Classification)
 
 
 @pytest.fixture(scope="module")

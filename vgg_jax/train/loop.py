@@ -13,19 +13,24 @@ import json
 import logging
 import math
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vgg_jax import parallel
 from vgg_jax.augment import augment
 from vgg_jax.config import validate
+from vgg_jax.data.sources import Source
 from vgg_jax.errors import UserError
-from vgg_jax.tasks.classify import Classification
+from vgg_jax.model.vgg import VGG
 from vgg_jax.train.begin import begin
 from vgg_jax.train.checkpoint import Checkpoints
 from vgg_jax.train.journal import Journal, Progress
@@ -44,12 +49,28 @@ class Diverged(UserError):
     """The loss or the gradient is no longer a number."""
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, float]:
+class Task(Protocol):
+    """What a network is trained for; `vgg_jax.tasks` has them."""
+
+    source: Source
+    held_out: Source
+    classes: Sequence[str]
+    steering: str  # the metric of its evaluation that the schedule follows
+
+    def loss(self, net: VGG, images: jax.Array, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
+        """See `vgg_jax.train.step.Loss`."""
+
+    def evaluator(self, graphdef: nnx.GraphDef) -> Callable[[nnx.State, nnx.State], dict[str, float]]:
+        """A function of a state's `trainable` and `rest` to its metrics on the held-out images."""
+
+
+def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Mesh], Task]) -> dict[str, float]:
     """Trains by a config until its schedule ends, or goes on with the run that `workdir` holds.
 
     Args:
       config: a complete config, `vgg_jax.config.default_config()` and what differs.
       workdir: the run's folder: checkpoints, metrics.jsonl, tensorboard, batch.png, curves.png.
+      make_task: what to train for, `vgg_jax.tasks.classify.Classification`.
 
     Returns:
       The last validation's metrics as fractions, `top1` and `top5` among them; empty if there was none.
@@ -64,7 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, float]:
     parallel.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
     workdir.mkdir(parents=True, exist_ok=True)
     with start_up.part("sources"):
-        task = Classification(config, mesh)
+        task = make_task(config, mesh)
     log.info("training on %s; validation on %s", task.source.describe(), task.held_out.describe())
     with start_up.part("colours"):
         colors = _colors(config, task.source, workdir)
@@ -78,8 +99,8 @@ class Run:
         self,
         config: ConfigDict,
         workdir: Path,
-        mesh: jax.sharding.Mesh,
-        task: Classification,
+        mesh: Mesh,
+        task: Task,
         colors,
         start_up: StartUp,
     ):
@@ -190,7 +211,7 @@ class Run:
                 pace.restart()
             stopping = parallel.agreed(stop.is_set())
             if done or stopping or self.step % config.checkpoint.every == 0:
-                if pending:
+                if pending:  # nothing is saved that was not looked at
                     pace.add(self._checked(*pending))
                     pending = None
                 self.checkpoints.save(self.state, self._meta(), accuracy)
