@@ -24,6 +24,7 @@ def default_config() -> ConfigDict:
     config.model = ConfigDict()
     config.model.net = "D"  # a letter of Table 1, or vgg11, vgg13, vgg16, vgg19
     config.model.width = 1.0  # factor on every layer's channels
+    config.model.hidden = 0  # units of fc6 and of fc7, 0 for 4096 times the width
     config.model.dropout = 0.5  # after fc6 and fc7
     config.model.batch_norm = False  # not the paper's
     config.model.dtype = "auto"  # of the computation: bfloat16 on accelerators, float32 on CPUs
@@ -87,6 +88,7 @@ _CHOICES = {
     "schedule.kind": ("plateau", "step", "fixed"),
 }
 _AT_LEAST = {
+    "model.hidden": 0,
     "model.dropout": 0,
     "data.color_shift": 0,
     "data.threads": 0,

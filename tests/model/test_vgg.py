@@ -167,3 +167,38 @@ def test_impossible_images_and_taps_are_refused(tiny_net):
         net(np.zeros((1, 3, 32, 32), np.uint8))
     with pytest.raises(vgg_jax.ConfigError, match="no activation 'conv3_4' in net D.*did you mean 'conv3_"):
         net(np.zeros((1, 32, 32, 3), np.uint8), taps=("conv3_4",))
+
+
+@pytest.mark.parametrize("options", [{"net": "A-LRN"}, {"net": "C"}, {"net": "D", "batch_norm": True}, {"net": "B-5x5"}])
+def test_images_of_several_sizes_on_one_canvas_are_each_as_if_alone(options, tiny_net, rng):
+    net = tiny_net(**options, crop=64)
+    net.mean_rgb[...] = jnp.array([100.0, 50.0, 200.0])
+    state = nnx.state(net, nnx.Param)
+    nnx.update(
+        net, jax.tree.map(lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) * (a.ndim == 1), state)
+    )
+    sizes = np.array([[64, 64], [65, 127], [96, 101], [100, 64], [127, 160]])
+    canvas = rng.integers(0, 256, (len(sizes), 128, 160, 3), np.uint8)  # noise beyond the images too
+    scores, tapped = net(canvas, sizes=jnp.asarray(sizes), taps=net.activations)
+    for row, (height, width) in enumerate(sizes):
+        alone, expected = net(canvas[row : row + 1, :height, :width], taps=net.activations)
+        assert net.map_sizes(sizes)[row].tolist() == list(alone.shape[1:3])
+        for name, activation in (expected | {"scores": alone}).items():
+            together = (tapped | {"scores": scores})[name][row]
+            h, w = activation.shape[1:3]
+            limit = 1e-5 * np.abs(activation).max()
+            np.testing.assert_allclose(together[:h, :w], activation[0], atol=limit, err_msg=name)
+            assert not together[h:].any() and not together[:, w:].any(), name
+        if not net.batch_norm:
+            oracle = reference(net, canvas[row : row + 1, :height, :width])["fc8"]
+            np.testing.assert_allclose(alone, oracle, atol=1e-5 * np.abs(oracle).max())
+
+
+def test_hidden_units_and_class_names():
+    net = vgg_jax.VGG("A", num_classes=2, crop=32, width=0.0625, hidden=24, classes=("a", "b"), rngs=nnx.Rngs(0))
+    assert net.fc6.kernel.shape == (1, 1, 32, 24) and net.fc7.kernel.shape == (1, 1, 24, 24)
+    assert net.classes == ("a", "b")
+    counted = sum(array.size for array in jax.tree.leaves(nnx.state(net, nnx.Param)))
+    assert counted == net.spec.parameter_count(2, 32, 0.0625, hidden=24)
+    with pytest.raises(vgg_jax.ConfigError, match="classes has 1 names for num_classes=2"):
+        vgg_jax.VGG("A", num_classes=2, crop=32, classes=("a",), rngs=nnx.Rngs(0))

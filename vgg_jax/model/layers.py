@@ -1,4 +1,4 @@
-"""The layers that Flax has not: local response normalisation and dropout with a key an image (Sec. 2.1, 3.1)."""
+"""The layers that Flax has not: response normalisation, dropout with a key an image, borders (Sec. 2.1, 3.1, 3.2)."""
 
 from __future__ import annotations
 
@@ -40,3 +40,16 @@ def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
         return x
     kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
     return jnp.where(kept, x / (1.0 - rate), 0).astype(x.dtype)
+
+
+def within(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+    """Zeroes what lies beyond each image, as the padding of the next convolution has it at a true border (Sec. 3.2).
+
+    Args:
+      x: maps in the upper left corners of one canvas, shape (n, h, w, channels).
+      sizes: their heights and widths, shape (n, 2); None if they fill the canvas.
+    """
+    if sizes is None:
+        return x
+    rows, columns = (jnp.arange(side)[None] < sizes[:, axis, None] for axis, side in enumerate(x.shape[1:3]))
+    return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], x, 0)

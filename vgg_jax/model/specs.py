@@ -65,7 +65,12 @@ class Spec:
         return 2 ** len(self.stages)
 
     def parameter_count(
-        self, num_classes: int = 1000, crop: int = 224, width: float = 1.0, batch_norm: bool = False
+        self,
+        num_classes: int = 1000,
+        crop: int = 224,
+        width: float = 1.0,
+        batch_norm: bool = False,
+        hidden: int | None = None,
     ) -> int:
         """How many parameters the net has (Table 2), without building it.
 
@@ -74,13 +79,14 @@ class Spec:
           crop: side of the training crop in pixels; the fc6 window is crop / 32.
           width: factor on every layer's channels.
           batch_norm: whether each convolution is followed by batch normalisation (a scale and a shift a channel).
+          hidden: units of fc6 and of fc7; by default 4096, times the width.
         """
         count, channels = 0, 3
         for convolution in self.convolutions.values():
             outputs = scaled(convolution.channels, width)
             count += convolution.size**2 * channels * outputs + outputs + (2 * outputs if batch_norm else 0)
             channels = outputs
-        hidden, window = scaled(HIDDEN_UNITS, width), crop // self.stride
+        hidden, window = hidden or scaled(HIDDEN_UNITS, width), crop // self.stride
         count += window**2 * channels * hidden + hidden
         count += hidden * hidden + hidden
         return count + hidden * num_classes + num_classes

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vgg_jax.errors import ConfigError
 from vgg_jax.model import specs
 from vgg_jax.model.convolution import convolution, max_pool
 from vgg_jax.model.init import initializer
-from vgg_jax.model.layers import dropout, local_response_normalisation
+from vgg_jax.model.layers import dropout, local_response_normalisation, within
 
 IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""
@@ -35,10 +35,12 @@ class VGG(nnx.Module):
       num_classes: outputs of fc8.
       crop: side of the training crop in pixels, a multiple of 32.
       width: factor on the channels of every layer, 1 being the paper's.
+      hidden: units of fc6 and of fc7; by default 4096, times the width.
       dropout: probability with which units of fc6 and fc7 are dropped in training.
       batch_norm: batch normalisation after every convolution (not the paper's).
       init: name of the initialisation (`vgg_jax.model.init.SCHEMES`).
       mean_rgb: what is subtracted from every pixel, in 0..255.
+      classes: names of the classes, where they are known.
       dtype: the dtype of the computation; parameters and scores are float32.
       remat: compute each stage again in the backward pass instead of keeping its activations.
       rngs: the stream `params` draws the weights.
@@ -58,10 +60,12 @@ class VGG(nnx.Module):
         num_classes: int = 1000,
         crop: int = 224,
         width: float = 1.0,
+        hidden: int | None = None,
         dropout: float = 0.5,
         batch_norm: bool = False,
         init: str = "glorot",
         mean_rgb: Sequence[float] = IMAGENET_MEAN_RGB,
+        classes: Sequence[str] = (),
         dtype: jnp.dtype = jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -75,10 +79,16 @@ class VGG(nnx.Module):
             raise ConfigError(f"width={width}: the width is a positive factor, 1 the paper's")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout} is not a probability in [0, 1)")
+        if hidden is not None and hidden < 1:
+            raise ConfigError(f"hidden={hidden}: fc6 and fc7 need at least one unit; the paper's have 4096")
+        if classes and len(classes) != num_classes:
+            raise ConfigError(f"classes has {len(classes)} names for num_classes={num_classes}")
         if len(mean_rgb) != 3:
             raise ConfigError(f"mean_rgb={tuple(mean_rgb)}: the mean colour has three components")
         self.crop, self.width, self.dropout, self.remat = crop, width, dropout, remat
         self.num_classes, self.batch_norm, self.dtype = num_classes, batch_norm, jnp.dtype(dtype)
+        self.hidden = hidden or specs.scaled(specs.HIDDEN_UNITS, width)
+        self.classes = tuple(classes)
         self.mean_rgb = MeanRGB(jnp.asarray(mean_rgb, jnp.float32))
 
         kernel_init = initializer(init, self.spec.weight_layers)
@@ -104,10 +114,9 @@ class VGG(nnx.Module):
                 norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-5, dtype=self.dtype, rngs=rngs)
                 setattr(self, _norm_name(name), norm)
             channels = outputs
-        hidden = specs.scaled(specs.HIDDEN_UNITS, width)
-        self.fc6 = layer(channels, hidden, crop // self.spec.stride, "VALID")
-        self.fc7 = layer(hidden, hidden, 1, "VALID")
-        self.fc8 = layer(hidden, num_classes, 1, "VALID")
+        self.fc6 = layer(channels, self.hidden, crop // self.spec.stride, "VALID")
+        self.fc7 = layer(self.hidden, self.hidden, 1, "VALID")
+        self.fc8 = layer(self.hidden, num_classes, 1, "VALID")
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -126,6 +135,7 @@ class VGG(nnx.Module):
         self,
         images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"],
         *,
+        sizes: Int[Array, "n 2"] | None = None,
         taps: Sequence[str] = (),
         keys: Key[Array, " n"] | None = None,
     ) -> Float[Array, "n h2 w2 classes"] | tuple[Float[Array, "n h2 w2 classes"], dict[str, Array]]:
@@ -133,6 +143,9 @@ class VGG(nnx.Module):
 
         Args:
           images: RGB in 0..255, at least `crop` pixels high and wide.
+          sizes: height and width of each image in pixels, where images of several sizes stand in the upper left corners
+            of one canvas; what lies beyond an image then has no influence on it, and all its activations are those of
+            the image alone, with zeros beyond them.
           taps: names of activations to return as well; `fc6` is before its ReLU, `relu6` after it.
           keys: one PRNG key an image. With them the net is in training: dropout draws from them and batch
             normalisation uses the batch (and updates its averages). Without them it is deterministic.
@@ -141,9 +154,12 @@ class VGG(nnx.Module):
           float32 scores before the soft-max; with `taps` a pair of them and {name: activation}.
 
         Raises:
-          ConfigError: the images are smaller than the crop, or not RGB; a tap has no activation of that name.
+          ConfigError: the images are smaller than the crop, or not RGB; a tap has no activation of that name; `sizes`
+            are given in training.
         """
         self._check(images, taps)
+        if sizes is not None and keys is not None:
+            raise ConfigError("sizes are given in training: the batch's statistics would count what is not there")
         tapped: dict[str, Array] = {}
 
         def seen(name: str, x: Array) -> Array:
@@ -151,21 +167,34 @@ class VGG(nnx.Module):
                 tapped[name] = x
             return x
 
-        x = (images.astype(jnp.float32) - self.mean_rgb[...]).astype(self.dtype)
-        stage = nnx.remat(VGG._stage, static_argnums=(2, 3, 4)) if self.remat else VGG._stage
+        x = within((images.astype(jnp.float32) - self.mean_rgb[...]).astype(self.dtype), sizes)
+        stage = nnx.remat(VGG._stage, static_argnums=(3, 4, 5)) if self.remat else VGG._stage
         for number in range(1, len(self.spec.stages) + 1):
-            x, seen_here = stage(self, x, number, keys is not None, tuple(taps))
+            x, seen_here = stage(self, x, sizes, number, keys is not None, tuple(taps))
             tapped |= seen_here
+            sizes = None if sizes is None else sizes // 2
+        sizes = None if sizes is None else sizes - (self.crop // self.spec.stride - 1)
         for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
-            x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x))))
+            x = seen(relu, jax.nn.relu(seen(name, within(getattr(self, name)(x), sizes))))
             if keys is not None:
                 x = dropout(
                     x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
                 )
-        scores = seen("fc8", self.fc8(x)).astype(jnp.float32)
+        scores = seen("fc8", within(self.fc8(x), sizes)).astype(jnp.float32)
         return (scores, tapped) if taps else scores
 
-    def _stage(self, x: Array, stage: int, training: bool, taps: tuple[str, ...]) -> tuple[Array, dict[str, Array]]:
+    def map_sizes(self, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2"]:
+        """Height and width of the class-score maps of images of these sizes in pixels (Sec. 3.2).
+
+        >>> net = VGG("A", num_classes=10, crop=64, width=0.125, rngs=nnx.Rngs(0))
+        >>> net.map_sizes(jnp.array([[64, 64], [95, 160]])).tolist()
+        [[1, 1], [1, 4]]
+        """
+        return sizes // self.spec.stride - (self.crop // self.spec.stride - 1)
+
+    def _stage(
+        self, x: Array, sizes: Array | None, stage: int, training: bool, taps: tuple[str, ...]
+    ) -> tuple[Array, dict[str, Array]]:
         """The convolutions of one stage and its pool."""
         tapped = {}
 
@@ -176,13 +205,15 @@ class VGG(nnx.Module):
 
         for number in range(1, len(self.spec.stages[stage - 1]) + 1):
             name = f"{stage}_{number}"
-            x = seen(f"conv{name}", getattr(self, f"conv{name}")(x))
+            x = seen(f"conv{name}", within(getattr(self, f"conv{name}")(x), sizes))
             if self.batch_norm:
-                x = seen(f"bn{name}", getattr(self, f"bn{name}")(x, use_running_average=not training))
+                x = getattr(self, f"bn{name}")(x, use_running_average=not training)
+                x = seen(f"bn{name}", within(x, sizes))
             x = seen(f"relu{name}", jax.nn.relu(x))
             if self.spec.lrn and stage == number == 1:
                 x = seen("norm1", local_response_normalisation(x))
-        return seen(f"pool{stage}", max_pool(x)), tapped
+        # An odd border has no place in the pool's output, and half a window in the canvas's.
+        return seen(f"pool{stage}", within(max_pool(x), None if sizes is None else sizes // 2)), tapped
 
     def _check(self, images: Array, taps: Sequence[str]) -> None:
         if images.ndim != 4 or images.shape[-1] != 3:

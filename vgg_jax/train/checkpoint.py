@@ -167,6 +167,7 @@ def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[V
     meta = read_meta(folder)
     config = ConfigDict(meta["config"])
     net = nnx.eval_shape(lambda: new_network(config, len(meta["classes"]), dtype))
+    net.classes = tuple(meta["classes"])
     graphdef, state = nnx.split(net)
     arrays = read_arrays(folder)
     _audit(folder / "net", nnx.to_pure_dict(state), arrays)
@@ -182,6 +183,7 @@ def new_network(config: ConfigDict, num_classes: int, dtype: jnp.dtype) -> VGG:
         num_classes=num_classes,
         crop=config.data.crop,
         width=model.width,
+        hidden=model.hidden or None,
         dropout=model.dropout,
         batch_norm=model.batch_norm,
         init=config.init.scheme,

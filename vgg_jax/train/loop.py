@@ -317,7 +317,7 @@ class Run:
 
     def _describe(self, net) -> None:
         trained = sum(array.size for array in jax.tree.leaves(self.state.trainable))
-        count = net.spec.parameter_count(len(self.task.classes), net.crop, net.width, net.batch_norm)
+        count = net.spec.parameter_count(len(self.task.classes), net.crop, net.width, net.batch_norm, net.hidden)
         device = jax.devices()[0]
         log.info(
             "net %s, %d weight layers, %s parameters (%s trained), mean RGB %s, %s on %d x %s",
