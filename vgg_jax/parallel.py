@@ -6,10 +6,13 @@ gradients, so the result is that of one device.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
@@ -24,6 +27,11 @@ BATCH_AXIS = "data"
 def device_mesh() -> Mesh:
     """All devices of all processes in one row."""
     return jax.make_mesh((jax.device_count(),), (BATCH_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+
+
+def local_mesh() -> Mesh:
+    """The devices of this process in one row, for work that the processes do apart."""
+    return Mesh(np.array(jax.local_devices()), (BATCH_AXIS,))
 
 
 def check_batch_size(key: str, batch_size: int, devices: int, microbatches: int = 1) -> None:
@@ -77,6 +85,40 @@ def agreed(stop: bool) -> bool:
 
 Item = TypeVar("Item")
 Placed = TypeVar("Placed")
+
+
+@contextlib.contextmanager
+def in_order(
+    function: Callable[[Item], Placed], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Iterator[Placed]]:
+    """A function's values in the order of the items, computed by a few threads, at most `ahead` of them ahead.
+
+    >>> with in_order(lambda item: item * 10, [1, 2, 3], threads=2, ahead=4) as values:
+    ...     list(values)
+    [10, 20, 30]
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="vgg_jax.in_order")
+    pending: collections.deque[Future] = collections.deque()
+
+    def values() -> Iterator[Placed]:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+    try:
+        yield values()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def flattened(lists: contextlib.AbstractContextManager[Iterable[list[Item]]]) -> Iterator[Iterator[Item]]:
+    """A context of lists as one of their items."""
+    with lists as entered:
+        yield itertools.chain.from_iterable(entered)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""From encoded bytes to the pixels of one crop (Sec. 3.1).
+"""From encoded bytes to the pixels of one crop, or of the whole image at a scale (Sec. 3.1, 3.2).
 
 The paper rescales the whole image to smaller side S and cuts a window out of it. Here only the window is ever made:
 its pixels are weighted means of a few source pixels, so only those are decoded and only these means are taken, by
@@ -78,6 +78,22 @@ def crop(encoded: bytes, smaller_side: int, place: tuple[float, float], size: in
     window = _decode_window(encoded, rows, columns) if whole is None else whole[rows.pixels, columns.pixels]
     box = columns.first, rows.first, columns.last, rows.last
     return np.asarray(Image.fromarray(window).resize((size, size), Image.Resampling.BILINEAR, box))
+
+
+def rescale(image: np.ndarray, smaller_side: int) -> np.ndarray:
+    """A whole image rescaled isotropically, by the same filter as `crop` (Q in Sec. 3.2).
+
+    Args:
+      image: RGB uint8 (height, width, 3).
+      smaller_side: Q in pixels. A smaller image is enlarged.
+
+    Returns:
+      RGB uint8, of the size that `rescaled_size` says.
+    """
+    height, width = rescaled_size(*image.shape[:2], smaller_side)
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 class _Span(NamedTuple):

@@ -1,24 +1,84 @@
-"""Top-1 and top-5 (Sec. 4)."""
+"""Errors (Sec. 4): top-1, top-5, by class, and the most confident mistakes."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
 def hits(scores: Float[Array, "n classes"], labels: Int[Array, " n"], mask: Float[Array, " n"]) -> dict[str, jax.Array]:
     """How many labels are the best-scored class (`top1`) or among the best five (`top5`).
 
-    Of equal scores the lower class number comes first; a score that is not a number counts against the label.
-
     Args:
       scores: class scores.
       labels: class numbers.
       mask: 1 for an image, 0 for an empty place.
     """
-    own = jnp.take_along_axis(scores, labels[:, None], axis=1)
-    classes = jnp.arange(scores.shape[1])
-    ahead = ~(scores <= own) | ((scores == own) & (classes < labels[:, None]))
-    rank = ahead.sum(1)
+    rank = ranks(scores, labels, jnp)
     return {"top1": ((rank < 1) * mask).sum(), "top5": ((rank < 5) * mask).sum()}
+
+
+def ranks(scores: Float[Array, "n classes"], labels: Int[Array, " n"], np=np) -> Int[Array, " n"]:
+    """How many classes are ahead of the label.
+
+    Of equal scores the lower class number comes first; a score that is not a number counts against the label.
+
+    Args:
+      scores: class scores or posteriors.
+      labels: class numbers.
+      np: numpy or jax.numpy.
+
+    >>> ranks(np.array([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]]), np.array([2, 1])).tolist()
+    [1, 1]
+    """
+    own = np.take_along_axis(scores, labels[:, None], axis=1)
+    classes = np.arange(scores.shape[1])
+    ahead = ~(scores <= own) | ((scores == own) & (classes < labels[:, None]))
+    return ahead.sum(1)
+
+
+def summary(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> dict[str, float]:
+    """`top1` and `top5` accuracy as fractions, the mean cross-entropy `loss` in nats, and `images`, their number.
+
+    A posterior that float32 holds as zero counts as the least positive number, so a loss is at most 103.
+    """
+    rank = ranks(posteriors, labels)
+    own = np.take_along_axis(posteriors, labels[:, None], axis=1)
+    loss = -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).smallest_subnormal)).mean()
+    return {
+        "loss": float(loss),
+        "top1": float((rank < 1).mean()),
+        "top5": float((rank < 5).mean()),
+        "images": float(len(labels)),
+    }
+
+
+def confusion(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "c c"]:
+    """How many images of a class (row) were taken for a class (column)."""
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(labels, posteriors.argmax(1), labels=np.arange(posteriors.shape[1]))
+
+
+class Mistake(NamedTuple):
+    """An image that was taken for something else."""
+
+    image: int
+    """Its position."""
+    label: int
+    guess: int
+    probability: float
+    """Of the guess."""
+
+
+def mistakes(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], most: int) -> list[Mistake]:
+    """The most confident mistakes, the worst first."""
+    guesses = posteriors.argmax(1)
+    sure = np.take_along_axis(posteriors, guesses[:, None], axis=1)[:, 0]
+    wrong = np.flatnonzero(guesses != labels)
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
+    return [Mistake(int(i), int(labels[i]), int(guesses[i]), float(sure[i])) for i in worst]

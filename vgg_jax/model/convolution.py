@@ -7,8 +7,8 @@ of map and kernel and never by the batch, so that one device and eight compute a
 * A 3x3 "SAME" convolution in float32 on the CPU is Winograd's F(2x2, 3x3) (Lavin and Gray 2015, arXiv 1509.09308): a
   tile of 2x2 outputs costs 16 multiplications for each pair of channels, not 36, in 16 matrix products that XLA runs
   near the processor's peak. It is exact but for rounding, which stays below 1e-6 of the largest output.
-* The rest is left to `lax`: other backends, dtypes, strides and kernels, and the image's three channels, which are too
-  few for the tiles to pay.
+* The rest is left to `lax`: other backends, dtypes, strides and kernels, the image's three channels, which are too few
+  for the tiles to pay, and symbolic sizes (`jax.export`), since what is exported may run on another backend.
 
 Both gradients are written out. That of the input is again a convolution, by the kernel turned about and its channels
 swapped; that of the kernel has a Winograd form of its own. Reverse mode works to every order. Forward mode (`jax.jvp`)
@@ -41,13 +41,17 @@ def convolution(x: Array, kernel: Array, strides, padding, **options) -> Array:
     Args:
       x, kernel, strides, padding, options: as `jax.lax.conv_general_dilated` has them.
     """
-    if _is_plain(x, kernel, strides, options):
-        dtype = options.get("preferred_element_type")
-        pads = _pads(x, kernel, padding)
-        if pads == {0} and kernel.shape[:2] in ((1, 1), x.shape[1:3]):
-            return _product(x, kernel, options.get("precision"), dtype)
-        if pads == {1} and kernel.shape[:2] == (3, 3) and _tiles_pay(x, kernel, dtype):
-            return convolution_3x3(x, kernel)
+    plain = _is_plain(x, kernel, strides, options) and _pads(x, kernel, padding) == {1}
+    if plain and kernel.shape[:2] == (3, 3) and _tiles_pay(x, kernel, options.get("preferred_element_type")):
+        return convolution_3x3(x, kernel)
+    return untiled_convolution(x, kernel, strides, padding, **options)
+
+
+def untiled_convolution(x: Array, kernel: Array, strides, padding, **options) -> Array:
+    """`convolution` without Winograd's tiles, whose programs take ten times as long to compile."""
+    if _is_plain(x, kernel, strides, options) and _pads(x, kernel, padding) == {0}:
+        if kernel.shape[:2] in ((1, 1), x.shape[1:3]):
+            return _product(x, kernel, options.get("precision"), options.get("preferred_element_type"))
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -164,4 +168,5 @@ def _tiles_pay(x, kernel, dtype):
         jax.default_backend() == "cpu"
         and x.dtype == kernel.dtype == (dtype or x.dtype) == jnp.float32
         and min(kernel.shape[2:]) >= FEWEST_CHANNELS
+        and all(isinstance(size, int) for size in x.shape)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -158,22 +158,17 @@ class VGG(nnx.Module):
             are given in training.
         """
         self._check(images, taps)
+        _check_sides(images, self.crop, "the net's crop")
         if sizes is not None and keys is not None:
             raise ConfigError("sizes are given in training: the batch's statistics would count what is not there")
-        tapped: dict[str, Array] = {}
+        x, tapped = self._stages(images, sizes, keys is not None, tuple(taps))
+        sizes = None if sizes is None else self.map_sizes(sizes)
 
         def seen(name: str, x: Array) -> Array:
             if name in taps:
                 tapped[name] = x
             return x
 
-        x = within((images.astype(jnp.float32) - self.mean_rgb[...]).astype(self.dtype), sizes)
-        stage = nnx.remat(VGG._stage, static_argnums=(3, 4, 5)) if self.remat else VGG._stage
-        for number in range(1, len(self.spec.stages) + 1):
-            x, seen_here = stage(self, x, sizes, number, keys is not None, tuple(taps))
-            tapped |= seen_here
-            sizes = None if sizes is None else sizes // 2
-        sizes = None if sizes is None else sizes - (self.crop // self.spec.stride - 1)
         for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
             x = seen(relu, jax.nn.relu(seen(name, within(getattr(self, name)(x), sizes))))
             if keys is not None:
@@ -182,6 +177,42 @@ class VGG(nnx.Module):
                 )
         scores = seen("fc8", within(self.fc8(x), sizes)).astype(jnp.float32)
         return (scores, tapped) if taps else scores
+
+    def activations_of(
+        self,
+        images: Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"],
+        taps: Sequence[str],
+        *,
+        sizes: Int[Array, "n 2"] | None = None,
+    ) -> dict[str, Array]:
+        """The activations of a batch of images, without what comes after the last of them.
+
+        Args:
+          images: RGB in 0..255, large enough for the last tap: of `crop` pixels for the head's, otherwise of one pixel
+            after as many pools as come before it.
+          taps: names of activations.
+          sizes: as in `__call__`.
+
+        Returns:
+          {name: activation}, as `__call__` has them.
+
+        Raises:
+          ConfigError: the images are too small or not RGB; a tap has no activation of that name, or there is no tap.
+
+        >>> net = VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
+        >>> net.activations_of(jnp.zeros((1, 9, 7, 3)), ["relu2_1"])["relu2_1"].shape
+        (1, 4, 3, 16)
+        """
+        self._check(images, taps)
+        if not taps:
+            raise ConfigError("no activation is asked for: taps is empty")
+        place = max(self.activations.index(tap) for tap in taps)
+        if place > self.activations.index("pool5"):
+            return self(images, sizes=sizes, taps=taps)[1]
+        last = self.activations[place]
+        pools = sum(name.startswith("pool") for name in self.activations[: place + 1])
+        _check_sides(images, 2**pools, f"the least for {last}")
+        return self._stages(images, sizes, False, tuple(taps), last)[1]
 
     def map_sizes(self, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2"]:
         """Height and width of the class-score maps of images of these sizes in pixels (Sec. 3.2).
@@ -192,37 +223,53 @@ class VGG(nnx.Module):
         """
         return sizes // self.spec.stride - (self.crop // self.spec.stride - 1)
 
-    def _stage(
-        self, x: Array, sizes: Array | None, stage: int, training: bool, taps: tuple[str, ...]
+    def _stages(
+        self, images: Array, sizes: Array | None, training: bool, taps: tuple[str, ...], last: str | None = None
     ) -> tuple[Array, dict[str, Array]]:
-        """The convolutions of one stage and its pool."""
+        """The five stages, or those up to the activation `last`: what comes out, and what was tapped."""
+        x = within((images.astype(jnp.float32) - self.mean_rgb[...]).astype(self.dtype), sizes)
+        stage = nnx.remat(VGG._stage, static_argnums=(3, 4, 5, 6)) if self.remat else VGG._stage
+        tapped: dict[str, Array] = {}
+        for number in range(1, len(self.spec.stages) + 1):
+            x, seen_here = stage(self, x, sizes, number, training, taps, last)
+            tapped |= seen_here
+            if last in tapped:
+                break
+            sizes = None if sizes is None else sizes // 2
+        return x, tapped
+
+    def _stage(
+        self, x: Array, sizes: Array | None, stage: int, training: bool, taps: tuple[str, ...], last: str | None
+    ) -> tuple[Array, dict[str, Array]]:
+        """The convolutions of one stage and its pool, or those up to the activation `last`."""
         tapped = {}
-
-        def seen(name: str, x: Array) -> Array:
+        for name, activation in self._activations(x, sizes, stage, training):
             if name in taps:
-                tapped[name] = x
-            return x
+                tapped[name] = activation
+            if name == last:
+                break
+        return activation, tapped
 
+    def _activations(self, x: Array, sizes: Array | None, stage: int, training: bool) -> Iterator[tuple[str, Array]]:
+        """One activation of a stage after the other, each computed when it is asked for."""
         for number in range(1, len(self.spec.stages[stage - 1]) + 1):
             name = f"{stage}_{number}"
-            x = seen(f"conv{name}", within(getattr(self, f"conv{name}")(x), sizes))
+            x = within(getattr(self, f"conv{name}")(x), sizes)
+            yield f"conv{name}", x
             if self.batch_norm:
-                x = getattr(self, f"bn{name}")(x, use_running_average=not training)
-                x = seen(f"bn{name}", within(x, sizes))
-            x = seen(f"relu{name}", jax.nn.relu(x))
+                x = within(getattr(self, f"bn{name}")(x, use_running_average=not training), sizes)
+                yield f"bn{name}", x
+            x = jax.nn.relu(x)
+            yield f"relu{name}", x
             if self.spec.lrn and stage == number == 1:
-                x = seen("norm1", local_response_normalisation(x))
+                x = local_response_normalisation(x)
+                yield "norm1", x
         # An odd border has no place in the pool's output, and half a window in the canvas's.
-        return seen(f"pool{stage}", within(max_pool(x), None if sizes is None else sizes // 2)), tapped
+        yield f"pool{stage}", within(max_pool(x), None if sizes is None else sizes // 2)
 
     def _check(self, images: Array, taps: Sequence[str]) -> None:
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ConfigError(f"images of shape {images.shape}: expected (n, h, w, 3), RGB in 0..255")
-        if min(images.shape[1:3]) < self.crop:
-            height, width = images.shape[1:3]
-            raise ConfigError(
-                f"images of {height} x {width} pixels are smaller than the net's crop, {self.crop}: rescale them"
-            )
         for tap in taps:
             if tap not in self.activations:
                 nearest = difflib.get_close_matches(tap, self.activations, n=1)
@@ -230,6 +277,12 @@ class VGG(nnx.Module):
                 raise ConfigError(
                     f"no activation {tap!r} in net {self.spec.name}: it has {', '.join(self.activations)}{hint}"
                 )
+
+
+def _check_sides(images: Array, smallest: int, reason: str) -> None:
+    height, width = images.shape[1:3]
+    if height < smallest or width < smallest:
+        raise ConfigError(f"images of {height} x {width} pixels are smaller than {reason}, {smallest}: rescale them")
 
 
 def _norm_name(convolution_name: str) -> str:

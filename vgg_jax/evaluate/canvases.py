@@ -1,0 +1,173 @@
+"""Canvases: images of hundreds of shapes in a dozen programs (Sec. 3.2).
+
+XLA compiles a program for every shape that it meets. Here images lie in the upper left corners of canvases, of which
+there are few, and the network is told their true sizes (`VGG.__call__`), so each is scored as if it were alone. A side
+of a canvas is rounded up to an eighth of the power of two below it, and to 32 at least: 256, 288, ... 512, 576, ...
+
+For one test scale Q of 256 or more there are so at most 17 canvases for images up to 1:2, 33 up to 1:4 and 49 up to
+1:8; `canvases` lists them. A canvas has one program for a full batch, and at most one for what is left at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from vgg_jax.errors import DataError
+
+MAX_PIXELS = 2**22
+"""The largest canvas, in pixels: 2048 x 2048. Net D's activations of one stage take a gigabyte there."""
+
+
+class Canvas(NamedTuple):
+    """Height and width of a canvas in pixels, and what is to be done on it."""
+
+    height: int
+    width: int
+    purpose: Hashable
+
+    @property
+    def pixels(self) -> int:
+        return self.height * self.width
+
+
+class View(NamedTuple):
+    """An image at one test scale."""
+
+    ticket: Hashable
+    """Whose it is: comes back with its posterior."""
+    image: np.ndarray
+    """uint8 (height, width, 3)."""
+    purpose: Hashable
+    """Views with different purposes do not share a canvas."""
+
+
+class Packed(NamedTuple):
+    """A batch on one canvas; places beyond the tickets are empty."""
+
+    canvas: Canvas
+    tickets: tuple[Hashable, ...]
+    images: np.ndarray
+    """uint8 (places, height, width, 3), zero beyond each image."""
+    sizes: np.ndarray
+    """int32 (places, 2): the true heights and widths; (crop, crop) in an empty place."""
+
+
+def rounded_up(side: int) -> int:
+    """The side of the smallest canvas for a side of an image, in pixels.
+
+    >>> [rounded_up(side) for side in (32, 33, 256, 341, 500, 683)]
+    [32, 64, 256, 352, 512, 704]
+    """
+    unit = max(32, 1 << max(side.bit_length() - 4, 0))
+    return -(-side // unit) * unit
+
+
+def canvases(smaller_side: int, most_elongated: float) -> list[tuple[int, int]]:
+    """All canvases of one test scale, for images whose longer side is up to `most_elongated` times the smaller one.
+
+    >>> len(canvases(256, 2)), len(canvases(256, 4)), len(canvases(384, 4))
+    (17, 33, 33)
+    """
+    longer = sorted({rounded_up(side) for side in range(smaller_side, round(smaller_side * most_elongated) + 1)})
+    shorter = rounded_up(smaller_side)
+    return sorted({(shorter, side) for side in longer} | {(side, shorter) for side in longer})
+
+
+class Packer:
+    """Gathers views into full batches.
+
+    Args:
+      batch_pixels: how many pixels of canvas a batch has, about.
+      multiple: of which the number of places in a batch is a multiple, the devices.
+      crop: side of the crop in pixels.
+
+    Attributes:
+      image_pixels, canvas_pixels: what came, and what was handed out, empty places included.
+    """
+
+    def __init__(self, batch_pixels: int, multiple: int, crop: int):
+        self._batch_pixels, self._multiple, self._crop = batch_pixels, multiple, crop
+        self._known: dict[Canvas, set[int]] = {}  # numbers of places with a program
+        self.image_pixels = self.canvas_pixels = 0
+
+    @property
+    def waste(self) -> float:
+        """The fraction of the computed pixels that belong to no image."""
+        return 1 - self.image_pixels / max(self.canvas_pixels, 1)
+
+    @property
+    def shapes(self) -> int:
+        """How many shapes of batches were handed out so far."""
+        return sum(map(len, self._known.values()))
+
+    def pack(self, views: Iterable[View], name: Callable[[Hashable], str] = str) -> Iterator[Packed]:
+        """Batches of the views, each view once; a few canvases' worth of them is held back until there are enough.
+
+        Args:
+          views: in any order.
+          name: what to call a ticket's image in a message.
+
+        Raises:
+          DataError: an image is too elongated for any canvas.
+        """
+        waiting: dict[Canvas, list[View]] = {}
+        for view in views:
+            height, width = view.image.shape[:2]
+            canvas = Canvas(rounded_up(height), rounded_up(width), view.purpose)
+            if canvas.pixels > MAX_PIXELS:
+                raise DataError(
+                    f"{name(view.ticket)}: {height} x {width} pixels at this test scale are more than {MAX_PIXELS:,}; "
+                    "crop the image, or use a smaller one"
+                )
+            here = waiting.setdefault(canvas, [])
+            here.append(view)
+            if len(here) == self._full(canvas):
+                yield self._packed(canvas, waiting.pop(canvas), len(here))
+        yield from self._rest(waiting)
+
+    def _full(self, canvas: Canvas) -> int:
+        places = max(1, round(self._batch_pixels / canvas.pixels))
+        return max(1, round(places / self._multiple)) * self._multiple
+
+    def _rest(self, waiting: dict[Canvas, list[View]]) -> Iterator[Packed]:
+        """What is left: the largest canvases first, their empty places filled with views of smaller canvases."""
+        order = sorted(waiting, key=lambda canvas: canvas.pixels, reverse=True)
+        for position, canvas in enumerate(order):
+            views = waiting[canvas]
+            if not views:
+                continue
+            places = min(
+                (places for places in self._known.get(canvas, ()) if places >= len(views)),
+                default=min(self._full(canvas), _power_of_two(len(views), self._multiple)),
+            )
+            for smaller in order[position + 1 :]:
+                if (
+                    smaller.purpose == canvas.purpose
+                    and smaller.height <= canvas.height
+                    and smaller.width <= canvas.width
+                ):
+                    while waiting[smaller] and len(views) < places:
+                        views.append(waiting[smaller].pop())
+            yield self._packed(canvas, views, places)
+
+    def _packed(self, canvas: Canvas, views: list[View], places: int) -> Packed:
+        images = np.zeros((places, canvas.height, canvas.width, 3), np.uint8)
+        sizes = np.full((places, 2), self._crop, np.int32)
+        for place, view in enumerate(views):
+            sizes[place] = height, width = view.image.shape[:2]
+            images[place, :height, :width] = view.image
+            self.image_pixels += height * width
+        self.canvas_pixels += places * canvas.pixels
+        self._known.setdefault(canvas, set()).add(places)
+        return Packed(canvas, tuple(view.ticket for view in views), images, sizes)
+
+
+def _power_of_two(count: int, multiple: int) -> int:
+    """The smallest power of two times `multiple` that is at least `count`."""
+    places = multiple
+    while places < count:
+        places *= 2
+    return places

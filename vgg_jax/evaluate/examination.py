@@ -1,0 +1,99 @@
+"""A source under a scorer: every image exactly once, whatever the batches, devices and processes (Sec. 3.2, 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from vgg_jax.data.bad_images import check_on_error, reason, unreadable
+from vgg_jax.data.image_ops import decode
+from vgg_jax.data.sources import Source
+from vgg_jax.errors import DataError
+from vgg_jax.evaluate.scorer import Scorer, Way
+
+
+class Answers(NamedTuple):
+    """What a network makes of a source."""
+
+    index: np.ndarray
+    """int64 (n,): positions in the source, rising; images that could not be read are not among them."""
+    labels: np.ndarray
+    """int32 (n,)."""
+    posteriors: dict[Way, np.ndarray]
+    """float32 (n, classes) for every protocol and scale."""
+
+
+class Examination:
+    """A source to be scored, once or, in training, over and over.
+
+    Args:
+      source: the images.
+      threads: how many read and decode, 0 for one a core.
+      on_error: "raise", or "skip" to leave out what cannot be read.
+
+    Attributes:
+      problems: with on_error="skip", what this process could not read, and why: {where: reason}.
+    """
+
+    def __init__(self, source: Source, *, threads: int = 0, on_error: str = "raise"):
+        check_on_error(on_error)
+        if not len(source):
+            raise DataError(f"{source.describe()}: the source is empty, there is nothing to evaluate on")
+        self._source, self._threads, self._skip = source, threads, on_error == "skip"
+        self.problems: dict[str, str] = {}
+
+    def __call__(self, scorer: Scorer, progress: Callable[[int, int], None] = lambda done, of: None) -> Answers:
+        """Scores every image.
+
+        Args:
+          progress: is told how many of how many views of images are done.
+
+        Raises:
+          DataError: an image cannot be read, or none can.
+        """
+        mine = range(jax.process_index(), len(self._source), jax.process_count())
+        labels = np.full(len(mine), -1, np.int32)
+        rows = {way: np.zeros((len(mine), scorer.num_classes), np.float32) for way in scorer.ways}
+
+        def read(place: int) -> np.ndarray | None:
+            where = self._source.where(mine[place])
+            try:
+                encoded, label = self._source.read(mine[place])
+                image = decode(encoded)
+            except (OSError, DataError) as error:
+                if not self._skip:
+                    raise unreadable(where, reason(error)) from error
+                self.problems[where] = reason(error)
+                return None
+            labels[place] = label
+            return image
+
+        done, total = 0, len(mine) * len(scorer.ways)
+        with scorer.views(read, range(len(mine)), self._threads) as views:
+            for place, way, posterior in scorer.score(views, lambda place: self._source.where(mine[place])):
+                rows[way][place] = posterior
+                done += 1
+                progress(done, total - len(self.problems) * len(scorer.ways))
+        answers = _gathered(np.array(mine), labels, rows)
+        if not len(answers.index):
+            raise DataError(f"{self._source.describe()}: no image could be read, there is nothing to evaluate on")
+        return answers
+
+
+def _gathered(index: np.ndarray, labels: np.ndarray, rows: dict[Way, np.ndarray]) -> Answers:
+    """All processes' answers in the source's order, without the places of unreadable images."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        # Shares differ by one image at most: the shorter ones are padded, and the padding is as if unreadable.
+        most = int(np.max(multihost_utils.process_allgather(np.array(len(index)))))
+        pad = lambda a, value: np.pad(a, [(0, most - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=value)
+        gather = lambda a, value: multihost_utils.process_allgather(pad(a, value)).reshape(-1, *a.shape[1:])
+        index, labels = gather(index, 0), gather(labels, -1)
+        rows = {way: gather(values, 0) for way, values in rows.items()}
+    order = np.argsort(index, kind="stable")
+    order = order[labels[order] >= 0]
+    return Answers(index[order], labels[order], {way: values[order] for way, values in rows.items()})

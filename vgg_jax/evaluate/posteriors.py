@@ -1,0 +1,129 @@
+"""Posteriors in a file: written once for a network, a protocol and a source, then fused at no cost (Sec. 4.3, 4.4).
+
+A file is a NumPy `.npz` without pickles:
+
+    posteriors   float32 (scales, images, classes)
+    scales       int32 (scales,)      the test scales Q in pixels
+    labels       int32 (images,)
+    images       str (images,)        their names, relative to the folder that they have in common
+    classes      str (classes,)
+    about        str ()               JSON: protocol, network, S, flip, where the weights came from and their checksum
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vgg_jax.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Posteriors:
+    """Posteriors of a network on the images of a source by one protocol, at one or more test scales."""
+
+    values: np.ndarray
+    """float32 (scales, images, classes)."""
+    scales: tuple[int, ...]
+    labels: np.ndarray
+    """int32 (images,)."""
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    about: dict
+    """`protocol`, `network`, `S`, ...: see `vgg_jax.evaluate.run`."""
+
+    def at(self, *scales: int) -> Posteriors:
+        """The same at fewer scales."""
+        places = [self.scales.index(scale) for scale in scales]
+        return dataclasses.replace(self, values=self.values[places], scales=tuple(scales))
+
+    def mean(self) -> np.ndarray:
+        """Averaged over the scales, float32 (images, classes)."""
+        return self.values.mean(0)
+
+    def save(self, path: Path) -> None:
+        """Writes the file; never half of it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                posteriors=self.values,
+                scales=np.array(self.scales, np.int32),
+                labels=self.labels,
+                images=np.array(self.images),
+                classes=np.array(self.classes),
+                about=np.array(json.dumps(self.about)),
+            )
+        partial.replace(path)
+
+
+def read(path: Path) -> Posteriors:
+    """Reads a file.
+
+    Raises:
+      DataError: it is not there, or not such a file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = Posteriors(
+                file["posteriors"],
+                tuple(int(scale) for scale in file["scales"]),
+                file["labels"],
+                tuple(file["images"].tolist()),
+                tuple(file["classes"].tolist()),
+                json.loads(str(file["about"])),
+            )
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: is not there; --mode=evaluate writes such files") from error
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: not a file of posteriors: {error}") from error
+    if found.values.shape != (len(found.scales), len(found.images), len(found.classes)):
+        raise DataError(f"{path}: its posteriors have shape {found.values.shape}, which its other arrays contradict")
+    return found
+
+
+def check_alike(first: Posteriors, other: Posteriors, first_name: str, other_name: str) -> None:
+    """Refuses to mix posteriors of other images or classes.
+
+    Raises:
+      DataError: with the first difference.
+    """
+    for what in ("classes", "images"):
+        ours, theirs = getattr(first, what), getattr(other, what)
+        if len(ours) != len(theirs):
+            raise DataError(
+                f"{first_name} has {len(ours)} {what}, {other_name} has {len(theirs)}: they cannot be fused"
+            )
+        for place, (one, two) in enumerate(zip(ours, theirs, strict=True)):
+            if one != two:
+                raise DataError(
+                    f"the {what} of {first_name} and {other_name} differ, first at {place}: {one!r} and {two!r}; "
+                    "they cannot be fused"
+                )
+    differing = np.flatnonzero(first.labels != other.labels)
+    if len(differing):
+        raise DataError(
+            f"{first_name} and {other_name} label {first.images[differing[0]]} differently; they cannot be fused"
+        )
+
+
+def fused(parts: Sequence[Posteriors]) -> np.ndarray:
+    """The average of the parts' posteriors, each averaged over its scales first (Sec. 4.4): (images, classes)."""
+    return np.mean([part.mean() for part in parts], axis=0, dtype=np.float64).astype(np.float32)
+
+
+def relative(names: Sequence[str]) -> tuple[str, ...]:
+    """Names without the folder that they have in common, so that a data set may be moved.
+
+    >>> relative(["/data/a/1.jpg", "/data/b/2.jpg"])
+    ('a/1.jpg', 'b/2.jpg')
+    """
+    common = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
+    return tuple(os.path.relpath(name, common) if common else name for name in names)

@@ -1,0 +1,378 @@
+"""Posteriors of whole images by the paper's protocols: dense, multi-crop, both (Sec. 3.2).
+
+dense    the net on the whole image, the class-score map averaged over space, then the soft-max
+crops    the soft-max of each crop of a regular 5 x 5 grid, averaged
+both     the average of these two
+centre   the soft-max of the one crop in the middle: the figure that everybody else reports
+
+Posteriors are averaged over the image and its mirror image (not for `centre`), then over the test scales Q.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
+
+from vgg_jax import parallel
+from vgg_jax.data.batch_stream import cores
+from vgg_jax.data.image_ops import rescale
+from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.evaluate.canvases import Packed, Packer, View
+from vgg_jax.model.convolution import untiled_convolution
+from vgg_jax.model.vgg import VGG
+
+PROTOCOLS: dict[str, tuple[str, ...]] = {
+    "dense": ("dense",),
+    "crops": ("crops",),
+    "both": ("dense", "crops"),
+    "centre": ("centre",),
+}
+"""What each protocol averages."""
+
+GRID = 5
+"""Crops along a side of the image."""
+
+TILES_PAY = 1e12
+"""Multiply-adds at one shape after which Winograd's tiles repay their compilation: measured at 5 to 8 seconds for net D
+against 0.3 seconds saved in every 1e11."""
+
+
+class Way(NamedTuple):
+    """One of the posteriors of an image that a protocol averages."""
+
+    protocol: str
+    """dense, crops or centre."""
+    scale: int
+    """Q, in pixels."""
+
+
+class Scoring:
+    """A network that scores images in several ways in one pass over them.
+
+    Args:
+      net: the network.
+      ways: protocols and scales.
+      flip: whether the mirror image counts too; no part of `centre`.
+      batch_size: images of the crop's size at once, over all devices of this process; larger images are fewer. By
+        default what suits the devices.
+      mesh: the devices; by default all of this process.
+
+    Attributes:
+      ways: without repetitions.
+      packer: what the canvases cost, `packer.waste` and `packer.shapes`.
+
+    Raises:
+      ConfigError: a scale is smaller than the net's crop.
+    """
+
+    def __init__(
+        self,
+        net: VGG,
+        ways: Sequence[Way],
+        flip: bool = True,
+        *,
+        batch_size: int | None = None,
+        mesh: Mesh | None = None,
+    ):
+        for way in ways:
+            if way.scale < net.crop:
+                raise ConfigError(
+                    f"the test scale Q = {way.scale} is below the net's crop, {net.crop} pixels: "
+                    "its class-score map would have no place"
+                )
+        self.ways = tuple(dict.fromkeys(ways))
+        self.crop, self.num_classes, self.flip = net.crop, net.num_classes, flip
+        self._mesh = mesh or parallel.local_mesh()
+        pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * _batch_pixels()
+        self.packer = Packer(pixels, self._mesh.size, net.crop)
+        self.use(nnx.state(net))
+        self._cut = jax.jit(functools.partial(grid_crops, crop=net.crop))
+        self._programs = _Programs(net)
+
+    def use(self, *state: nnx.State) -> None:
+        """Takes other parameters for the same network: the parts of its state, in any split."""
+        whole = nnx.merge_state(*state) if len(state) > 1 else state[0]
+        here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), whole)
+        self._state = jax.device_put(here, parallel.replicated(self._mesh))
+
+    def views(self, read: Callable[[Hashable], np.ndarray | None], keys: Iterable[Hashable], threads: int = 0):
+        """A context with the images at every scale, rescaled by a few threads.
+
+        Args:
+          read: an image by its key, RGB uint8 (height, width, 3), or None to leave it out. Called from many threads.
+          keys: of the images.
+          threads: how many read and rescale, 0 for one a core.
+        """
+        threads = threads or cores()
+
+        def prepared(key: Hashable) -> list[View]:
+            image = read(key)
+            return [] if image is None else list(self._views_of(key, image))
+
+        return parallel.flattened(parallel.in_order(prepared, keys, threads, ahead=4 * threads))
+
+    def score(
+        self, views: Iterable[View], name: Callable[[Hashable], str] = str
+    ) -> Iterator[tuple[Hashable, Way, Float[np.ndarray, " classes"]]]:
+        """Scores views, in whatever order is fast.
+
+        Args:
+          views: from `views`.
+          name: what to call a key's image in a message.
+
+        Yields:
+          (key, way, posterior), once for every way of every image.
+
+        Raises:
+          DataError: an image is too elongated.
+        """
+        named = lambda ticket: name(ticket[0])
+        with parallel.prefetch(self.packer.pack(views, named), self._placed) as batches:
+            before = None
+            for packed, placed in batches:
+                ahead = packed, self._run(packed, *placed)
+                if before:  # its results are fetched while the next batch is computed
+                    yield from _unpacked(*before)
+                before = ahead
+            if before:
+                yield from _unpacked(*before)
+
+    def _views_of(self, key: Hashable, image: np.ndarray) -> Iterator[View]:
+        for scale in dict.fromkeys(way.scale for way in self.ways):
+            rescaled = rescale(image, scale)
+            parts = tuple(way.protocol for way in self.ways if way.scale == scale)
+            if "centre" in parts:
+                yield View((key, scale), centre_crop(rescaled, self.crop), ("centre",))
+            if whole := tuple(part for part in parts if part != "centre"):
+                yield View((key, scale), rescaled, whole)
+
+    def _placed(self, packed: Packed) -> tuple[Packed, tuple[jax.Array, jax.Array]]:
+        images, sizes = jax.device_put((packed.images, packed.sizes), parallel.split_batch(self._mesh))
+        return packed, (images, sizes)
+
+    def _run(self, packed: Packed, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
+        """The posteriors of a batch, under way."""
+        posteriors = {}
+        for part in packed.canvas.purpose:
+            if part == "crops":
+                crops = self._cut(images, sizes)
+                posteriors[part] = self._programs.crops(crops)(self._state, crops, flip=self.flip)
+            else:
+                dense = self._programs.dense(images)
+                posteriors[part] = dense(self._state, images, sizes, flip=self.flip and part == "dense")
+        return posteriors
+
+
+class Scorer(Scoring):
+    """A network as a function of images of any sizes to posteriors, by one of the protocols.
+
+    Args:
+      net: the network.
+      scales: the test scales Q: what an image's smaller side is rescaled to, in pixels.
+      protocol: dense, crops, both or centre.
+      flip: whether the mirror image counts too; digits and letters must not be mirrored. No part of `centre`.
+      batch_size, mesh: as in `Scoring`.
+
+    Raises:
+      ConfigError: there is no such protocol, or a scale is smaller than the net's crop.
+
+    >>> net = VGG("A", num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(0))
+    >>> photographs = [np.zeros((50, 70, 3), np.uint8), np.zeros((64, 40, 3), np.uint8)]
+    >>> Scorer(net, scales=(32, 40))(photographs).shape
+    (2, 10)
+    """
+
+    def __init__(
+        self,
+        net: VGG,
+        scales: Sequence[int] = (256,),
+        protocol: str = "dense",
+        flip: bool = True,
+        *,
+        batch_size: int | None = None,
+        mesh: Mesh | None = None,
+    ):
+        if not scales or not all(isinstance(scale, int | np.integer) for scale in scales):
+            raise ConfigError(f"scales={tuple(scales)}: one or more test scales Q in whole pixels")
+        super().__init__(net, ways_of([protocol], scales), flip, batch_size=batch_size, mesh=mesh)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> Float[np.ndarray, "n classes"]:
+        """Posteriors of images, in order.
+
+        Args:
+          images: RGB uint8 arrays (height, width, 3) of any sizes.
+
+        Returns:
+          float32, each row sums to 1: the average over the protocol's parts and the scales.
+
+        Raises:
+          DataError: an image is of another type or shape, or too elongated; the message says which.
+        """
+        for number, image in enumerate(images):
+            check_image(image, f"image {number}")
+        totals = np.zeros((len(images), self.num_classes), np.float32)
+        with self.views(lambda number: images[number], range(len(images))) as views:
+            for number, _, posterior in self.score(views, lambda number: f"image {number}"):
+                totals[number] += posterior / len(self.ways)
+        return totals
+
+
+def ways_of(protocols: Iterable[str], scales: Iterable[int]) -> list[Way]:
+    """What protocols average, at every scale.
+
+    Raises:
+      ConfigError: there is no such protocol.
+
+    >>> ways_of(["both"], [256])
+    [Way(protocol='dense', scale=256), Way(protocol='crops', scale=256)]
+    """
+    for name in protocols:
+        if name not in PROTOCOLS:
+            raise ConfigError(f"protocol={name!r}: there are {', '.join(PROTOCOLS)}")
+    return [Way(part, int(scale)) for name in protocols for part in PROTOCOLS[name] for scale in scales]
+
+
+class _Programs:
+    """The compiled functions: for a shape that is met seldom those that compile fast, then those that run fast.
+
+    On a CPU Winograd's tiles make a program a third faster and its compilation ten times as long. Which one a batch
+    gets depends only on how much was computed at its shape before, as one who rents skis until the rent has paid for
+    a pair: at worst twice the cost of having known.
+    """
+
+    def __init__(self, net: VGG):
+        self._work: dict[tuple[int, ...], float] = {}
+        self._net_work = net.spec.multiply_adds(net.width)
+        self._fast = self._jitted(net)
+        tiled = jax.default_backend() == "cpu" and net.dtype == jnp.float32
+        self._quick = self._jitted(untiled(net)) if tiled else self._fast
+
+    def dense(self, images: jax.Array) -> Callable:
+        """`dense_posteriors` for images of this shape."""
+        return self._choose(images)["dense"]
+
+    def crops(self, crops: jax.Array) -> Callable:
+        """`crop_posteriors` for crops of this shape."""
+        return self._choose(crops)["crops"]
+
+    def _choose(self, images: jax.Array) -> dict[str, Callable]:
+        done = self._work.get(images.shape, 0.0)
+        self._work[images.shape] = done + self._net_work * images.size / 3
+        return self._fast if done > TILES_PAY else self._quick
+
+    def _jitted(self, net: VGG) -> dict[str, Callable]:
+        graphdef = nnx.graphdef(net)
+        return {
+            "dense": jax.jit(functools.partial(dense_posteriors, graphdef), static_argnames="flip"),
+            "crops": jax.jit(functools.partial(crop_posteriors, graphdef), static_argnames="flip"),
+        }
+
+
+def dense_posteriors(
+    graphdef: nnx.GraphDef,
+    state: nnx.State,
+    images: UInt8[Array, "n h w 3"],
+    sizes: Int[Array, "n 2"],
+    *,
+    flip: bool,
+) -> Float[Array, "n classes"]:
+    """Dense evaluation: soft-max of the mean over the class-score map, averaged over the image and its mirror image.
+
+    Args:
+      graphdef, state: the network.
+      images: in the upper left corners of one canvas.
+      sizes: their heights and widths in pixels.
+      flip: whether the mirror image counts.
+    """
+    net = nnx.merge(graphdef, state)
+    views = 1 + flip
+    # An image and its mirror image are neighbours, so that they stay on one device.
+    both = jnp.stack([images, mirrored(images, sizes)], 1).reshape(-1, *images.shape[1:]) if flip else images
+    sizes = jnp.repeat(sizes, views, 0)
+    places = net.map_sizes(sizes).prod(1)
+    scores = net(both, sizes=sizes).sum((1, 2)) / places[:, None]
+    return jax.nn.softmax(scores).reshape(len(images), views, -1).mean(1)
+
+
+def mirrored(images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]) -> UInt8[Array, "n h w 3"]:
+    """Images on a canvas, each mirrored about its own vertical axis."""
+    columns = jnp.arange(images.shape[2])
+    source = jnp.clip(sizes[:, 1, None] - 1 - columns, 0)  # beyond the image any pixel will do
+    return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
+
+
+def grid_crops(
+    images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"], *, crop: int
+) -> UInt8[Array, "rows n columns crop crop 3"]:
+    """The 5 x 5 grid of crops of each image; its outermost ones touch the image's borders.
+
+    Between these the offsets are spaced regularly, i (side - crop) / 4, rounded half up.
+    """
+    offsets = (jnp.arange(GRID)[None, None] * (sizes[..., None] - crop) * 2 + GRID - 1) // (2 * (GRID - 1))
+
+    def of_image(image: Array, offsets: Int[Array, "2 5"]) -> Array:
+        cut = lambda top, left: jax.lax.dynamic_slice(image, (top, left, 0), (crop, crop, 3))
+        return jax.vmap(lambda top: jax.vmap(lambda left: cut(top, left))(offsets[1]))(offsets[0])
+
+    return jax.vmap(of_image, out_axes=1)(images, offsets)
+
+
+def crop_posteriors(
+    graphdef: nnx.GraphDef, state: nnx.State, crops: UInt8[Array, "rows n columns crop crop 3"], *, flip: bool
+) -> Float[Array, "n classes"]:
+    """Multi-crop evaluation: the average of the crops' posteriors, and of their mirror images'."""
+    net = nnx.merge(graphdef, state)
+    n, columns, crop = crops.shape[1:4]
+
+    def of_row(row: Array) -> Array:  # a row of the grid at a time, for memory
+        both = jnp.stack([row, row[:, :, :, ::-1]], 1) if flip else row[:, None]
+        posteriors = jax.nn.softmax(net(both.reshape(-1, crop, crop, 3))[:, 0, 0])
+        return posteriors.reshape(n, (1 + flip) * columns, -1).mean(1)
+
+    return jax.lax.map(of_row, crops).mean(0)
+
+
+def centre_crop(image: np.ndarray, crop: int) -> np.ndarray:
+    """The crop in the middle, offsets rounded half up as in `vgg_jax.data.image_ops.crop`."""
+    top, left = ((side - crop + 1) // 2 for side in image.shape[:2])
+    return image[top : top + crop, left : left + crop]
+
+
+def check_image(image: np.ndarray, name: str) -> None:
+    """Refuses what is no RGB image in 0..255.
+
+    Raises:
+      DataError: of another dtype or shape; the message begins with `name`.
+    """
+    if getattr(image, "dtype", None) != np.uint8:
+        what = getattr(image, "dtype", type(image).__name__)
+        raise DataError(f"{name} is of type {what}: images are RGB in 0..255, uint8")
+    if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DataError(f"{name} is of shape {image.shape}: expected (height, width, 3), RGB")
+
+
+def _unpacked(packed: Packed, posteriors: dict[str, jax.Array]) -> Iterator[tuple]:
+    for part, rows in posteriors.items():
+        for (key, scale), row in zip(packed.tickets, np.asarray(rows), strict=False):  # then come empty places
+            yield key, Way(part, scale), row
+
+
+def untiled(net: VGG) -> VGG:
+    """The same network, whose programs compile fast."""
+    net = nnx.clone(net)
+    for _, module in nnx.iter_modules(net):
+        if isinstance(module, nnx.Conv):
+            module.conv_general_dilated = untiled_convolution
+    return net
+
+
+def _batch_pixels() -> int:
+    return 2**18 if jax.default_backend() == "cpu" else 2**22
