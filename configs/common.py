@@ -54,6 +54,5 @@ def smoke(config: ConfigDict) -> None:
     config.train.batch_size = 32
     config.train.steps = 20
     config.evaluate.every = 10
-    config.evaluate.batch_size = 64
     config.log.every = 5
     config.checkpoint.every = 10

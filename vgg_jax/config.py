@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict, config_dict
 
 from vgg_jax.errors import ConfigError
+from vgg_jax.evaluate.scorer import PROTOCOLS
 from vgg_jax.model.init import initializer
 from vgg_jax.model.specs import spec_of
 
@@ -67,9 +68,12 @@ def default_config() -> ConfigDict:
     config.schedule.boundaries = ()  # step: the steps at which the rate falls
 
     config.evaluate = ConfigDict()
-    config.evaluate.scale = 0  # Q, the test scale; 0 for S, or 0.5 (Smin + Smax)
-    config.evaluate.split = "validation"  # what --mode=evaluate reports
-    config.evaluate.batch_size = 256
+    config.evaluate.scale = 0  # Q, the one test scale; 0 for S, or 0.5 (Smin + Smax)
+    config.evaluate.scales = ()  # Q of multi-scale evaluation; () for S - 32, S, S + 32, or Smin, the middle, Smax
+    config.evaluate.validation = "centre"  # protocol of the validation in training: centre, dense, crops or both
+    config.evaluate.protocols = ("centre", "dense")  # what --mode=evaluate reports
+    config.evaluate.split = "validation"  # on which images
+    config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps
 
     config.log = ConfigDict()
@@ -81,11 +85,14 @@ def default_config() -> ConfigDict:
     return config
 
 
+get_config = default_config  # this module is a config file too
+
 _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "data.statistics": ("computed", "imagenet"),
     "data.on_error": ("raise", "skip"),
     "schedule.kind": ("plateau", "step", "fixed"),
+    "evaluate.validation": tuple(PROTOCOLS),
 }
 _AT_LEAST = {
     "model.hidden": 0,
@@ -104,7 +111,7 @@ _AT_LEAST = {
     "schedule.threshold": 0,
     "schedule.min_interval": 0,
     "evaluate.scale": 0,
-    "evaluate.batch_size": 1,
+    "evaluate.batch_size": 0,
     "evaluate.every": 1,
     "log.every": 1,
     "checkpoint.every": 1,
@@ -136,6 +143,30 @@ def validate(config: ConfigDict) -> None:
 def test_scale(config: ConfigDict) -> int:
     """Q of the validation: given, or S, or 0.5 (Smin + Smax) of a jittered S (Sec. 4.1)."""
     return config.evaluate.scale or sum(config.data.scale) // 2
+
+
+def test_scales(config: ConfigDict) -> tuple[int, ...]:
+    """Q of multi-scale evaluation (Sec. 4.2): given, or {S - 32, S, S + 32}, or {Smin, 0.5 (Smin + Smax), Smax}.
+
+    Of the default ones, those below the crop are left out.
+    """
+    smallest, largest = config.data.scale
+    if config.evaluate.scales:
+        return tuple(config.evaluate.scales)
+    if smallest == largest:
+        return tuple(scale for scale in (smallest - 32, smallest, smallest + 32) if scale >= config.data.crop)
+    return tuple(sorted({smallest, (smallest + largest) // 2, largest}))
+
+
+def completed(saved: dict) -> ConfigDict:
+    """A saved run's config, with the defaults of the keys that came after it."""
+    config = default_config()
+    known = dict(_leaves(config))
+    with config.unlocked():
+        for key, value in _leaves(ConfigDict(saved)):
+            if key in known:
+                config.update_from_flattened_dict({key: value})
+    return config
 
 
 def _check_keys(config: ConfigDict) -> None:
@@ -185,10 +216,17 @@ def _check_data(config: ConfigDict) -> None:
         )
     if scale[0] < crop:
         raise ConfigError(f"config.data.scale={scale}: S is below the crop, config.data.crop={crop}; no crop fits")
-    if test_scale(config) < crop:
-        raise ConfigError(
-            f"config.evaluate.scale={config.evaluate.scale}: Q is below the crop, config.data.crop={crop}"
-        )
+    scales = tuple(config.evaluate.scales)
+    if not all(isinstance(q, int) for q in scales) or len(set(scales)) < len(scales):
+        raise ConfigError(f"config.evaluate.scales={scales}: different test scales Q in whole pixels")
+    for key, given in (("scale", (test_scale(config),)), ("scales", scales)):
+        if any(q < crop for q in given):
+            raise ConfigError(
+                f"config.evaluate.{key}={config.evaluate[key]}: Q is below the crop, config.data.crop={crop}"
+            )
+    protocols = tuple(config.evaluate.protocols)
+    if not protocols or not set(protocols) <= set(PROTOCOLS):
+        raise ConfigError(f"config.evaluate.protocols={protocols}: one or more of {', '.join(PROTOCOLS)}")
 
 
 def _check_training(config: ConfigDict) -> None:

@@ -1,7 +1,9 @@
 """The command: `python -m vgg_jax.main --config=configs/vgg19.py --workdir=DIR`.
 
 --mode=train     (the default) trains, or goes on with the run in --workdir
---mode=evaluate  top-1 and top-5 of the run in --workdir, or of --checkpoint; --config only to change the data
+--mode=evaluate  the paper's tables for the run in --workdir, or for --checkpoint=RUN,RUN,...; needs no --config, and
+                 --config.evaluate.protocols="('dense','crops','both')" changes what the run had
+--mode=fuse      the average of files of posteriors that evaluations wrote: --mode=fuse A.npz B.npz
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
+from vgg_jax import config as config_module
 from vgg_jax import cpu
 from vgg_jax.config import check_key
 from vgg_jax.errors import ConfigError, UserError
@@ -22,23 +25,31 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to train: a file of configs/, with its stage after a colon."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, pictures.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A checkpoint to evaluate: a run's folder or one step's.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "fuse"], "What to do.")
+CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Checkpoints to evaluate: runs' folders, or steps' of them.")
+
+_DEFAULTS = Path(config_module.__file__)
+"""What --config.KEY=VALUE overrides where a mode needs no config file: their values are then laid over the run's."""
 
 
 def main(arguments: list[str]) -> None:
     """Runs one mode."""
+    if MODE.value == "fuse":
+        from vgg_jax.evaluate.run import fuse
+
+        print(fuse(arguments[1:]))
+        return
     if len(arguments) > 1:
         raise ConfigError(f"what is {arguments[1]!r}? Flags look like --workdir=DIR and --config.data.crop=96")
     if MODE.value == "evaluate":
         from vgg_jax.evaluate.run import evaluate
 
-        path = CHECKPOINT.value or WORKDIR.value
-        if not path:
+        paths = CHECKPOINT.value or ([WORKDIR.value] if WORKDIR.value else [])
+        if not paths:
             raise ConfigError(
-                "--mode=evaluate needs --workdir=DIR, a run's folder, or --checkpoint=DIR, one checkpoint"
+                "--mode=evaluate needs --workdir=DIR, a run's folder, or --checkpoint=DIR, one or more checkpoints"
             )
-        print(evaluate(path, CONFIG.value))
+        print(evaluate(paths, *_config(), WORKDIR.value))
         return
     if CONFIG.value is None or not WORKDIR.value:
         raise ConfigError(
@@ -57,11 +68,22 @@ def main(arguments: list[str]) -> None:
     train(CONFIG.value, workdir, Classification)
 
 
+def _config() -> tuple[ConfigDict | None, dict[str, object]]:
+    """The config file's config, or without one the overrides alone."""
+    flag = flags.FLAGS["config"]
+    if flag.config_filename != str(_DEFAULTS):
+        return CONFIG.value, {}
+    return None, config_flags.get_override_values(flag)
+
+
 def _parse(arguments: list[str]) -> list[str]:
     """absl's flags; a mistake in them, in the config file or in an override is told as such."""
     for argument in arguments:
         if argument.startswith("--config."):
             check_key(argument.removeprefix("--config.").partition("=")[0])
+    mode = next((given.partition("=")[2] for given in arguments if given.startswith("--mode=")), "train")
+    if mode == "evaluate" and not any(given.startswith("--config=") for given in arguments):
+        arguments = [arguments[0], f"--config={_DEFAULTS}", *arguments[1:]]
     try:
         rest = flags.FLAGS(arguments)
         if CONFIG.value is not None:

@@ -50,11 +50,6 @@ def check_batch_size(key: str, batch_size: int, devices: int, microbatches: int 
         raise ConfigError(f"{key}={batch_size} does not divide over {over}; {way_out}")
 
 
-def batch_multiple(batch_size: int, mesh: Mesh) -> int:
-    """The batch size rounded up to a multiple of the devices, for batches whose empty places are masked."""
-    return -(-batch_size // mesh.size) * mesh.size
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on each device: parameters."""
     return NamedSharding(mesh, PartitionSpec())

@@ -80,7 +80,7 @@ def test_nothing_but_jpegs_and_tfds_needs_tensorflow():
     """The quickstart and the device side start without the seconds that importing TensorFlow takes."""
     program = (
         "import sys\n"
-        "from vgg_jax.data.eval_stream import centre_crops\n"
+        "from vgg_jax.evaluate.scorer import Scorer\n"
         "from vgg_jax.data.sources import open_source\n"
         "from vgg_jax.data.statistics import color_statistics\n"
         "from vgg_jax.data.train_stream import TrainStream\n"

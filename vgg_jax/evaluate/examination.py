@@ -77,7 +77,7 @@ class Examination:
                 rows[way][place] = posterior
                 done += 1
                 progress(done, total - len(self.problems) * len(scorer.ways))
-        answers = _gathered(np.array(mine), labels, rows)
+        answers = _gathered(np.array(mine, np.int64), labels, rows)
         if not len(answers.index):
             raise DataError(f"{self._source.describe()}: no image could be read, there is nothing to evaluate on")
         return answers

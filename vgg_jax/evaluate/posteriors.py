@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def read(path: Path) -> Posteriors:
       DataError: it is not there, or not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = Posteriors(
                 file["posteriors"],
                 tuple(int(scale) for scale in file["scales"]),
@@ -82,10 +81,12 @@ def read(path: Path) -> Posteriors:
             )
     except FileNotFoundError as error:
         raise DataError(f"{path}: is not there; --mode=evaluate writes such files") from error
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file can make the parsers of zip and npy raise nearly anything
         raise DataError(f"{path}: not a file of posteriors: {error}") from error
-    if found.values.shape != (len(found.scales), len(found.images), len(found.classes)):
-        raise DataError(f"{path}: its posteriors have shape {found.values.shape}, which its other arrays contradict")
+    count = len(found.images)
+    if found.values.shape != (len(found.scales), count, len(found.classes)) or found.labels.shape != (count,):
+        shapes = f"posteriors {found.values.shape}, labels {found.labels.shape}"
+        raise DataError(f"{path}: its arrays contradict each other: {shapes}, {count} images")
     return found
 
 

@@ -49,9 +49,9 @@ def convolution(x: Array, kernel: Array, strides, padding, **options) -> Array:
 
 def untiled_convolution(x: Array, kernel: Array, strides, padding, **options) -> Array:
     """`convolution` without Winograd's tiles, whose programs take ten times as long to compile."""
-    if _is_plain(x, kernel, strides, options) and _pads(x, kernel, padding) == {0}:
-        if kernel.shape[:2] in ((1, 1), x.shape[1:3]):
-            return _product(x, kernel, options.get("precision"), options.get("preferred_element_type"))
+    plain = _is_plain(x, kernel, strides, options) and _pads(x, kernel, padding) == {0}
+    if plain and kernel.shape[:2] in ((1, 1), x.shape[1:3]):
+        return _product(x, kernel, options.get("precision"), options.get("preferred_element_type"))
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 

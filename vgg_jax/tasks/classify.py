@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
+import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vgg_jax.config import test_scale
-from vgg_jax.evaluate.metrics import hits
+from vgg_jax.data.sources import Source, open_source
+from vgg_jax.evaluate.examination import Examination
+from vgg_jax.evaluate.metrics import hits, summary
+from vgg_jax.evaluate.scorer import Scoring, ways_of
 from vgg_jax.model.vgg import VGG
 
 
@@ -20,7 +21,6 @@ class Classification:
 
     Args:
       config: the run's.
-      mesh: the devices.
 
     Attributes:
       source: the training images.
@@ -33,11 +33,8 @@ class Classification:
 
     steering = "top1"
 
-    def __init__(self, config: ConfigDict, mesh: Mesh):
-        # The data wing brings TensorFlow, which the loss does not need.
-        from vgg_jax.data.sources import open_source
-
-        self._config, self._mesh = config, mesh
+    def __init__(self, config: ConfigDict):
+        self._config = config
         self.source = open_source(config.data.source, config.data.train_split)
         self.held_out = open_source(config.data.source, config.data.validation_split)
         self.classes = self.source.classes
@@ -46,20 +43,42 @@ class Classification:
         """`classification_loss`."""
         return classification_loss(net, images, batch, keys)
 
-    def evaluator(self, graphdef: nnx.GraphDef) -> Callable[[nnx.State, nnx.State], dict[str, float]]:
+    def evaluator(self, graphdef: nnx.GraphDef) -> Validation:
         """A function of a state's `trainable` and `rest` to its metrics on the validation split."""
-        from vgg_jax.evaluate.centre import CentreCropEvaluation
+        return Validation(graphdef, self.held_out, self._config)
 
-        return CentreCropEvaluation(
-            graphdef,
-            self.held_out,
-            self._mesh,
-            crop=self._config.data.crop,
-            scale=test_scale(self._config),
-            batch_size=self._config.evaluate.batch_size,
-            threads=self._config.data.threads,
-            on_error=self._config.data.on_error,
-        )
+
+class Validation:
+    """How good a state of the network is on the held-out images, by the protocol that the config names.
+
+    Args:
+      graphdef: the network's structure, from `split_network`.
+      source: the held-out images.
+      config: the run's; `config.evaluate` says how.
+
+    Attributes:
+      problems: images that could not be read and were left out: {where: reason}.
+    """
+
+    def __init__(self, graphdef: nnx.GraphDef, source: Source, config: ConfigDict):
+        self._graphdef, self._config, self._scoring = graphdef, config, None
+        self._examination = Examination(source, threads=config.data.threads, on_error=config.data.on_error)
+        self.problems = self._examination.problems
+
+    def __call__(self, trainable: nnx.State, rest: nnx.State) -> dict[str, float]:
+        """`loss`, `top1` and `top5` (fractions), and `images`, how many were counted.
+
+        Raises:
+          DataError: an image cannot be read, or none can.
+        """
+        if self._scoring is None:
+            net, config = nnx.merge(self._graphdef, trainable, rest), self._config
+            ways = ways_of([config.evaluate.validation], [test_scale(config)])
+            self._scoring = Scoring(net, ways, config.data.flip, batch_size=config.evaluate.batch_size or None)
+        self._scoring.use(trainable, rest)
+        answers = self._examination(self._scoring)
+        posteriors = np.mean([answers.posteriors[way] for way in self._scoring.ways], axis=0)
+        return summary(posteriors, answers.labels)
 
 
 def classification_loss(

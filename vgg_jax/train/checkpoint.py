@@ -22,6 +22,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers as policies
 
+from vgg_jax.config import completed
 from vgg_jax.errors import CheckpointError
 from vgg_jax.model.vgg import VGG
 from vgg_jax.train.state import TrainState
@@ -165,7 +166,7 @@ def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[V
     """
     folder = find(path)
     meta = read_meta(folder)
-    config = ConfigDict(meta["config"])
+    config = completed(meta["config"])
     net = nnx.eval_shape(lambda: new_network(config, len(meta["classes"]), dtype))
     net.classes = tuple(meta["classes"])
     graphdef, state = nnx.split(net)

@@ -64,7 +64,7 @@ class Task(Protocol):
         """A function of a state's `trainable` and `rest` to its metrics on the held-out images."""
 
 
-def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Mesh], Task]) -> dict[str, float]:
+def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict], Task]) -> dict[str, float]:
     """Trains by a config until its schedule ends, or goes on with the run that `workdir` holds.
 
     Args:
@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
     parallel.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
     workdir.mkdir(parents=True, exist_ok=True)
     with start_up.part("sources"):
-        task = make_task(config, mesh)
+        task = make_task(config)
     log.info("training on %s; validation on %s", task.source.describe(), task.held_out.describe())
     with start_up.part("colours"):
         colors = _colors(config, task.source, workdir)
