@@ -1,20 +1,23 @@
 """The command: `python -m vgg_jax.main --config=configs/vgg19.py --workdir=DIR`.
 
 --mode=train     (the default) trains, or goes on with the run in --workdir
---mode=evaluate  the paper's tables for the run in --workdir, or for --checkpoint=RUN,RUN,...; needs no --config, and
-                 --config.evaluate.protocols="('dense','crops','both')" changes what the run had
+--mode=evaluate  the paper's tables for the run in --workdir, or for --checkpoint=RUN,RUN,... or --weights=SOURCE
+--mode=predict   the five most probable classes of images, folders or patterns: --mode=predict --workdir=RUN a.jpg b/
 --mode=fuse      the average of files of posteriors that evaluations wrote: --mode=fuse A.npz B.npz
+
+All but training need no --config: a run knows its own, and --config.KEY=VALUE changes that.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from vgg_jax import config as config_module
 from vgg_jax import cpu
@@ -25,32 +28,48 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to train: a file of configs/, with its stage after a colon."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, pictures.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "fuse"], "What to do.")
-CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Checkpoints to evaluate: runs' folders, or steps' of them.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict", "fuse"], "What to do.")
+CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Runs to evaluate or predict with: their folders, or steps' of them.")
+WEIGHTS = flags.DEFINE_list("weights", [], "Published weights to evaluate or predict with: files, or names on the hub.")
+JSON = flags.DEFINE_bool("json", False, "Predictions as JSON, a line an image.")
+HEAT_MAPS = flags.DEFINE_string("heat_maps", None, "A folder for pictures of the class-score maps of predictions.")
 
 _DEFAULTS = Path(config_module.__file__)
-"""What --config.KEY=VALUE overrides where a mode needs no config file: their values are then laid over the run's."""
+"""The config file that --config.KEY=VALUE is taken to change where none is given."""
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int | None:
     """Runs one mode."""
-    if MODE.value == "fuse":
+    images = arguments[1:]
+    if images and MODE.value in ("train", "evaluate"):
+        raise ConfigError(f"what is {images[0]!r}? Flags look like --workdir=DIR and --config.data.crop=96")
+    # A mode's modules take seconds to import: each imports its own.
+    if MODE.value == "train":
+        _train()
+    elif MODE.value == "fuse":
         from vgg_jax.evaluate.run import fuse
 
-        print(fuse(arguments[1:]))
-        return
-    if len(arguments) > 1:
-        raise ConfigError(f"what is {arguments[1]!r}? Flags look like --workdir=DIR and --config.data.crop=96")
-    if MODE.value == "evaluate":
+        print(fuse(images))
+    elif MODE.value == "evaluate":
         from vgg_jax.evaluate.run import evaluate
 
-        paths = CHECKPOINT.value or ([WORKDIR.value] if WORKDIR.value else [])
-        if not paths:
+        workdir = WORKDIR.value or (CHECKPOINT.value[0] if CHECKPOINT.value else None)
+        if not workdir:
             raise ConfigError(
-                "--mode=evaluate needs --workdir=DIR, a run's folder, or --checkpoint=DIR, one or more checkpoints"
+                "--mode=evaluate needs --workdir=DIR, a run's folder or where the tables go, and in the latter case "
+                "--checkpoint=RUN,RUN,... or --weights=SOURCE"
             )
-        print(evaluate(paths, *_config(), WORKDIR.value))
-        return
+        print(evaluate(_subjects(), Path(workdir) / "evaluation"))
+    else:
+        from vgg_jax.predict import predict
+
+        heat_maps = Path(HEAT_MAPS.value) if HEAT_MAPS.value else None
+        bad = predict(next(_subjects()), images, as_json=JSON.value, heat_maps=heat_maps)
+        return 1 if bad else 0
+    return None
+
+
+def _train() -> None:
     if CONFIG.value is None or not WORKDIR.value:
         raise ConfigError(
             "training needs a config and a folder: python -m vgg_jax.main --config=configs/vgg16.py --workdir=runs/D\n"
@@ -68,12 +87,19 @@ def main(arguments: list[str]) -> None:
     train(CONFIG.value, workdir, Classification)
 
 
-def _config() -> tuple[ConfigDict | None, dict[str, object]]:
-    """The config file's config, or without one the overrides alone."""
+def _subjects() -> Iterator:
+    """The networks to evaluate, one after another."""
+    from vgg_jax.evaluate.subject import of_run, of_weights
+
+    # Without a config file the run's own config counts, and what is overridden.
     flag = flags.FLAGS["config"]
-    if flag.config_filename != str(_DEFAULTS):
-        return CONFIG.value, {}
-    return None, config_flags.get_override_values(flag)
+    bare = flag.config_filename == str(_DEFAULTS)
+    given = (None, config_flags.get_override_values(flag)) if bare else (CONFIG.value, {})
+    runs = CHECKPOINT.value or ([WORKDIR.value] if WORKDIR.value and not WEIGHTS.value else [])
+    if not runs and not WEIGHTS.value:
+        raise ConfigError(f"--mode={MODE.value} needs --workdir=RUN, --checkpoint=RUN or --weights=SOURCE")
+    yield from (of_run(run, *given) for run in runs)
+    yield from (of_weights(source, *given) for source in WEIGHTS.value)
 
 
 def _parse(arguments: list[str]) -> list[str]:
@@ -82,7 +108,7 @@ def _parse(arguments: list[str]) -> list[str]:
         if argument.startswith("--config."):
             check_key(argument.removeprefix("--config.").partition("=")[0])
     mode = next((given.partition("=")[2] for given in arguments if given.startswith("--mode=")), "train")
-    if mode == "evaluate" and not any(given.startswith("--config=") for given in arguments):
+    if mode in ("evaluate", "predict") and not any(given.startswith("--config=") for given in arguments):
         arguments = [arguments[0], f"--config={_DEFAULTS}", *arguments[1:]]
     try:
         rest = flags.FLAGS(arguments)

@@ -16,6 +16,7 @@ from PIL import Image
 from vgg_jax import ConfigError, DataError
 from vgg_jax.config import default_config
 from vgg_jax.evaluate.run import evaluate
+from vgg_jax.evaluate.subject import of_run
 from vgg_jax.tasks.classify import Classification
 from vgg_jax.train import journal
 from vgg_jax.train.checkpoint import load_network, read_arrays
@@ -90,7 +91,7 @@ def test_a_run_learns_and_leaves_what_it_should(config, tmp_path):
     assert json.loads((tmp_path / "colors.json").read_text())["mean"] == pytest.approx([128, 128, 128], abs=4)
     net, meta = load_network(tmp_path)
     assert meta["step"] == 120 and meta["classes"] == ["across", "down", "plain"] and net.crop == 32
-    table = evaluate([tmp_path])
+    table = evaluate([of_run(tmp_path)], tmp_path)
     assert f"| centre crop | 24     | {100 * (1 - metrics['top1']):.2f}" in table
 
 
@@ -192,7 +193,7 @@ def test_evaluating_on_other_classes_is_refused(config, tmp_path, photographs):
     train(config, tmp_path / "run")
     config.data.source = "mnist5k"
     with pytest.raises(DataError, match="knows 3 classes, mnist5k has 10"):
-        evaluate([tmp_path / "run"], config)
+        evaluate([of_run(tmp_path / "run", config)], tmp_path)
 
 
 def test_every_validation_image_counts_once_whatever_the_batch_size(config, tmp_path):
@@ -201,7 +202,7 @@ def test_every_validation_image_counts_once_whatever_the_batch_size(config, tmp_
     rows = set()
     for size in (8, 16, 40):
         config.evaluate.batch_size = size
-        rows.add(evaluate([tmp_path], config))
+        rows.add(evaluate([of_run(tmp_path, config)], tmp_path))
         shutil.rmtree(tmp_path / "evaluation")  # else they would be found there
     assert len(rows) == 1 and "| 24 " in rows.pop()
 

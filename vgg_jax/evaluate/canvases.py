@@ -10,7 +10,7 @@ For one test scale Q of 256 or more there are so at most 17 canvases for images 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,6 +76,32 @@ def canvases(smaller_side: int, most_elongated: float) -> list[tuple[int, int]]:
     return sorted({(shorter, side) for side in longer} | {(side, shorter) for side in longer})
 
 
+def canvas_of(view: View, name: Callable[[Hashable], str] = str) -> Canvas:
+    """The smallest canvas that holds a view.
+
+    Raises:
+      DataError: there is none; `name` tells what to call the view's image.
+    """
+    height, width = view.image.shape[:2]
+    canvas = Canvas(rounded_up(height), rounded_up(width), view.purpose)
+    if canvas.pixels > MAX_PIXELS:
+        raise DataError(
+            f"{name(view.ticket)}: {height} x {width} pixels at this test scale are more than {MAX_PIXELS:,}; "
+            "crop the image, or use a smaller test scale"
+        )
+    return canvas
+
+
+def packed(canvas: Canvas, views: Sequence[View], places: int, crop: int) -> Packed:
+    """Views on a canvas of so many places."""
+    images = np.zeros((places, canvas.height, canvas.width, 3), np.uint8)
+    sizes = np.full((places, 2), crop, np.int32)
+    for place, view in enumerate(views):
+        sizes[place] = height, width = view.image.shape[:2]
+        images[place, :height, :width] = view.image
+    return Packed(canvas, tuple(view.ticket for view in views), images, sizes)
+
+
 class Packer:
     """Gathers views into full batches.
 
@@ -115,13 +141,7 @@ class Packer:
         """
         waiting: dict[Canvas, list[View]] = {}
         for view in views:
-            height, width = view.image.shape[:2]
-            canvas = Canvas(rounded_up(height), rounded_up(width), view.purpose)
-            if canvas.pixels > MAX_PIXELS:
-                raise DataError(
-                    f"{name(view.ticket)}: {height} x {width} pixels at this test scale are more than {MAX_PIXELS:,}; "
-                    "crop the image, or use a smaller one"
-                )
+            canvas = canvas_of(view, name)
             here = waiting.setdefault(canvas, [])
             here.append(view)
             if len(here) == self._full(canvas):
@@ -154,15 +174,10 @@ class Packer:
             yield self._packed(canvas, views, places)
 
     def _packed(self, canvas: Canvas, views: list[View], places: int) -> Packed:
-        images = np.zeros((places, canvas.height, canvas.width, 3), np.uint8)
-        sizes = np.full((places, 2), self._crop, np.int32)
-        for place, view in enumerate(views):
-            sizes[place] = height, width = view.image.shape[:2]
-            images[place, :height, :width] = view.image
-            self.image_pixels += height * width
+        self.image_pixels += sum(view.image.shape[0] * view.image.shape[1] for view in views)
         self.canvas_pixels += places * canvas.pixels
         self._known.setdefault(canvas, set()).add(places)
-        return Packed(canvas, tuple(view.ticket for view in views), images, sizes)
+        return packed(canvas, views, places, self._crop)
 
 
 def _power_of_two(count: int, multiple: int) -> int:

@@ -91,7 +91,8 @@ def _gathered(index: np.ndarray, labels: np.ndarray, rows: dict[Way, np.ndarray]
         # Shares differ by one image at most: the shorter ones are padded, and the padding is as if unreadable.
         most = int(np.max(multihost_utils.process_allgather(np.array(len(index)))))
         pad = lambda a, value: np.pad(a, [(0, most - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=value)
-        gather = lambda a, value: multihost_utils.process_allgather(pad(a, value)).reshape(-1, *a.shape[1:])
+        join = lambda a: multihost_utils.process_allgather(a).reshape(-1, *a.shape[1:]).astype(a.dtype)
+        gather = lambda a, value: join(pad(a, value))
         index, labels = gather(index, 0), gather(labels, -1)
         rows = {way: gather(values, 0) for way, values in rows.items()}
     order = np.argsort(index, kind="stable")

@@ -1,17 +1,16 @@
 """The evaluation mode: checkpoints and a source in, the paper's tables out (Sec. 4).
 
-    RUN/evaluation/STEP/SOURCE/dense.npz ...     posteriors: written once, found again by the next evaluation
-    RUN/evaluation/STEP/SOURCE/mistakes.png ...  what went wrong
-    RUN/evaluation/tables.md, .csv, .json        or WORKDIR/evaluation/ where --workdir names another folder
+RUN/evaluation/STEP/SOURCE/dense.npz ...     posteriors: written once, found again by the next evaluation
+RUN/evaluation/STEP/SOURCE/mistakes.png ...  what went wrong
+RUN/evaluation/tables.md, .csv, .json        or WORKDIR/evaluation/ where --workdir names another folder
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -19,7 +18,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vgg_jax.config import completed, test_scale, test_scales, validate
+from vgg_jax.config import test_scale, test_scales
 from vgg_jax.data.image_ops import decode
 from vgg_jax.data.sources import Source, open_source
 from vgg_jax.errors import ConfigError, DataError
@@ -29,45 +28,34 @@ from vgg_jax.evaluate.paper import Setting
 from vgg_jax.evaluate.posteriors import Posteriors, check_alike, fused, read, relative
 from vgg_jax.evaluate.progress import Progress
 from vgg_jax.evaluate.scorer import PROTOCOLS, Scoring, Way
+from vgg_jax.evaluate.subject import Subject
 from vgg_jax.model.specs import HIDDEN_UNITS
 from vgg_jax.model.vgg import VGG
-from vgg_jax.train.checkpoint import find, load_network
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(
-    paths: Sequence[str | Path],
-    config: ConfigDict | None = None,
-    overrides: Mapping[str, object] | None = None,
-    workdir: Path | None = None,
-) -> str:
-    """Evaluates checkpoints on `config.evaluate.split` by `config.evaluate.protocols`; several are fused as well.
+def evaluate(subjects: Iterable[Subject], out: Path) -> str:
+    """Evaluates networks on `config.evaluate.split` by `config.evaluate.protocols`; several are fused as well.
 
     Args:
-      paths: runs' folders (their latest checkpoints) or checkpoints' folders.
-      config: where the data come from and how to evaluate; by default as each checkpoint's training had it.
-      overrides: keys of that config and their values, `{"data.source": "folder:photographs"}`.
-      workdir: where the tables go, and what belongs to a run whose folder cannot be written; by default the first run.
+      subjects: the networks, one after another in memory.
+      out: where the tables go, and what belongs to a network that has no run's folder.
 
     Returns:
       The tables.
 
     Raises:
-      UserError: there is no checkpoint, the data are missing or of other classes, or a file cannot be written.
+      UserError: the data are missing or of other classes, or a file cannot be written.
     """
-    folders = [find(path) for path in paths]
-    out = (Path(workdir) if workdir else folders[0].parent.parent) / "evaluation"
-    exams = []
-    for folder in folders:
-        run = folder.parent.parent
-        home = run / "evaluation" / folder.name if os.access(run, os.W_OK) else out / _slug(folder)
-        exams.append(_examined(folder, config, overrides or {}, home))
-        check_alike(exams[0].any(), exams[-1].any(), str(folders[0]), str(folder))
+    exams: list[_Exam] = []
+    for subject in subjects:
+        exams.append(_examined(subject, subject.home or out / _slug(subject.name)))
+        check_alike(exams[0].any(), exams[-1].any(), exams[0].about["checkpoint"], subject.name)
     rows = [row for exam in exams for row in exam.rows()]
     if len(exams) > 1:
         rows += _fusion_rows(exams)
-    heading = "\n".join(f"{folder} on {exam.source.describe()}" for folder, exam in zip(folders, exams, strict=True))
+    heading = "\n".join(f"{exam.about['checkpoint']} on {exam.source.describe()}" for exam in exams)
     if jax.process_index() == 0:
         _written(lambda folder: report.save_tables(folder, rows, heading), out)
     lines = [heading, "", report.markdown(rows), "", f"Tables, mistakes and posteriors: {out}"]
@@ -119,30 +107,22 @@ class _Exam:
         return data and self.about["of_the_papers_size"] and not self.problems
 
 
-def _examined(folder: Path, config: ConfigDict | None, overrides: Mapping, out: Path) -> _Exam:
-    """Finds a checkpoint's posteriors, or computes what is missing."""
-    net, meta = load_network(folder)
-    saved = completed(meta["config"])
-    config = (config or saved).copy_and_resolve_references()
-    config.update_from_flattened_dict(overrides)
-    # What the network is was decided when it was trained; the rest may change.
-    config.model, config.data.crop = saved.model, net.crop
-    if not config.evaluate.scales and not config.evaluate.scale:
-        config.data.scale = saved.data.scale
-    validate(config)
+def _examined(subject: Subject, home: Path) -> _Exam:
+    """Finds a network's posteriors, or computes what is missing."""
+    net, config = subject.net, subject.config
     source = open_source(config.data.source, config.evaluate.split)
-    _check_classes(net, source, folder)
+    _check_classes(net, source, subject.name)
     about = {
         "network": net.spec.name,
-        "S": list(saved.data.scale),
-        "checkpoint": str(folder),
+        "S": list(subject.S),
+        "checkpoint": subject.name,
         "weights": checksum(net),
         "source": source.name,
         "split": source.split,
         "flip": bool(config.data.flip),
         "of_the_papers_size": not net.batch_norm and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224),
     }
-    home = out / f"{_slug(source.name)}-{_slug(source.split)}"
+    home = home / f"{_slug(source.name)}-{_slug(source.split)}"
     parts, problems = _posteriors(net, config, about, source, home)
     exam = _Exam(config, about, source, parts, problems)
     if jax.process_index() == 0:
@@ -285,16 +265,16 @@ def _names(source: Source) -> tuple[str, ...]:
     return relative([source.where(index) for index in range(len(source))])
 
 
-def _check_classes(net: VGG, source: Source, folder: Path) -> None:
+def _check_classes(net: VGG, source: Source, name: str) -> None:
     ours, theirs = net.classes, tuple(source.classes)
     if not ours:
-        raise DataError(f"{folder} does not name its classes, so its answers on {source.name} would mean nothing")
+        raise DataError(f"{name} does not name its classes, so its answers on {source.name} would mean nothing")
     if len(ours) != len(theirs):
-        raise DataError(f"{folder} knows {len(ours)} classes, {source.name} has {len(theirs)}: evaluate on the same")
+        raise DataError(f"{name} knows {len(ours)} classes, {source.name} has {len(theirs)}: evaluate on the same")
     for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         if one != other:
             raise DataError(
-                f"{folder} and {source.describe()} name their classes differently: "
+                f"{name} and {source.describe()} name their classes differently: "
                 f"class {number} is {one!r} there and {other!r} here"
             )
 
