@@ -169,7 +169,9 @@ def test_impossible_images_and_taps_are_refused(tiny_net):
         net(np.zeros((1, 32, 32, 3), np.uint8), taps=("conv3_4",))
 
 
-@pytest.mark.parametrize("options", [{"net": "A-LRN"}, {"net": "C"}, {"net": "D", "batch_norm": True}, {"net": "B-5x5"}])
+@pytest.mark.parametrize(
+    "options", [{"net": "A-LRN"}, {"net": "C"}, {"net": "D", "batch_norm": True}, {"net": "B-5x5"}]
+)
 def test_images_of_several_sizes_on_one_canvas_are_each_as_if_alone(options, tiny_net, rng):
     net = tiny_net(**options, crop=64)
     net.mean_rgb[...] = jnp.array([100.0, 50.0, 200.0])
@@ -202,3 +204,41 @@ def test_hidden_units_and_class_names():
     assert counted == net.spec.parameter_count(2, 32, 0.0625, hidden=24)
     with pytest.raises(vgg_jax.ConfigError, match="classes has 1 names for num_classes=2"):
         vgg_jax.VGG("A", num_classes=2, crop=32, classes=("a",), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("options", [{"net": "A-LRN"}, {"net": "D", "batch_norm": True}, {"net": "B", "remat": True}])
+def test_some_activations_are_those_of_the_whole_net(options, tiny_net, rng):
+    net, images = tiny_net(**options), rng.integers(0, 256, (2, 41, 64, 3), np.uint8)
+    sizes = jnp.array([[32, 64], [41, 50]])
+    _, expected = net(images, taps=net.activations, sizes=sizes)
+    for taps in (["relu1_1"], ["relu3_1", "pool2", "conv4_1"], ["pool5"], ["conv1_1", "fc6"], net.activations):
+        tapped = net.activations_of(images, taps, sizes=sizes)
+        assert set(tapped) == set(taps)
+        for name, activation in tapped.items():
+            np.testing.assert_array_equal(activation, expected[name], err_msg=name)
+
+
+def test_nothing_is_computed_beyond_the_last_activation(tiny_net):
+    net = tiny_net("D")
+    for layer in ("conv3_2", "conv3_3", "conv4_1", "fc6"):
+        setattr(net, layer, None)  # would fail if it were called
+    tapped = net.activations_of(np.zeros((1, 9, 7, 3), np.uint8), ["relu1_1", "conv3_1"])
+    assert {name: activation.shape[1:3] for name, activation in tapped.items()} == {
+        "relu1_1": (9, 7),
+        "conv3_1": (2, 1),
+    }
+
+
+def test_impossible_activations_are_refused(tiny_net):
+    net = tiny_net("A")
+    with pytest.raises(
+        vgg_jax.ConfigError, match="images of 15 x 90 pixels are smaller than the least for relu5_1, 16"
+    ):
+        net.activations_of(np.zeros((1, 15, 90, 3)), ["conv1_1", "relu5_1"])
+    assert net.activations_of(np.zeros((1, 16, 90, 3)), ["relu5_1"])["relu5_1"].shape == (1, 1, 5, 32)
+    with pytest.raises(vgg_jax.ConfigError, match="images of 31 x 90 pixels are smaller than the net's crop, 32"):
+        net.activations_of(np.zeros((1, 31, 90, 3)), ["fc6"])
+    with pytest.raises(vgg_jax.ConfigError, match="no activation 'relu9_1'"):
+        net.activations_of(np.zeros((1, 32, 32, 3)), ["relu9_1"])
+    with pytest.raises(vgg_jax.ConfigError, match="taps is empty"):
+        net.activations_of(np.zeros((1, 32, 32, 3)), [])

@@ -1,0 +1,100 @@
+"""Dense evaluation (Sec. 3.2) as a file that runs where this package is not, by `jax.export`.
+
+The file is an .npz with the compiled program and the net's parameters by name. JAX and NumPy run it:
+
+    arrays = dict(numpy.load("scorer.npz"))
+    scorer = jax.export.deserialize(bytearray(arrays.pop("scorer")))
+    classes = arrays.pop("classes")  # their names, or none
+    score = jax.jit(scorer.call)
+    posteriors = score(jax.device_put(arrays), images)  # uint8 (b, h, w, 3) to (b, classes)
+
+The parameters are arguments of the program and no constants in it: XLA compiles it once for each shape of the images,
+and with net D's 550 MB among its constants that takes four times as long and three times the memory. Of images smaller
+than the crop it says "Error refining shapes"; the size that it asks for stands in the exception's cause.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import export
+
+from vgg_jax.errors import ConfigError
+from vgg_jax.model.vgg import VGG
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def export_scorer(net: VGG, path: str | Path, *, flip: bool = True, platforms: Sequence[str] | None = None) -> None:
+    """Writes a net as a program that scores images of any size from the crop up, whole and uncropped (Sec. 3.2).
+
+    The class-score map is averaged over its places and goes through the soft-max; the posteriors of an image and of its
+    mirror image are averaged.
+
+    Args:
+      net: any net; it is exported as it is evaluated, in its own dtype.
+      path: the file to write, say `scorer.npz`; one that exists is replaced, and stays as it is if this fails.
+      flip: whether the mirror image counts too.
+      platforms: where the program will run, of `PLATFORMS`; by default where JAX runs now. One file can hold several.
+
+    Raises:
+      ConfigError: the file cannot be written; there is no such platform.
+
+    JAX promises to run such a file for six months of its releases: keep the checkpoint too.
+    """
+    for platform in platforms or ():
+        if platform not in PLATFORMS:
+            raise ConfigError(f"platforms={tuple(platforms)}: {platform!r} is none of {', '.join(PLATFORMS)}")
+    graphdef, state = nnx.split(net)
+    variables = {"/".join(keys): (keys, variable) for keys, variable in nnx.to_flat_state(state)}
+    arrays = {name: variable[...] for name, (_, variable) in variables.items()}
+
+    def score(arrays, images):
+        given = [(keys, variable.replace(arrays[name])) for name, (keys, variable) in variables.items()]
+        return posteriors(nnx.merge(graphdef, nnx.from_flat_state(given)), images, flip=flip)
+
+    shape = export.symbolic_shape("b, h, w, 3", constraints=[f"h >= {net.crop}", f"w >= {net.crop}"])
+    shapes = [{name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}]
+    shapes += [jax.ShapeDtypeStruct(shape, jnp.uint8)]
+    program = export.export(jax.jit(score), platforms=platforms)(*shapes).serialize()
+    classes = np.array(net.classes, np.str_)
+    _write(Path(path), {"scorer": np.frombuffer(program, np.uint8), "classes": classes} | arrays)
+
+
+def posteriors(net: VGG, images: jax.Array, *, flip: bool = True) -> jax.Array:
+    """What the exported program computes.
+
+    Args:
+      images: RGB in 0..255, shape (b, h, w, 3), all of one size.
+      flip: whether the mirror image counts too.
+
+    Returns:
+      Probabilities of the classes, float32, shape (b, classes).
+
+    >>> net = VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
+    >>> posteriors(net, jnp.zeros((1, 47, 64, 3), jnp.uint8)).shape
+    (1, 10)
+    """
+    views = jnp.stack([images, images[:, :, ::-1]] if flip else [images])
+    scores = net(views.reshape(-1, *images.shape[1:])).mean((1, 2))
+    return jax.nn.softmax(scores).reshape(*views.shape[:2], -1).mean(0)
+
+
+def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise ConfigError(
+            f"path={str(path)!r} cannot be written ({error.strerror or error}): give a file in a folder"
+        ) from error
