@@ -34,10 +34,10 @@ $(VENV)/.installed: setup.cfg constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-# torchvision's wheel asks for the CUDA build of torch, and lpips for torchvision; the parts used here need none of it.
+# torchvision's wheel asks for the CUDA build of torch, timm and lpips for torchvision; the parts used here need none.
 $(VENV)/.installed-parity: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parity]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchvision lpips
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchvision timm lpips
 	touch $@
 
 clean:

@@ -12,7 +12,29 @@ from vgg_jax import cpu
 cpu.set_flags()  # before JAX's back end starts
 
 from vgg_jax.errors import CheckpointError, ConfigError, DataError, UserError
+from vgg_jax.evaluate.scorer import Scorer
 from vgg_jax.model.specs import ALIASES, SPECS, Spec
 from vgg_jax.model.vgg import VGG
+from vgg_jax.perceptual import content_distance, gram, lpips, read_lpips_linear, style_distance
+from vgg_jax.predict import class_score_map
+from vgg_jax.weights import load, save_torchvision
 
-__all__ = ["ALIASES", "SPECS", "VGG", "CheckpointError", "ConfigError", "DataError", "Spec", "UserError"]
+__all__ = [
+    "ALIASES",
+    "SPECS",
+    "VGG",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Scorer",
+    "Spec",
+    "UserError",
+    "class_score_map",
+    "content_distance",
+    "gram",
+    "load",
+    "lpips",
+    "read_lpips_linear",
+    "save_torchvision",
+    "style_distance",
+]

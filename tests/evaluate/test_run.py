@@ -101,7 +101,7 @@ def test_the_tables_are_those_of_an_independent_evaluation(trained, photographs)
     order = [saved.images.index(name) for name in names]
     np.testing.assert_allclose(saved.values[:, order], np.array([posteriors[40], posteriors[72]]), atol=1e-5)
     np.testing.assert_array_equal(saved.labels[order], labels)
-    headings = [line for line in text.splitlines() if line.startswith(("Table", "Centre"))]
+    headings = [line for line in text.splitlines() if line.startswith(("Table ", "Centre"))]
     assert [heading[:7] for heading in headings] == ["Table 3", "Table 4", "Table 5", "Centre "]
     assert [record["protocol"] for record in records if record["table"] == 5] == ["dense", "crops", "both"]
 

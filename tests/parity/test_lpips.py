@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import lpips as package
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,6 @@ from sklearn.datasets import load_sample_images
 import vgg_jax
 from vgg_jax.perceptual import lpips, read_lpips_linear
 
-package = pytest.importorskip("lpips", reason="make parity installs it")
 LINEAR = Path(package.__file__).parent / "weights" / "v0.1" / "vgg.pth"
 
 MEAN, STD = np.float64([0.485, 0.456, 0.406]), np.float64([0.229, 0.224, 0.225])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torchvision
 from flax import nnx
 
 import vgg_jax
@@ -13,7 +14,6 @@ from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import make_train_step
 
-torchvision = pytest.importorskip("torchvision", reason="make parity installs it")
 PEERS = {"A": "vgg11", "B": "vgg13", "D": "vgg16", "E": "vgg19"}
 
 

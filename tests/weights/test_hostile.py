@@ -1,0 +1,239 @@
+"""Files made to harm, and files mutated at random: each is loaded or refused, and none crashes, hangs or runs."""
+
+import io
+import os
+import pickle
+import random
+import struct
+import time
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.train.test_checkpoint import config, save, state_of  # noqa: F401
+from tests.weights import originals
+from tests.weights.originals import WRITERS, field, original
+from vgg_jax import CheckpointError, UserError
+from vgg_jax.weights import hdf5, keras, matconvnet, read
+
+
+class Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_pickle_is_not_opened(tmp_path, protocol):
+    (tmp_path / "net").write_bytes(pickle.dumps({"features.0.weight": Payload(tmp_path / "run")}, protocol))
+    with pytest.raises(CheckpointError, match="is a Python pickle|no format of weights|cannot be read"):
+        read(tmp_path / "net")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_array_of_objects_is_not_unpickled(tmp_path):
+    with (tmp_path / "net").open("wb") as file:
+        np.savez(file, **{"conv1_1/kernel": np.array([Payload(tmp_path / "run")], object)})
+    with pytest.raises(CheckpointError, match="conv1_1/kernel is an array of object.*not unpickled"):
+        read(tmp_path / "net")
+    assert not (tmp_path / "run").exists()
+
+
+def npy(shape, data=b""):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2**40, 3), "conv1_1/kernel declares the shape .* no tensor of a VGG has over"),
+        ((-1, 3), "declares the shape"),
+        ((2**26,), "conv1_1/kernel ends after 0 of"),
+    ],
+)
+def test_an_npz_that_declares_an_absurd_shape_is_not_believed(tmp_path, shape, message):
+    with zipfile.ZipFile(tmp_path / "net", "w") as archive:
+        archive.writestr("conv1_1/kernel.npy", npy(shape))
+    with pytest.raises(CheckpointError, match=message):
+        read(tmp_path / "net")
+
+
+def test_many_tensors_are_too_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("vgg_jax.weights.contents.MAX_FILE", 100)
+    with zipfile.ZipFile(tmp_path / "net", "w") as archive:
+        for number in range(5):
+            archive.writestr(f"x{number}.npy", npy((8,), bytes(32)))
+    with pytest.raises(CheckpointError, match="declares over .* bytes of tensors, x3 being the one too many"):
+        read(tmp_path / "net")
+
+
+def test_a_zip_bomb_in_a_keras_archive_stays_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras, "MAX_FILE", 10**6)
+    with zipfile.ZipFile(tmp_path / "net", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(2 * 10**6))
+    with pytest.raises(CheckpointError, match=r"model.weights.h5 declares 2.0e\+06 bytes"):
+        read(tmp_path / "net")
+
+
+def test_a_bomb_in_a_mat_file_is_inflated_to_the_limit_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(matconvnet, "MAX_FILE", 10**6)
+    originals.scipy.io.savemat(tmp_path / "net.mat", {"x": np.zeros(10**6)}, do_compression=True)
+    with pytest.raises(CheckpointError, match=r"a variable of over 1.0e\+06 bytes"):
+        read(tmp_path / "net.mat")
+
+
+def test_a_caffe_blob_that_declares_an_absurd_shape_is_not_believed(tmp_path):
+    def save_blob(message):
+        (tmp_path / "net").write_bytes(field(2, field(4, b"conv1_1") + field(6, message)))
+
+    save_blob(b"".join(field(number, 2**31) for number in (1, 2, 3, 4)) + field(5, b"\0" * 8))
+    with pytest.raises(
+        CheckpointError, match="conv1_1/kernel declares the shape .*damaged or hostile|no tensor of a VGG"
+    ):
+        read(tmp_path / "net")
+    save_blob(b"".join(field(number, 3) for number in (1, 2, 3, 4)) + field(5, b"\0" * 8))
+    with pytest.raises(CheckpointError, match=r"declares the shape \(3, 3, 3, 3\) and has 2 numbers"):
+        read(tmp_path / "net")
+
+
+def test_an_hdf5_dataset_that_declares_an_absurd_shape_is_not_allocated(tmp_path):
+    with h5py.File(tmp_path / "net", "w") as file:
+        file.create_dataset("block1_conv1/kernel", (2**20, 2**20), "f4", chunks=(16, 16))
+    with pytest.raises(CheckpointError, match="block1_conv1/kernel declares the shape"):
+        read(tmp_path / "net")
+
+
+def test_hdf5_does_not_reach_other_files(tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(64))
+    with h5py.File(tmp_path / "other", "w") as file:
+        file["x"] = np.zeros(3)
+    with h5py.File(tmp_path / "linked", "w") as file:
+        file["block1_conv1"] = h5py.ExternalLink(str(tmp_path / "other"), "x")
+    with h5py.File(tmp_path / "external", "w") as file:
+        file.create_dataset("x", (4,), "f4", external=[(str(tmp_path / "secret"), 0, 16)])
+    with h5py.File(tmp_path / "virtual", "w") as file:
+        layout = h5py.VirtualLayout((3,), "f8")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other"), "x", (3,))
+        file.create_virtual_dataset("x", layout)
+    for name in ("linked", "external", "virtual"):
+        with pytest.raises(CheckpointError, match="another file|link, perhaps"):
+            read(tmp_path / name)
+
+
+def test_groups_in_a_circle_end(tmp_path):
+    with h5py.File(tmp_path / "net", "w") as file:
+        file.create_group("a")["b"] = file["/"]
+    with pytest.raises(CheckpointError, match="levels of groups"):
+        read(tmp_path / "net")
+
+
+def test_cells_in_cells_end(tmp_path):
+    def matrix(kind, *parts):
+        flags = struct.pack("<IIII", 6, 8, kind, 0)
+        dims = struct.pack("<IIii", 5, 8, 1, 1)
+        body = flags + dims + struct.pack("<II", 1, 0) + b"".join(parts)
+        return struct.pack("<II", 14, len(body)) + body
+
+    value = matrix(1)
+    for _ in range(100):
+        value = matrix(1, value)
+    (tmp_path / "net").write_bytes(originals.mat_header() + value)
+    with pytest.raises(CheckpointError, match="over 32 levels"):
+        read(tmp_path / "net")
+
+
+def mutated(data, random):
+    """One damage to a file: cut, overwritten, a byte or a block of its own elsewhere, mostly where its structure is."""
+    data = bytearray(data)
+    kind = random.randrange(5)
+    size = len(data)
+    place = random.choice(
+        (random.randrange(min(size, 3000)), random.randrange(size), size - 1 - random.randrange(min(size, 2000)))
+    )
+    if kind == 0:
+        return bytes(data[:place])
+    if kind == 1:
+        data[place : place + random.randrange(1, 9)] = random.randbytes(random.randrange(1, 9))
+    elif kind == 2:
+        data[place : place + 4] = random.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80", b"\xff\xff\xff\x7f"))
+    elif kind == 3:
+        for _ in range(random.randrange(1, 30)):
+            data[random.randrange(min(size, 3000))] ^= 1 << random.randrange(8)
+    else:
+        other = random.randrange(size)
+        data[place : place + 64] = data[other : other + 64]
+    return bytes(data)
+
+
+HDF5 = ("keras legacy", "keras model", "keras 3", "keras archive")
+ROUNDS = {kind: 6 if kind in HDF5 else 150 for kind in WRITERS}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_mutated_file_is_loaded_or_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5, "SECONDS", 3.0)
+    path = tmp_path / "net"
+    WRITERS[kind][0](path, "A" if kind not in HDF5 else "D", original("A" if kind not in HDF5 else "D", window=1))
+    data, chance, refused = path.read_bytes(), random.Random(kind), 0
+    for round in range(ROUNDS[kind]):
+        path.write_bytes(mutated(data, chance))
+        began = time.monotonic()
+        try:
+            weights = read(path, partial=round % 2 == 0)
+            assert all(np.isfinite(array).all() for layer in weights.layers.values() for array in layer.values())
+        except UserError as error:
+            refused += 1
+            assert str(path) in str(error)
+        assert time.monotonic() - began < 20
+    assert refused > ROUNDS[kind] // 4
+
+
+def test_a_file_that_crashes_or_holds_the_hdf5_library_is_refused(tmp_path, monkeypatch):
+    with h5py.File(tmp_path / "net", "w") as file:
+        file["x"] = np.zeros(3)
+    child = tmp_path / "child.py"
+    monkeypatch.setattr(hdf5.hdf5_child, "__file__", str(child))
+    child.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(CheckpointError, match="crashes the HDF5 library: damaged"):
+        read(tmp_path / "net")
+    child.write_text("while True: pass")
+    monkeypatch.setattr(hdf5, "SECONDS", 0.5)
+    with pytest.raises(CheckpointError, match="finds no end in it"):
+        read(tmp_path / "net")
+
+
+# Orbax lets the other reads go on when one fails; they complain to a closed event loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_mutated_checkpoint_of_ours_is_loaded_or_refused(tmp_path, config):  # noqa: F811
+    save(tmp_path / "run", config, state_of(config), step=1)
+    files = sorted(
+        path for path in (tmp_path / "run/checkpoints/1").rglob("*") if path.is_file() and path.stat().st_size
+    )
+    chance = random.Random(0)
+    for _ in range(12):
+        file = chance.choice(files)
+        whole = file.read_bytes()
+        file.write_bytes(mutated(whole, chance))
+        try:
+            read(tmp_path / "run")
+        except UserError as error:
+            assert str(tmp_path) in str(error)
+        file.write_bytes(whole)
+    time.sleep(0.5)
+    assert read(tmp_path / "run").net == "A"
+
+
+def test_an_archive_within_an_archive_is_no_format(tmp_path):
+    inner = io.BytesIO()
+    np.savez(inner, x=np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "net", "w") as archive:
+        archive.writestr("a.npy", inner.getvalue())
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read(tmp_path / "net")

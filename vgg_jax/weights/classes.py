@@ -1,0 +1,83 @@
+"""ImageNet's class names, and the order of fc8's columns.
+
+torchvision, timm and Keras have the 1000 classes sorted by WordNet id. The VGG team's Caffe and MatConvNet releases
+have them in another order: MatConvNet's file names them, for Caffe's they are a file beside it, one synset a line. A
+label of ours is `n01440764 tench`, so that it says the id, is unique and sorts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from vgg_jax.errors import CheckpointError, ConfigError
+
+SORTED = "sorted"
+"""The `class_order` of a file that names its classes itself."""
+
+
+@functools.cache
+def imagenet() -> tuple[str, ...]:
+    """The 1000 classes of ILSVRC-2012 in the order of their WordNet ids, `n01440764 tench` and so on.
+
+    >>> imagenet()[0], imagenet()[-1]
+    ('n01440764 tench', 'n15075141 toilet_tissue')
+    """
+    table = json.loads(Path(__file__).with_name("imagenet_classes.json").read_text())
+    return tuple(f"{wnid} {name}" for wnid, name in table)
+
+
+def labelled(name: str) -> str:
+    """A class's label, from its WordNet id or a line that begins with one; other names stay as they are.
+
+    >>> labelled("n01440764"), labelled("n01440764 tench, Tinca tinca"), labelled("goose")
+    ('n01440764 tench', 'n01440764 tench', 'goose')
+    """
+    return _labels().get(name.split(" ")[0], name)
+
+
+def order(choice: str | Path, carried: tuple[str, ...], source: str) -> tuple[str, ...]:
+    """The labels of fc8's columns in the file's order.
+
+    Args:
+      choice: "sorted", or the path of a file with one class a line, the first word of it the synset.
+      carried: what the weights' own file says.
+      source: its name, for the message.
+
+    Raises:
+      ConfigError: "sorted" is asked of a file that does not name its classes, or the list cannot be read.
+    """
+    if choice == SORTED:
+        if not carried:
+            raise ConfigError(
+                f"class_order={choice!r}: {source} does not name its classes; give class_order a file that does, one "
+                "synset a line in the order of its columns"
+            )
+        return carried
+    try:
+        lines = Path(choice).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"class_order={str(choice)!r} cannot be read: {error}") from error
+    return tuple(labelled(line.strip()) for line in lines if line.strip())
+
+
+def sorted_columns(labels: tuple[str, ...], num_classes: int, source: str) -> np.ndarray:
+    """The places of the sorted classes among the file's columns.
+
+    Raises:
+      CheckpointError: the labels are not as many as the columns, or one is there twice.
+    """
+    if len(labels) != num_classes or len(set(labels)) != num_classes:
+        raise CheckpointError(
+            f"{source} has {num_classes} classes, and the list in class_order {len(labels)}, {len(set(labels))} "
+            "different ones; expected one line for each class"
+        )
+    return np.array(sorted(range(num_classes), key=lambda column: labels[column].split(" ")[0]))
+
+
+@functools.cache
+def _labels() -> dict[str, str]:
+    return {label.split(" ")[0]: label for label in imagenet()}

@@ -1,0 +1,305 @@
+"""Published weights, whatever their format, as a network on plain RGB in 0..255 that answers as the original does.
+
+A file is recognised by its content, read without executing anything, held against the paper's networks (`audit`), its
+preprocessing folded in (`preprocessing`) and its classes named (`classes`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vgg_jax.errors import CheckpointError, ConfigError
+from vgg_jax.model.vgg import VGG
+from vgg_jax.weights import caffe, hub, keras, matconvnet, npz, run, safetensors, torchvision
+from vgg_jax.weights import classes as class_names
+from vgg_jax.weights.audit import Architecture, Asked, identified
+from vgg_jax.weights.contents import MAX_FILE, Contents, Reader
+from vgg_jax.weights.naming import as_hwio
+from vgg_jax.weights.preprocessing import PREPROCESSING, Preprocessing, preprocessing_of
+
+log = logging.getLogger(__name__)
+
+FORMATS = (
+    "torchvision .pth, safetensors of torchvision or timm, Keras .h5, .weights.h5 and .keras, .caffemodel, MatConvNet "
+    ".mat, .npz by layer, a run's --workdir"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A file's weights in this package's convention: what was loaded, and what is left to draw.
+
+    Attributes:
+      source, format: where they are from, for people.
+      net, batch_norm, width, hidden, num_classes, crop, classes, dropout: arguments of `vgg_jax.VGG`.
+      mean_rgb: what the network subtracts, RGB in 0..255.
+      layers: {layer: {array: values}}, kernels (h, w, i, o) in float32, conv1_1 for RGB in 0..255.
+      drawn: the layers the file lacks; `network` draws them.
+    """
+
+    source: str
+    format: str
+    net: str
+    batch_norm: bool
+    width: float
+    hidden: int
+    num_classes: int
+    crop: int
+    classes: tuple[str, ...]
+    dropout: float
+    mean_rgb: tuple[float, float, float]
+    layers: dict[str, dict[str, np.ndarray]]
+    drawn: tuple[str, ...]
+
+    def network(self, *, dtype: jnp.dtype = jnp.float32, seed: int = 0) -> VGG:
+        """The network; layers the file lacks are drawn after He et al. (2015).
+
+        Args:
+          dtype: of the computation.
+          seed: of the draw.
+        """
+
+        def new() -> VGG:
+            return VGG(
+                self.net,
+                num_classes=self.num_classes,
+                crop=self.crop,
+                width=self.width,
+                hidden=self.hidden,
+                dropout=self.dropout,
+                batch_norm=self.batch_norm,
+                init="he",
+                mean_rgb=self.mean_rgb,
+                classes=self.classes,
+                dtype=dtype,
+                rngs=nnx.Rngs(params=seed),
+            )
+
+        net = new() if self.drawn else nnx.eval_shape(new)
+        graphdef, state = nnx.split(net)
+        mean = jnp.asarray(self.mean_rgb, jnp.float32)
+        nnx.replace_by_pure_dict(state, {"mean_rgb": mean, **jax.tree.map(jnp.asarray, self.layers)})
+        return nnx.merge(graphdef, state)
+
+
+def load(
+    source: str | Path,
+    *,
+    net: str | None = None,
+    partial: bool = False,
+    num_classes: int | None = None,
+    hidden: int | None = None,
+    crop: int | None = None,
+    preprocessing: str | Preprocessing | None = None,
+    class_order: str | Path | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    seed: int = 0,
+) -> VGG:
+    """A network with published weights, or those of a run, on plain RGB images in 0..255.
+
+    It answers as the original does on what the original is fed: whatever that is, is folded into the mean colour and
+    conv1_1. What was loaded and what was drawn is logged; `vgg_jax.weights.read` returns it.
+
+    Args:
+      source: a file or a folder, recognised by its content: a state dict of torchvision or timm (`.pth`, safetensors),
+        Keras's `.h5`, `.weights.h5` and `.keras`, a `.caffemodel`, MatConvNet's `.mat`, an `.npz` by layer name, a run
+        of this package. Or the name of a repository on the Hugging Face hub, `timm/vgg16.tv_in1k`.
+      net: the paper's letter or an alias, where the file cannot tell: for A-LRN, or a few convolutions alone.
+      partial: whether layers may be missing; they are drawn from `seed`.
+      num_classes, hidden, crop: of a file without fc8, fc6 and fc7; by default 1000, 4096 times the width, 224.
+      preprocessing: what the original is fed, if not what its format usually is: a name of `PREPROCESSING`
+        ("torchvision", "torchvision-features", "caffe", "rgb") or a `Preprocessing`. An `.npz` must state it here or
+        in its arrays `mean_rgb` and `std_rgb`.
+      class_order: to have fc8's columns in the sorted order of the classes: "sorted" for a file that names its classes
+        (MatConvNet's), or the path of a list, one synset a line in the order of the file's columns (Caffe's).
+      dtype: of the computation; parameters are float32.
+      seed: of the layers drawn.
+
+    Returns:
+      The network, its crop, classes and mean colour set. `net.classes` says the order of its classes, `()` if unknown.
+
+    Raises:
+      CheckpointError: there is no such file or repository; it is of no known format, damaged, hostile or of another
+        network. Every tensor that is missing, unexpected, mis-shaped or not finite is named.
+      ConfigError: an argument contradicts the file, or the preprocessing is not stated.
+    """
+    return read(
+        source,
+        net=net,
+        partial=partial,
+        num_classes=num_classes,
+        hidden=hidden,
+        crop=crop,
+        preprocessing=preprocessing,
+        class_order=class_order,
+    ).network(dtype=dtype, seed=seed)
+
+
+def read(
+    source: str | Path,
+    *,
+    net: str | None = None,
+    partial: bool = False,
+    num_classes: int | None = None,
+    hidden: int | None = None,
+    crop: int | None = None,
+    preprocessing: str | Preprocessing | None = None,
+    class_order: str | Path | None = None,
+) -> Weights:
+    """What `load` makes a network of: the arguments, the arrays by layer, and which layers the file lacks.
+
+    Args and errors are those of `load`.
+    """
+    path = hub.fetch(str(source)) if hub.is_name(str(source)) else Path(source)
+    contents = _contents(path)
+    label = str(source)
+    fit = identified(
+        label, contents.tensors, contents.naming, Asked(net or contents.net, partial, num_classes, hidden, crop)
+    )
+    stated = contents.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
+    if stated is None:
+        raise ConfigError(
+            f"{label} {contents.because}. Give preprocessing=, one of {', '.join(PREPROCESSING)}, or "
+            "a Preprocessing(mean_rgb, std_rgb, bgr)"
+        )
+    layers = _layers(label, contents, fit)
+    if "conv1_1" in layers:
+        layers["conv1_1"]["kernel"] = stated.folded(layers["conv1_1"]["kernel"])
+    labels = _classes(label, contents, fit, class_order, layers)
+    log.info(
+        "%s: %s, %s; loaded %s; to draw: %s",
+        label,
+        contents.format,
+        fit,
+        ", ".join(layers),
+        ", ".join(fit.absent) or "none",
+    )
+    return Weights(
+        label,
+        contents.format,
+        fit.spec.name,
+        fit.batch_norm,
+        fit.width,
+        fit.hidden,
+        fit.num_classes,
+        fit.crop,
+        labels,
+        contents.dropout,
+        stated.mean_rgb,
+        layers,
+        fit.absent,
+    )
+
+
+def _contents(path: Path) -> Contents:
+    """What is in a file or a folder."""
+    reader, kind = _recognised(path)
+    try:
+        return reader(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged file fails anywhere, in any of six libraries: it is the file's fault
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(
+            f"{path} begins as {kind} and cannot be read: {reason}; it is cut short or damaged: download it again"
+        ) from error
+
+
+def _recognised(path: Path) -> tuple[Reader, str]:
+    """The reader of a file, by its first bytes or its members, and its format's name."""
+    if path.is_dir():
+        if (path / hub.FILE).is_file():
+            return lambda folder: safetensors.read(folder / hub.FILE), "a folder of safetensors"
+        return run.read, "a run of vgg_jax"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file or folder; nor is it OWNER/NAME of a repository on the hub")
+    size = path.stat().st_size
+    if size > MAX_FILE:
+        raise CheckpointError(f"{path} has {size:.1e} bytes; no VGG has over {MAX_FILE:.1e}: of another network")
+    with path.open("rb") as file:
+        head = file.read(128)
+    if head[:4] == b"PK\x03\x04":
+        return _recognised_archive(path)
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return keras.read, "HDF5"
+    if head.startswith(b"MATLAB 5.0 MAT-file"):
+        return matconvnet.read, "a .mat file"
+    if head.startswith(b"MATLAB 7.3 MAT-file"):
+        raise CheckpointError(f"{path} is of MATLAB 7.3; in MATLAB, save it again with -v7")
+    if head.startswith(_LEGACY_TORCH):
+        return torchvision.read, "a file of PyTorch"
+    if head[:1] == b"\x80":
+        raise CheckpointError(f"{path} is a Python pickle, which could run any code: not opened. Known: {FORMATS}")
+    if head[8:9] == b"{":
+        return safetensors.read, "safetensors"
+    if head[:1] in (b"\x0a", b"\x12", b"\x1a", b"\xa2"):  # a NetParameter's name, inputs or layers
+        return caffe.read, "a Caffe model"
+    raise CheckpointError(f"{path} begins with {head[:8]!r}, which is no format of weights known here: {FORMATS}")
+
+
+_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How files of torch.save began until 2020, some of torchvision's among them."""
+
+
+def _recognised_archive(path: Path) -> tuple[Reader, str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+        raise CheckpointError(f"{path} begins as a zip archive and is none: {error}; download it again") from error
+    if keras.WEIGHTS in members:
+        return keras.read_archive, "a .keras archive"
+    if any(member.endswith("data.pkl") for member in members):
+        return torchvision.read, "a file of PyTorch"
+    if members and all(member.endswith(".npy") for member in members):
+        return npz.read, "an .npz"
+    raise CheckpointError(f"{path} is a zip archive of {', '.join(members[:5]) or 'nothing'}; known are {FORMATS}")
+
+
+def _layers(label: str, contents: Contents, fit: Architecture) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays by layer in our layout, taken out of the contents; a NaN is refused."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    faults = []
+    for ours, theirs in fit.table.items():
+        layer, name = ours.split("/")
+        if layer in fit.absent:
+            continue
+        array = contents.tensors.pop(theirs)
+        if name == "kernel":
+            array = as_hwio(array, contents.naming.layout(layer, array.ndim), fit.shapes[ours])
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
+            array = np.array(array, np.float32, order="C")  # a copy: the file may be mapped into memory
+        if bad := array.size - np.count_nonzero(np.isfinite(array)):
+            faults.append(f"{theirs}{'' if theirs == ours else f' ({ours})'} has {bad} NaN or infinite values")
+        elif name == "var" and (array < 0).any():
+            faults.append(f"{theirs} ({ours}) has negative variances")
+        layers.setdefault(layer, {})[name] = array
+    if faults:
+        raise CheckpointError(f"{label}: {'; '.join(faults)}. Download it again, or save it before it diverged")
+    return layers
+
+
+def _classes(
+    label: str, contents: Contents, fit: Architecture, class_order: str | Path | None, layers: dict
+) -> tuple[str, ...]:
+    """The classes in the order of the network's columns, which are sorted if that is asked for."""
+    carried = contents.classes
+    if not carried and contents.imagenet and fit.num_classes == 1000:
+        carried = class_names.imagenet()
+    if class_order is None:
+        if carried and len(carried) != fit.num_classes:
+            raise CheckpointError(f"{label} names {len(carried)} classes and its fc8 has {fit.num_classes}: damaged")
+        return carried
+    labels = class_names.order(class_order, carried, label)
+    columns = class_names.sorted_columns(labels, fit.num_classes, label)
+    if "fc8" in layers:
+        layers["fc8"] = {name: np.ascontiguousarray(array[..., columns]) for name, array in layers["fc8"].items()}
+    return tuple(labels[column] for column in columns)
