@@ -12,7 +12,7 @@ folder=${2:?a folder for the runs}
 shift 2
 train() {
   python -m vgg_jax.main --config="configs/folder.py:$photographs" --workdir="$folder/$1-$2" --config.model.net="$1" \
-    --config.data.crop=64 "${@:3}"
+    --config.model.width=0.125 --config.data.crop=64 "${@:3}"
 }
 runs=()
 for net in A B C D; do
