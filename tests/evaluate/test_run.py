@@ -7,21 +7,24 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from tests.model.test_vgg import reference
-from vgg_jax import ConfigError, DataError
+from vgg_jax import VGG, ConfigError, DataError, Scorer
 from vgg_jax.config import default_config
+from vgg_jax.data.image_ops import decode
 from vgg_jax.data.sources import open_source
 from vgg_jax.evaluate import run
 from vgg_jax.evaluate.paper import ERRORS, Setting
 from vgg_jax.evaluate.posteriors import read
 from vgg_jax.evaluate.report import markdown, row
 from vgg_jax.evaluate.run import evaluate, fuse
-from vgg_jax.evaluate.subject import of_run
+from vgg_jax.evaluate.subject import of_run, of_weights
 from vgg_jax.tasks.classify import Classification
 from vgg_jax.train.checkpoint import load_network
 from vgg_jax.train.loop import train
+from vgg_jax.weights import imagenet, save_torchvision
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +231,41 @@ def test_eight_devices_score_as_one(trained, one_device, photographs):
     for way in ways:
         np.testing.assert_allclose(eight.posteriors[way], one.posteriors[way], atol=1e-5)
     np.testing.assert_array_equal(eight.labels, one.labels)
+
+
+def test_published_weights_are_evaluated_like_a_run(tmp_path, photographs):
+    classes = imagenet()
+    net = VGG("A", num_classes=1000, crop=32, width=0.0625, init="he", classes=classes, rngs=nnx.Rngs(0))
+    save_torchvision(net, tmp_path / "weights.safetensors")
+    overrides = {"data.source": f"folder:{photographs}", "evaluate.split": "test"}
+    subject = of_weights(str(tmp_path / "weights.safetensors"), overrides=overrides)
+    assert (subject.S, subject.home, subject.net.classes) == ((0, 0), None, classes)
+    with pytest.raises(DataError, match="knows 1000 classes, folder:.* has 3"):
+        evaluate([subject], tmp_path / "out")
+
+    class Thousand:
+        name, split, classes = "all", "validation", tuple(name.split()[0] for name in imagenet())
+
+        def __len__(self):
+            return 2
+
+        def read(self, index):
+            return (photographs / f"test/left/{index}.png").read_bytes(), 999 * index
+
+        def where(self, index):
+            return f"{index}.png"
+
+        def describe(self):
+            return "two images"
+
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patched:
+        patched.setattr(run, "open_source", lambda name, split: Thousand())
+        text = evaluate([subject], tmp_path / "out")
+    assert "| A       | –" in text and "two images" in text
+    saved = read(next((tmp_path / "out").glob("*/*/dense.npz")))
+    alone = Scorer(net, scales=saved.scales)(
+        [decode((photographs / f"test/left/{i}.png").read_bytes()) for i in (0, 1)]
+    )
+    np.testing.assert_allclose(saved.mean(), alone, atol=1e-5)
+    assert saved.labels.tolist() == [0, 999]

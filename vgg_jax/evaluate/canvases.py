@@ -83,13 +83,25 @@ def canvas_of(view: View, name: Callable[[Hashable], str] = str) -> Canvas:
       DataError: there is none; `name` tells what to call the view's image.
     """
     height, width = view.image.shape[:2]
-    canvas = Canvas(rounded_up(height), rounded_up(width), view.purpose)
-    if canvas.pixels > MAX_PIXELS:
+    check_size(height, width, name(view.ticket))
+    return Canvas(rounded_up(height), rounded_up(width), view.purpose)
+
+
+def check_size(height: int, width: int, name: str) -> None:
+    """Refuses what no canvas holds.
+
+    Args:
+      height, width: of an image at a test scale, in pixels.
+      name: what to call the image in the message.
+
+    Raises:
+      DataError: it is too elongated.
+    """
+    if rounded_up(height) * rounded_up(width) > MAX_PIXELS:
         raise DataError(
-            f"{name(view.ticket)}: {height} x {width} pixels at this test scale are more than {MAX_PIXELS:,}; "
+            f"{name}: {height} x {width} pixels at this test scale are more than {MAX_PIXELS:,}; "
             "crop the image, or use a smaller test scale"
         )
-    return canvas
 
 
 def packed(canvas: Canvas, views: Sequence[View], places: int, crop: int) -> Packed:

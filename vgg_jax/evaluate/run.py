@@ -268,11 +268,11 @@ def _names(source: Source) -> tuple[str, ...]:
 def _check_classes(net: VGG, source: Source, name: str) -> None:
     ours, theirs = net.classes, tuple(source.classes)
     if not ours:
-        raise DataError(f"{name} does not name its classes, so its answers on {source.name} would mean nothing")
+        raise DataError(f"{name} does not name its classes: what it answers on {source.name} has no meaning")
     if len(ours) != len(theirs):
         raise DataError(f"{name} knows {len(ours)} classes, {source.name} has {len(theirs)}: evaluate on the same")
     for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        if one != other:
+        if other not in (one, one.partition(" ")[0]):  # ImageNet's are "n01440764 tench"; data sets give the id alone
             raise DataError(
                 f"{name} and {source.describe()} name their classes differently: "
                 f"class {number} is {one!r} there and {other!r} here"

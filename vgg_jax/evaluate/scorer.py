@@ -11,7 +11,7 @@ Posteriors are averaged over the image and its mirror image (not for `centre`), 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from vgg_jax import parallel
 from vgg_jax.data.batch_stream import cores
@@ -54,20 +54,76 @@ class Way(NamedTuple):
     """Q, in pixels."""
 
 
-class Scoring:
+class Engine:
+    """A network's programs on canvases: one batch is placed and one computed while another's results are fetched.
+
+    Args:
+      net: the network.
+      functions: what is computed, by name: functions of the net's graphdef and state, of images in the upper left
+        corners of one canvas and of what else `_run` gives them; `flip` is static.
+      smallest: the sides of an empty place's image in pixels: the least that the functions can work on.
+      batch_size: images of the crop's size at once, over all devices of this process; larger images are fewer. By
+        default what suits the devices.
+      mesh: the devices; by default all of this process.
+
+    Attributes:
+      packer: what the canvases cost, `packer.waste` and `packer.shapes`.
+    """
+
+    def __init__(
+        self,
+        net: VGG,
+        functions: Mapping[str, Callable],
+        smallest: int,
+        batch_size: int | None = None,
+        mesh: Mesh | None = None,
+    ):
+        self._mesh = mesh or parallel.local_mesh()
+        pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * _batch_pixels()
+        self.packer = Packer(pixels, self._mesh.size, smallest)
+        self.use(nnx.state(net))
+        self._programs = _Programs(net, functions)
+
+    def use(self, *state: nnx.State) -> None:
+        """Takes other parameters for the same network: the parts of its state, in any split."""
+        whole = nnx.merge_state(*state) if len(state) > 1 else state[0]
+        here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), whole)
+        self._state = jax.device_put(here, parallel.replicated(self._mesh))
+
+    def _run(self, purpose: Hashable, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
+        """The results of a batch, under way: arrays of shape (places, ...) by name."""
+        raise NotImplementedError
+
+    def _results(
+        self, views: Iterable[View], name: Callable[[Hashable], str]
+    ) -> Iterator[tuple[Packed, dict[str, np.ndarray]]]:
+        """The results of views, batch by batch, in whatever order is fast."""
+        with parallel.prefetch(self.packer.pack(views, name), self._placed) as batches:
+            before = None
+            for packed, placed in batches:
+                ahead = packed, self._run(packed.canvas.purpose, *placed)
+                if before:  # its results are fetched while the next batch is computed
+                    yield before[0], jax.device_get(before[1])
+                before = ahead
+            if before:
+                yield before[0], jax.device_get(before[1])
+
+    def _placed(self, packed: Packed) -> tuple[Packed, tuple[jax.Array, jax.Array]]:
+        images, sizes = jax.device_put((packed.images, packed.sizes), parallel.split_batch(self._mesh))
+        return packed, (images, sizes)
+
+
+class Scoring(Engine):
     """A network that scores images in several ways in one pass over them.
 
     Args:
       net: the network.
       ways: protocols and scales.
       flip: whether the mirror image counts too; no part of `centre`.
-      batch_size: images of the crop's size at once, over all devices of this process; larger images are fewer. By
-        default what suits the devices.
-      mesh: the devices; by default all of this process.
+      batch_size, mesh: as in `Engine`.
 
     Attributes:
       ways: without repetitions.
-      packer: what the canvases cost, `packer.waste` and `packer.shapes`.
 
     Raises:
       ConfigError: a scale is smaller than the net's crop.
@@ -90,18 +146,8 @@ class Scoring:
                 )
         self.ways = tuple(dict.fromkeys(ways))
         self.crop, self.num_classes, self.flip = net.crop, net.num_classes, flip
-        self._mesh = mesh or parallel.local_mesh()
-        pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * _batch_pixels()
-        self.packer = Packer(pixels, self._mesh.size, net.crop)
-        self.use(nnx.state(net))
+        super().__init__(net, {"dense": dense_posteriors, "crops": crop_posteriors}, net.crop, batch_size, mesh)
         self._cut = jax.jit(functools.partial(grid_crops, crop=net.crop))
-        self._programs = _Programs(net)
-
-    def use(self, *state: nnx.State) -> None:
-        """Takes other parameters for the same network: the parts of its state, in any split."""
-        whole = nnx.merge_state(*state) if len(state) > 1 else state[0]
-        here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), whole)
-        self._state = jax.device_put(here, parallel.replicated(self._mesh))
 
     def views(self, read: Callable[[Hashable], np.ndarray | None], keys: Iterable[Hashable], threads: int = 0):
         """A context with the images at every scale, rescaled by a few threads.
@@ -134,16 +180,10 @@ class Scoring:
         Raises:
           DataError: an image is too elongated.
         """
-        named = lambda ticket: name(ticket[0])
-        with parallel.prefetch(self.packer.pack(views, named), self._placed) as batches:
-            before = None
-            for packed, placed in batches:
-                ahead = packed, self._run(packed, *placed)
-                if before:  # its results are fetched while the next batch is computed
-                    yield from _unpacked(*before)
-                before = ahead
-            if before:
-                yield from _unpacked(*before)
+        for packed, posteriors in self._results(views, lambda ticket: name(ticket[0])):
+            for part, rows in posteriors.items():
+                for (key, scale), row in zip(packed.tickets, rows, strict=False):  # then come empty places
+                    yield key, Way(part, scale), row
 
     def _views_of(self, key: Hashable, image: np.ndarray) -> Iterator[View]:
         for scale in dict.fromkeys(way.scale for way in self.ways):
@@ -154,19 +194,14 @@ class Scoring:
             if whole := tuple(part for part in parts if part != "centre"):
                 yield View((key, scale), rescaled, whole)
 
-    def _placed(self, packed: Packed) -> tuple[Packed, tuple[jax.Array, jax.Array]]:
-        images, sizes = jax.device_put((packed.images, packed.sizes), parallel.split_batch(self._mesh))
-        return packed, (images, sizes)
-
-    def _run(self, packed: Packed, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
-        """The posteriors of a batch, under way."""
+    def _run(self, purpose: Hashable, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
         posteriors = {}
-        for part in packed.canvas.purpose:
+        for part in purpose:
             if part == "crops":
                 crops = self._cut(images, sizes)
-                posteriors[part] = self._programs.crops(crops)(self._state, crops, flip=self.flip)
+                posteriors[part] = self._programs("crops", crops)(self._state, crops, flip=self.flip)
             else:
-                dense = self._programs.dense(images)
+                dense = self._programs("dense", images)
                 posteriors[part] = dense(self._state, images, sizes, flip=self.flip and part == "dense")
         return posteriors
 
@@ -248,32 +283,26 @@ class _Programs:
     a pair: at worst twice the cost of having known.
     """
 
-    def __init__(self, net: VGG):
+    def __init__(self, net: VGG, functions: Mapping[str, Callable]):
         self._work: dict[tuple[int, ...], float] = {}
         self._net_work = net.spec.multiply_adds(net.width)
-        self._fast = self._jitted(net)
+        self._fast = _jitted(net, functions)
         tiled = jax.default_backend() == "cpu" and net.dtype == jnp.float32
-        self._quick = self._jitted(untiled(net)) if tiled else self._fast
+        self._quick = _jitted(untiled(net), functions) if tiled else self._fast
 
-    def dense(self, images: jax.Array) -> Callable:
-        """`dense_posteriors` for images of this shape."""
-        return self._choose(images)["dense"]
-
-    def crops(self, crops: jax.Array) -> Callable:
-        """`crop_posteriors` for crops of this shape."""
-        return self._choose(crops)["crops"]
-
-    def _choose(self, images: jax.Array) -> dict[str, Callable]:
+    def __call__(self, name: str, images: jax.Array) -> Callable:
+        """One of the functions, for images of this shape."""
         done = self._work.get(images.shape, 0.0)
         self._work[images.shape] = done + self._net_work * images.size / 3
-        return self._fast if done > TILES_PAY else self._quick
+        return (self._fast if done > TILES_PAY else self._quick)[name]
 
-    def _jitted(self, net: VGG) -> dict[str, Callable]:
-        graphdef = nnx.graphdef(net)
-        return {
-            "dense": jax.jit(functools.partial(dense_posteriors, graphdef), static_argnames="flip"),
-            "crops": jax.jit(functools.partial(crop_posteriors, graphdef), static_argnames="flip"),
-        }
+
+def _jitted(net: VGG, functions: Mapping[str, Callable]) -> dict[str, Callable]:
+    graphdef = nnx.graphdef(net)
+    return {
+        name: jax.jit(functools.partial(function, graphdef), static_argnames="flip")
+        for name, function in functions.items()
+    }
 
 
 def dense_posteriors(
@@ -293,17 +322,22 @@ def dense_posteriors(
       flip: whether the mirror image counts.
     """
     net = nnx.merge(graphdef, state)
-    views = 1 + flip
-    # An image and its mirror image are neighbours, so that they stay on one device.
-    both = jnp.stack([images, mirrored(images, sizes)], 1).reshape(-1, *images.shape[1:]) if flip else images
-    sizes = jnp.repeat(sizes, views, 0)
+    both, sizes = with_mirror_images(images, sizes) if flip else (images, sizes)
     places = net.map_sizes(sizes).prod(1)
     scores = net(both, sizes=sizes).sum((1, 2)) / places[:, None]
-    return jax.nn.softmax(scores).reshape(len(images), views, -1).mean(1)
+    return jax.nn.softmax(scores).reshape(len(images), 1 + flip, -1).mean(1)
 
 
-def mirrored(images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]) -> UInt8[Array, "n h w 3"]:
-    """Images on a canvas, each mirrored about its own vertical axis."""
+def with_mirror_images(
+    images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]
+) -> tuple[UInt8[Array, "2*n h w 3"], Int[Array, "2*n 2"]]:
+    """Images on a canvas and their sizes, each followed by its mirror image: so the two stay on one device."""
+    both = jnp.stack([images, mirrored(images, sizes)], 1)
+    return both.reshape(-1, *images.shape[1:]), jnp.repeat(sizes, 2, 0)
+
+
+def mirrored(images: Shaped[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Shaped[Array, "n h w c"]:
+    """Images (or maps) on a canvas, each mirrored about its own vertical axis."""
     columns = jnp.arange(images.shape[2])
     source = jnp.clip(sizes[:, 1, None] - 1 - columns, 0)  # beyond the image any pixel will do
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
@@ -357,12 +391,6 @@ def check_image(image: np.ndarray, name: str) -> None:
         raise DataError(f"{name} is of type {what}: images are RGB in 0..255, uint8")
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(f"{name} is of shape {image.shape}: expected (height, width, 3), RGB")
-
-
-def _unpacked(packed: Packed, posteriors: dict[str, jax.Array]) -> Iterator[tuple]:
-    for part, rows in posteriors.items():
-        for (key, scale), row in zip(packed.tickets, np.asarray(rows), strict=False):  # then come empty places
-            yield key, Way(part, scale), row
 
 
 def untiled(net: VGG) -> VGG:
