@@ -39,7 +39,7 @@ def run(*arguments):
         (["--config.init.from_run=no-such-run"], "no-such-run: is not there; give a run's --workdir"),
         (["--config=configs/vgg20.py"], "No such file or directory: 'configs/vgg20.py'; configs/ holds"),
         (["--config=configs/vgg19.py:s512"], "no stage 's512'; there are s256"),
-        (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|fuse>"),
+        (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|features|fuse>"),
         (["--mode=evaluate", "--checkpoint=no-such-run"], "no-such-run: is not there"),
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
         (["stray"], "what is 'stray'? Flags look like"),

@@ -13,6 +13,7 @@ cpu.set_flags()  # before JAX's back end starts
 
 from vgg_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from vgg_jax.evaluate.scorer import Scorer
+from vgg_jax.features import features
 from vgg_jax.model.specs import ALIASES, SPECS, Spec
 from vgg_jax.model.vgg import VGG
 from vgg_jax.perceptual import content_distance, gram, lpips, read_lpips_linear, style_distance
@@ -31,6 +32,7 @@ __all__ = [
     "UserError",
     "class_score_map",
     "content_distance",
+    "features",
     "gram",
     "load",
     "lpips",

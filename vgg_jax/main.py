@@ -3,6 +3,7 @@
 --mode=train     (the default) trains, or goes on with the run in --workdir
 --mode=evaluate  the paper's tables for the run in --workdir, or for --checkpoint=RUN,RUN,... or --weights=SOURCE
 --mode=predict   the five most probable classes of images, folders or patterns: --mode=predict --workdir=RUN a.jpg b/
+--mode=features  activations of images, folders or patterns as an .npz: --mode=features --workdir=RUN --out=f.npz a/
 --mode=fuse      the average of files of posteriors that evaluations wrote: --mode=fuse A.npz B.npz
 
 All but training need no --config: a run knows its own, and --config.KEY=VALUE changes that.
@@ -28,11 +29,15 @@ CONFIG = config_flags.DEFINE_config_file(
     "config", None, "What to train: a file of configs/, with its stage after a colon."
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, pictures.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict", "fuse"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict", "features", "fuse"], "What to do.")
 CHECKPOINT = flags.DEFINE_list("checkpoint", [], "Runs to evaluate or predict with: their folders, or steps' of them.")
 WEIGHTS = flags.DEFINE_list("weights", [], "Published weights to evaluate or predict with: files, or names on the hub.")
 JSON = flags.DEFINE_bool("json", False, "Predictions as JSON, a line an image.")
 HEAT_MAPS = flags.DEFINE_string("heat_maps", None, "A folder for pictures of the class-score maps of predictions.")
+LAYERS = flags.DEFINE_list("layers", ["relu7"], "Features: names of activations; by default the paper's, relu7.")
+POOL = flags.DEFINE_enum("pool", "mean", ["mean", "max", "none"], "Features: over an activation's places; none: maps.")
+STACK = flags.DEFINE_bool("stack", False, "Features: stack those of several scales, instead of averaging them.")
+OUT = flags.DEFINE_string("out", None, "Features: the .npz to write.")
 
 _DEFAULTS = Path(config_module.__file__)
 """The config file that --config.KEY=VALUE is taken to change where none is given."""
@@ -60,6 +65,13 @@ def main(arguments: list[str]) -> int | None:
                 "--checkpoint=RUN,RUN,... or --weights=SOURCE"
             )
         print(evaluate(_subjects(), Path(workdir) / "evaluation"))
+    elif MODE.value == "features":
+        from vgg_jax.features import write_features
+
+        if not OUT.value:
+            raise ConfigError("--mode=features needs --out=FILE.npz, where the features go")
+        pool = None if POOL.value == "none" else POOL.value
+        return 1 if write_features(next(_subjects()), images, OUT.value, LAYERS.value, pool, STACK.value) else 0
     else:
         from vgg_jax.predict import predict
 
@@ -108,7 +120,7 @@ def _parse(arguments: list[str]) -> list[str]:
         if argument.startswith("--config."):
             check_key(argument.removeprefix("--config.").partition("=")[0])
     mode = next((given.partition("=")[2] for given in arguments if given.startswith("--mode=")), "train")
-    if mode in ("evaluate", "predict") and not any(given.startswith("--config=") for given in arguments):
+    if mode in ("evaluate", "predict", "features") and not any(given.startswith("--config=") for given in arguments):
         arguments = [arguments[0], f"--config={_DEFAULTS}", *arguments[1:]]
     try:
         rest = flags.FLAGS(arguments)
