@@ -73,6 +73,22 @@ def test_the_nets_of_the_configs_are_those_of_table_1():
         ({"model.dropout": 1.0}, r"not a probability"),
         ({"init.scheme": "xavier"}, r"no initialisation 'xavier'"),
         ({"init.grow_from": "a", "init.from_run": "b"}, r"both set"),
+        ({"init.from_run": "a", "init.weights": "b"}, r"config.init.from_run and config.init.weights are both set"),
+        ({"init.grow_from": "a", "init.from_run": "b", "init.weights": "c"}, r"are all set: a run begins from one"),
+        (
+            {"init.weights": "a", "init.preprocessing": "bgr"},
+            r"config.init.preprocessing='bgr': use one of '', torchvision",
+        ),
+        ({"init.preprocessing": "caffe"}, r"config.init.preprocessing='caffe' says what config.init.weights expects"),
+        ({"train.cached_views": -1}, r"config.train.cached_views=-1: the least is 0"),
+        (
+            {
+                "train.cached_views": 2,
+                "train.freeze": ("conv1", "conv2", "conv3", "conv4", "conv5_1", "conv5_3", "fc6"),
+            },
+            r"cached_views=2 keeps .* but conv5_2 is trained: set config.train.freeze=\('conv1',.*'conv5'\)",
+        ),
+        ({"train.cached_views": 2}, r"but conv1_1, .*, conv5_3 are trained.*or config.train.cached_views=0"),
         ({"schedule.kind": "cosine"}, r"config.schedule.kind='cosine': use one of plateau, step, fixed"),
         ({"schedule.kind": "step"}, r"takes rising steps"),
         ({"schedule.boundaries": (10,)}, r"belongs to config.schedule.kind='step', not 'plateau'"),

@@ -15,6 +15,7 @@ from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate.scorer import PROTOCOLS
 from vgg_jax.model.init import initializer
 from vgg_jax.model.specs import spec_of
+from vgg_jax.weights.preprocessing import PREPROCESSING
 
 
 def default_config() -> ConfigDict:
@@ -35,6 +36,9 @@ def default_config() -> ConfigDict:
     config.init.scheme = "glorot"  # paper, gaussian, glorot or he
     config.init.grow_from = ""  # run of a trained shallower net: first four convolutions and FC layers (Sec. 3.1)
     config.init.from_run = ""  # run or checkpoint to fine-tune: all its parameters
+    config.init.weights = ""  # published weights to fine-tune: a file, or a name on the hub, as vgg_jax.weights reads
+    config.init.class_order = ""  # of their classes: sorted, or a list of synsets; "" for the file's own
+    config.init.preprocessing = ""  # what they expect: torchvision, caffe, ...; "" for what their format says
 
     config.data = ConfigDict()
     config.data.source = "tfds:imagenet2012"  # tfds:NAME, folder:PATH or mnist5k
@@ -56,6 +60,7 @@ def default_config() -> ConfigDict:
     config.train.momentum = 0.9
     config.train.weight_decay = 5e-4  # on kernels; biases and normalisation are not decayed
     config.train.freeze = ()  # groups of layers that stay as they are: conv1 (a stage), conv3_2, fc6
+    config.train.cached_views = 0  # views of an image whose frozen convolutions are computed once; 0: fresh crops
 
     config.schedule = ConfigDict()
     config.schedule.kind = "plateau"  # plateau, step or fixed
@@ -89,6 +94,7 @@ get_config = default_config  # this module is a config file too
 
 _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "init.preprocessing": ("", *PREPROCESSING),
     "data.statistics": ("computed", "imagenet"),
     "data.on_error": ("raise", "skip"),
     "schedule.kind": ("plateau", "step", "fixed"),
@@ -105,6 +111,7 @@ _AT_LEAST = {
     "train.rate": 0,
     "train.momentum": 0,
     "train.weight_decay": 0,
+    "train.cached_views": 0,
     "schedule.warmup_steps": 0,
     "schedule.drops": 0,
     "schedule.patience": 1,
@@ -130,7 +137,8 @@ def validate(config: ConfigDict) -> None:
     for key, choices in _CHOICES.items():
         value = _get(config, key)
         if value not in choices:
-            raise ConfigError(f"config.{key}={value!r}: use one of {', '.join(choices)}")
+            named = ", ".join(choice or "''" for choice in choices)
+            raise ConfigError(f"config.{key}={value!r}: use one of {named}")
     for key, least in _AT_LEAST.items():
         value = _get(config, key)
         if not value >= least:
@@ -191,8 +199,15 @@ def _check_model(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.model.dropout={config.model.dropout} is not a probability in [0, 1); the paper's is 0.5"
         )
-    if config.init.grow_from and config.init.from_run:
-        raise ConfigError("config.init.grow_from and config.init.from_run are both set: a run begins from one of them")
+    beginnings = [f"config.init.{key}" for key in ("grow_from", "from_run", "weights") if config.init[key]]
+    if len(beginnings) > 1:
+        together = {2: "both", 3: "all"}[len(beginnings)]
+        raise ConfigError(f"{' and '.join(beginnings)} are {together} set: a run begins from one of them")
+    if config.init.preprocessing and not config.init.weights:
+        raise ConfigError(
+            f"config.init.preprocessing={config.init.preprocessing!r} says what config.init.weights expects, which is "
+            "not set: give config.init.weights, or leave it out"
+        )
     layers = [*spec.convolutions, "fc6", "fc7", "fc8"]
     for group in config.train.freeze:
         if not layers_of(group, layers):
@@ -201,6 +216,14 @@ def _check_model(config: ConfigDict) -> None:
             )
     if all(frozen(layer, config.train.freeze) for layer in layers):
         raise ConfigError("config.train.freeze names every layer: nothing is left to train")
+    trained = [layer for layer in spec.convolutions if not frozen(layer, config.train.freeze)]
+    if config.train.cached_views and trained:
+        stages = tuple(f"conv{number}" for number in range(1, len(spec.stages) + 1))
+        raise ConfigError(
+            f"config.train.cached_views={config.train.cached_views} keeps the output of the convolutions, but "
+            f"{', '.join(trained)} {'is' if len(trained) == 1 else 'are'} trained: set config.train.freeze={stages}, "
+            "or config.train.cached_views=0"
+        )
 
 
 def _check_data(config: ConfigDict) -> None:

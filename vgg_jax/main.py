@@ -111,7 +111,8 @@ def _subjects() -> Iterator:
     if not runs and not WEIGHTS.value:
         raise ConfigError(f"--mode={MODE.value} needs --workdir=RUN, --checkpoint=RUN or --weights=SOURCE")
     yield from (of_run(run, *given) for run in runs)
-    yield from (of_weights(source, *given) for source in WEIGHTS.value)
+    partial = MODE.value == "features"  # of the convolutions, perhaps
+    yield from (of_weights(source, *given, partial=partial) for source in WEIGHTS.value)
 
 
 def _parse(arguments: list[str]) -> list[str]:

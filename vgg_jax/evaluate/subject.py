@@ -52,8 +52,19 @@ def of_run(
     return Subject(str(folder), net, tuple(saved.data.scale), _adapted(config, net, overrides, saved.data.scale), home)
 
 
-def of_weights(source: str, config: ConfigDict | None = None, overrides: Mapping[str, object] | None = None) -> Subject:
+def of_weights(
+    source: str,
+    config: ConfigDict | None = None,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    partial: bool = False,
+) -> Subject:
     """A network with published weights: whatever `vgg_jax.load` takes.
+
+    Args:
+      source: the weights; `config.init.preprocessing` and `config.init.class_order` say what the file does not.
+      config, overrides: as in `of_run`.
+      partial: whether FC layers may be missing, for features of the convolutions.
 
     Raises:
       CheckpointError: they cannot be loaded.
@@ -61,8 +72,15 @@ def of_weights(source: str, config: ConfigDict | None = None, overrides: Mapping
     """
     from vgg_jax.weights import load
 
-    net = load(source)
     config = (config or default_config()).copy_and_resolve_references()
+    config.update_from_flattened_dict(overrides or {})
+    net = load(
+        source,
+        partial=partial,
+        preprocessing=config.init.preprocessing or None,
+        class_order=config.init.class_order or None,
+    )
+    config.init.weights = source
     config.model.net, config.model.batch_norm = net.spec.name, net.batch_norm
     # The published nets' usual test scale for a crop of 224 is 256.
     scale = net.crop + net.crop // 7

@@ -1,19 +1,19 @@
 """The training run: from a config to a trained network, resumable at every step (Sec. 3.1, 3.3).
 
-The loop knows no task: it is told a loss and a function that evaluates. Everything random and the position in the data
-are functions of the step, so a run that was interrupted ends with the same bits as one that was not.
+The loop knows no task: it is told a loss, a function that evaluates, and what to feed. Everything random and the
+position in the data are functions of the step, so a run that was interrupted ends with the same bits as one that was
+not.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -26,13 +26,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vgg_jax import parallel
-from vgg_jax.augment import augment
 from vgg_jax.config import validate
 from vgg_jax.data.sources import Source
 from vgg_jax.errors import UserError
 from vgg_jax.model.vgg import VGG
 from vgg_jax.train.begin import begin
-from vgg_jax.train.checkpoint import Checkpoints
+from vgg_jax.train.checkpoint import Checkpoints, new_network
+from vgg_jax.train.crops import Crops
 from vgg_jax.train.journal import Journal, Progress
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.pace import Pace, StartUp
@@ -41,6 +41,7 @@ from vgg_jax.train.schedule import make_schedule
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import image_keys, make_train_step
 from vgg_jax.train.stop import stop_requests
+from vgg_jax.train.views import Views
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,29 @@ class Task(Protocol):
 
     def evaluator(self, graphdef: nnx.GraphDef) -> Callable[[nnx.State, nnx.State], dict[str, float]]:
         """A function of a state's `trainable` and `rest` to its metrics on the held-out images."""
+
+
+class Inputs(Protocol):
+    """What the update is fed: fresh crops (`crops`), or frozen convolutions' output on fixed views (`views`)."""
+
+    batch: dict[str, jax.ShapeDtypeStruct]
+    """The arrays of a global batch that the update reads: `image`, `label`, `mask`."""
+
+    def stream(self, net: VGG, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's shares of the batches from the `start`-th on, with `problems` and `close()`.
+
+        Args:
+          net: the network as it is before the update `start`.
+        """
+
+    def augment(self, images: jax.Array, keys: jax.Array) -> jax.Array:
+        """A batch's `image` as it goes into the network."""
+
+    def remaining(self, net: VGG) -> Callable[..., jax.Array]:
+        """The part of the network that is still before a batch's `image`; called as the network is."""
+
+    def first_seen(self, images: jax.Array, keys: jax.Array) -> jax.Array:
+        """RGB around 0..255 of the first images of batch 0, as the network sees them."""
 
 
 def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict], Task]) -> dict[str, float]:
@@ -89,7 +113,9 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict], T
     log.info("training on %s; validation on %s", task.source.describe(), task.held_out.describe())
     with start_up.part("colours"):
         colors = _colors(config, task.source, workdir)
-    return Run(config, workdir, mesh, task, colors, start_up).until_done()
+    views = config.train.cached_views
+    inputs = Views(config, task.source, colors, mesh, workdir) if views else Crops(config, task.source, colors)
+    return Run(config, workdir, mesh, task, inputs, colors.mean, start_up).until_done()
 
 
 class Run:
@@ -101,31 +127,36 @@ class Run:
         workdir: Path,
         mesh: Mesh,
         task: Task,
-        colors,
+        inputs: Inputs,
+        mean_rgb: tuple[float, float, float],
         start_up: StartUp,
     ):
-        self.config, self.workdir, self.mesh, self.task, self.start_up = config, workdir, mesh, task, start_up
+        self.config, self.workdir, self.mesh, self.start_up = config, workdir, mesh, start_up
+        self.task, self.inputs = task, inputs
         self.first_process = jax.process_index() == 0
         self.schedule = make_schedule(config)
         optimizer = krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
+        self.checkpoints = Checkpoints(workdir, config.checkpoint.keep)
         with start_up.part("network"):
-            net = begin(config, len(task.classes), colors.mean, computation_dtype(config))
+            # A run that goes on has all it needs in its checkpoint, the mean RGB too.
+            new = len(task.classes), computation_dtype(config)
+            if self.checkpoints.latest is None:
+                net = begin(config, new[0], mean_rgb, new[1])
+            else:
+                net = new_network(config, *new)
             self.graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
             self.state = jax.device_put(state, parallel.replicated(mesh))
-        self.checkpoints = Checkpoints(workdir, config.checkpoint.keep)
         self.validation: dict[str, float] = {}
         with start_up.part("checkpoint"):
             self.step = self._resume()
         self._describe(net)
-        self.augment = functools.partial(
-            augment,
-            flip=config.data.flip,
-            color_shift=config.data.color_shift,
-            eigenvalues=jnp.asarray(colors.eigenvalues),
-            eigenvectors=jnp.asarray(colors.eigenvectors),
-        )
         update = make_train_step(
-            self.graphdef, task.loss, optimizer, self.augment, seed=config.seed, microbatches=config.train.microbatches
+            self.graphdef,
+            lambda net, *batch: task.loss(inputs.remaining(net), *batch),
+            optimizer,
+            inputs.augment,
+            seed=config.seed,
+            microbatches=config.train.microbatches,
         )
         self.update = jax.jit(update, donate_argnums=0)
         self.evaluate = task.evaluator(self.graphdef)
@@ -141,7 +172,8 @@ class Run:
             aside = at_end.enter_context(ThreadPoolExecutor(1))
             compiled = aside.submit(self._compile)  # while the input starts and reads the first batches
             with self.start_up.part("input"):
-                stream = self._stream()
+                net = nnx.merge(self.graphdef, self.state.trainable, self.state.rest)
+                stream = self.inputs.stream(net, self.step)
             at_end.callback(stream.close)
             self.journal = Journal(self.workdir, self.step, write=self.first_process)
             at_end.callback(self.journal.close)
@@ -158,24 +190,6 @@ class Run:
             log.info("learning curves: %s", save_curves(self.workdir))
         self._report_unreadable(stream.problems | self.evaluate.problems)
         return self.validation
-
-    def _stream(self):
-        """The training batches from the present step on."""
-        from vgg_jax.data.train_stream import TrainStream
-
-        config = self.config
-        return TrainStream(
-            self.task.source,
-            batch_size=config.train.batch_size,
-            crop=config.data.crop,
-            scale=tuple(config.data.scale),
-            seed=config.seed,
-            start=self.step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            threads=config.data.threads,
-            on_error=config.data.on_error,
-        )
 
     def _train(self, batches, problems: dict[str, str], update, stop) -> None:
         config, steps = self.config, self.config.train.steps
@@ -266,17 +280,15 @@ class Run:
         return values
 
     def _compile(self):
-        size, crop = self.config.train.batch_size, self.config.data.crop
         split, whole = parallel.split_batch(self.mesh), parallel.replicated(self.mesh)
         batch = {
-            "image": jax.ShapeDtypeStruct((size, crop, crop, 3), jnp.uint8, sharding=split),
-            "label": jax.ShapeDtypeStruct((size,), jnp.int32, sharding=split),
-            "mask": jax.ShapeDtypeStruct((size,), jnp.float32, sharding=split),
+            name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=split)
+            for name, array in self.inputs.batch.items()
         }
         return self.update.lower(self.state, batch, jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)).compile()
 
     def _place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return parallel.place_batch({name: batch[name] for name in ("image", "label", "mask")}, self.mesh)
+        return parallel.place_batch({name: batch[name] for name in self.inputs.batch}, self.mesh)
 
     def _picture(self, batch: dict[str, jax.Array]) -> Path:
         # The first process's devices hold the first images of the global batch.
@@ -287,7 +299,7 @@ class Run:
         pixel_keys = jax.vmap(lambda key: jax.random.split(key, 2)[0])(
             image_keys(self.config.seed, 0, len(shown["label"]))
         )
-        images = np.asarray(self.augment(jnp.asarray(shown["image"]), pixel_keys))
+        images = np.asarray(self.inputs.first_seen(jnp.asarray(shown["image"]), pixel_keys))
         path = self.workdir / "batch.png"
         save_batch(path, images, shown["label"], self.task.classes)
         return path

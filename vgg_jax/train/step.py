@@ -53,8 +53,9 @@ def make_train_step(
       microbatches: the parts, one after another, in which the gradient is computed; saves activation memory.
 
     Returns:
-      The function. Its batch holds `image` (n, crop, crop, 3) uint8, `mask` (n,) float32 and what the loss reads. Its
-      metrics are means over the batch, and `gradient_norm`.
+      The function. Its batch holds `image` (n, crop, crop, 3) uint8, or whatever else `augment` takes and the loss
+      understands, `mask` (n,) float32 and what the loss reads. Its metrics are means over the batch, and
+      `gradient_norm`.
     """
 
     def gradient(trainable, rest, part, keys, count):
