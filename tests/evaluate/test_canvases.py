@@ -36,14 +36,14 @@ def shapes_of(batches):
 
 def test_a_side_is_rounded_up_to_an_eighth_of_the_power_of_two_below_it():
     for side in range(32, 9000):
-        unit = max(32, 2 ** int(np.log2(side)) // 8)
+        unit = max(8, 2 ** int(np.log2(side)) // 8)
         multiples = np.arange(unit, 20000, unit)
         assert rounded_up(side) == multiples[multiples >= side][0]
-        assert rounded_up(side) - side < max(side / 8, 32)
+        assert rounded_up(side) - side < max(side / 8, 8)
 
 
 @pytest.mark.parametrize(("most_elongated", "bound"), [(2, 17), (4, 33), (8, 49)])
-@pytest.mark.parametrize("scale", [256, 257, 288, 300, 384, 511, 512, 513, 640, 1000])
+@pytest.mark.parametrize("scale", [72, 96, 256, 257, 288, 300, 384, 511, 512, 513, 640, 1000])
 def test_there_are_no_more_canvases_than_stated(scale, most_elongated, bound):
     listed = canvases(scale, most_elongated)
     assert len(listed) <= bound
@@ -80,7 +80,7 @@ def test_every_image_comes_once_and_whole(batch_pixels, multiple, rng):
 
 
 @pytest.mark.parametrize("batch_pixels", [CPU, ACCELERATOR])
-@pytest.mark.parametrize("scale", [256, 384])
+@pytest.mark.parametrize("scale", [72, 96, 256, 384])
 def test_a_thousand_images_waste_less_than_a_tenth(scale, batch_pixels, rng):
     sizes = list(imagenet_sizes(rng, 1000, scale))
     elongation = max(max(size) / min(size) for size in sizes)

@@ -2,9 +2,9 @@
 
 XLA compiles a program for every shape that it meets. Here images lie in the upper left corners of canvases, of which
 there are few, and the network is told their true sizes (`VGG.__call__`), so each is scored as if it were alone. A side
-of a canvas is rounded up to an eighth of the power of two below it, and to 32 at least: 256, 288, ... 512, 576, ...
+of a canvas is rounded up to an eighth of the power of two below it, and to 8 at least: 256, 288, ... 512, 576, ...
 
-For one test scale Q of 256 or more there are so at most 17 canvases for images up to 1:2, 33 up to 1:4 and 49 up to
+For one test scale Q there are so at most 17 canvases for images up to 1:2, 33 up to 1:4 and 49 up to
 1:8; `canvases` lists them. A canvas has one program for a full batch, and at most one for what is left at the end.
 """
 
@@ -59,16 +59,16 @@ def rounded_up(side: int) -> int:
     """The side of the smallest canvas for a side of an image, in pixels.
 
     >>> [rounded_up(side) for side in (32, 33, 256, 341, 500, 683)]
-    [32, 64, 256, 352, 512, 704]
+    [32, 40, 256, 352, 512, 704]
     """
-    unit = max(32, 1 << max(side.bit_length() - 4, 0))
+    unit = max(8, 1 << max(side.bit_length() - 4, 0))
     return -(-side // unit) * unit
 
 
 def canvases(smaller_side: int, most_elongated: float) -> list[tuple[int, int]]:
     """All canvases of one test scale, for images whose longer side is up to `most_elongated` times the smaller one.
 
-    >>> len(canvases(256, 2)), len(canvases(256, 4)), len(canvases(384, 4))
+    >>> len(canvases(256, 2)), len(canvases(256, 4)), len(canvases(72, 4))
     (17, 33, 33)
     """
     longer = sorted({rounded_up(side) for side in range(smaller_side, round(smaller_side * most_elongated) + 1)})
