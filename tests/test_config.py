@@ -81,14 +81,6 @@ def test_the_nets_of_the_configs_are_those_of_table_1():
         ),
         ({"init.preprocessing": "caffe"}, r"config.init.preprocessing='caffe' says what config.init.weights expects"),
         ({"train.cached_views": -1}, r"config.train.cached_views=-1: the least is 0"),
-        (
-            {
-                "train.cached_views": 2,
-                "train.freeze": ("conv1", "conv2", "conv3", "conv4", "conv5_1", "conv5_3", "fc6"),
-            },
-            r"cached_views=2 keeps .* but conv5_2 is trained: set config.train.freeze=\('conv1',.*'conv5'\)",
-        ),
-        ({"train.cached_views": 2}, r"but conv1_1, .*, conv5_3 are trained.*or config.train.cached_views=0"),
         ({"schedule.kind": "cosine"}, r"config.schedule.kind='cosine': use one of plateau, step, fixed"),
         ({"schedule.kind": "step"}, r"takes rising steps"),
         ({"schedule.boundaries": (10,)}, r"belongs to config.schedule.kind='step', not 'plateau'"),

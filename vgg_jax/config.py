@@ -216,14 +216,6 @@ def _check_model(config: ConfigDict) -> None:
             )
     if all(frozen(layer, config.train.freeze) for layer in layers):
         raise ConfigError("config.train.freeze names every layer: nothing is left to train")
-    trained = [layer for layer in spec.convolutions if not frozen(layer, config.train.freeze)]
-    if config.train.cached_views and trained:
-        stages = tuple(f"conv{number}" for number in range(1, len(spec.stages) + 1))
-        raise ConfigError(
-            f"config.train.cached_views={config.train.cached_views} keeps the output of the convolutions, but "
-            f"{', '.join(trained)} {'is' if len(trained) == 1 else 'are'} trained: set config.train.freeze={stages}, "
-            "or config.train.cached_views=0"
-        )
 
 
 def _check_data(config: ConfigDict) -> None:

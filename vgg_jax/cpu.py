@@ -15,6 +15,11 @@ MEASURED_JAXLIB = "0.10."
 FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 """Empty: no YNNPACK fusions, which make a train step of net D take 1.5 to 2 times as long."""
 
+_MEASURED = jaxlib.version.__version__.startswith(MEASURED_JAXLIB)
+
+QUICK_COMPILATION = {"xla_cpu_use_fusion_emitters": False} if _MEASURED else {}
+"""Compiler options for programs that run seldom: XLA's older fusions run as fast and compile in two thirds the time."""
+
 _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_rocm7_plugin", "libtpu")
 
 
@@ -23,7 +28,7 @@ def set_flags() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     platforms = os.environ.get("JAX_PLATFORMS", "")
     accelerated = platforms != "cpu" and any(importlib.util.find_spec(name) for name in _ACCELERATORS)
-    if FLAG.rstrip("=") in flags or accelerated or not jaxlib.version.__version__.startswith(MEASURED_JAXLIB):
+    if FLAG.rstrip("=") in flags or accelerated or not _MEASURED:
         return
     os.environ["XLA_FLAGS"] = f"{flags} {FLAG}".strip()
 

@@ -106,7 +106,7 @@ def test_the_stated_preprocessing_is_folded_in(config, published):
         ({"net": "B"}, ConfigError, r"(?s)'B', batch_norm=False, width=0.0625\).*set config.model.net='A'$"),
         ({"width": 0.125}, ConfigError, r"another network than config.model .*: set config.model.width=0.06"),
         ({"batch_norm": True}, ConfigError, r"set config.model.batch_norm=False$"),
-        ({"preprocessing": ""}, ConfigError, r"published.npz.*In a config: config.init.preprocessing=NAME"),
+        ({"preprocessing": ""}, ConfigError, r"published.npz.*In a config: config.init.preprocessing, "),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_way_out(config, published, changes, kind, message):

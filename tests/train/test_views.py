@@ -18,10 +18,12 @@ from vgg_jax.config import default_config
 from vgg_jax.data.image_ops import crop
 from vgg_jax.data.sources import open_source
 from vgg_jax.data.statistics import IMAGENET
+from vgg_jax.evaluate.run import evaluate
+from vgg_jax.evaluate.subject import of_run
 from vgg_jax.tasks.classify import Classification, classification_loss
 from vgg_jax.train import loop, views
 from vgg_jax.train.begin import begin
-from vgg_jax.train.checkpoint import load_network, read_arrays
+from vgg_jax.train.checkpoint import read_arrays
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.schedule import Steps
 from vgg_jax.train.state import new_state
@@ -154,7 +156,8 @@ def test_training_on_kept_views_is_training_on_the_views(config, one_device, tmp
     moved = {layer for layer in start if not same(start[layer], run[layer])}
     assert moved == {"fc6", "fc7", "fc8"}  # and the rest has the same bits
     assert (tmp_path / "run/batch.png").exists()
-    assert load_network(tmp_path / "run")[0].num_classes == 2
+    table = evaluate([of_run(tmp_path / "run")], tmp_path / "evaluation")
+    assert "| centre crop | 38     |" in table
 
 
 def test_the_head_is_the_networks(config):
@@ -225,6 +228,20 @@ def test_a_pass_that_was_cut_off_leaves_nothing_that_counts(config, one_device, 
     assert not (tmp_path / "views").exists()
     next(made(config, one_device, tmp_path).stream(net, 0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["views"]
+
+
+def test_a_convolution_that_is_trained_is_refused(config, tmp_path):
+    config.train.freeze = ("conv1", "conv2", "conv3", "conv4", "conv5_1")
+    message = (
+        r"config.train.cached_views=2 keeps the output of the convolutions, but conv5_2 is trained: "
+        r"set config.train.freeze=\('conv1', 'conv2', 'conv3', 'conv4', 'conv5'\), or config.train.cached_views=0"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(config, tmp_path)
+    config.train.freeze = ()
+    with pytest.raises(ConfigError, match="but conv1_1, .*, conv5_2 are trained"):
+        train(config, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_much_to_keep_is_refused_before_it_is_made(config, one_device, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
-from vgg_jax import parallel
+from vgg_jax import cpu, parallel
 from vgg_jax.data.batch_stream import cores
 from vgg_jax.data.image_ops import rescale
 from vgg_jax.errors import ConfigError, DataError
@@ -43,6 +43,10 @@ GRID = 5
 TILES_PAY = 1e12
 """Multiply-adds at one shape after which Winograd's tiles repay their compilation: measured at 5 to 8 seconds for net D
 against 0.3 seconds saved in every 1e11."""
+
+
+AHEAD = 4
+"""Batches that are under way while the next program is compiled."""
 
 
 class Way(NamedTuple):
@@ -98,19 +102,14 @@ class Engine:
         self, views: Iterable[View], name: Callable[[Hashable], str]
     ) -> Iterator[tuple[Packed, dict[str, np.ndarray]]]:
         """The results of views, batch by batch, in whatever order is fast."""
-        with parallel.prefetch(self.packer.pack(views, name), self._placed) as batches:
-            before = None
-            for packed, placed in batches:
-                ahead = packed, self._run(packed.canvas.purpose, *placed)
-                if before:  # its results are fetched while the next batch is computed
-                    yield before[0], jax.device_get(before[1])
-                before = ahead
-            if before:
-                yield before[0], jax.device_get(before[1])
+        with parallel.prefetch(self.packer.pack(views, name), self._begun, AHEAD) as batches:
+            for packed, results in batches:
+                yield packed, jax.device_get(results)
 
-    def _placed(self, packed: Packed) -> tuple[Packed, tuple[jax.Array, jax.Array]]:
+    def _begun(self, packed: Packed) -> tuple[Packed, dict[str, jax.Array]]:
+        """A batch and its results, under way. Called in a thread: programs are compiled while earlier batches run."""
         images, sizes = jax.device_put((packed.images, packed.sizes), parallel.split_batch(self._mesh))
-        return packed, (images, sizes)
+        return packed, self._run(packed.canvas.purpose, images, sizes)
 
 
 class Scoring(Engine):
@@ -288,7 +287,7 @@ class _Programs:
         self._net_work = net.spec.multiply_adds(net.width)
         self._fast = _jitted(net, functions)
         tiled = jax.default_backend() == "cpu" and net.dtype == jnp.float32
-        self._quick = _jitted(untiled(net), functions) if tiled else self._fast
+        self._quick = _jitted(untiled(net), functions, cpu.QUICK_COMPILATION) if tiled else self._fast
 
     def __call__(self, name: str, images: jax.Array) -> Callable:
         """One of the functions, for images of this shape."""
@@ -297,12 +296,12 @@ class _Programs:
         return (self._fast if done > TILES_PAY else self._quick)[name]
 
 
-def _jitted(net: VGG, functions: Mapping[str, Callable]) -> dict[str, Callable]:
+def _jitted(
+    net: VGG, functions: Mapping[str, Callable], compiler_options: Mapping[str, bool] | None = None
+) -> dict[str, Callable]:
     graphdef = nnx.graphdef(net)
-    return {
-        name: jax.jit(functools.partial(function, graphdef), static_argnames="flip")
-        for name, function in functions.items()
-    }
+    jit = functools.partial(jax.jit, static_argnames="flip", compiler_options=compiler_options)
+    return {name: jit(functools.partial(function, graphdef)) for name, function in functions.items()}
 
 
 def dense_posteriors(

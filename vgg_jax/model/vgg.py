@@ -235,7 +235,7 @@ class VGG(nnx.Module):
             tapped |= seen_here
             if last in tapped:
                 break
-            sizes = None if sizes is None else sizes // 2
+            sizes = None if sizes is None else sizes >> 1  # a division of signed numbers is ten operations
         return x, tapped
 
     def _stage(
@@ -265,7 +265,7 @@ class VGG(nnx.Module):
                 x = local_response_normalisation(x)
                 yield "norm1", x
         # An odd border has no place in the pool's output, and half a window in the canvas's.
-        yield f"pool{stage}", within(max_pool(x), None if sizes is None else sizes // 2)
+        yield f"pool{stage}", within(max_pool(x), None if sizes is None else sizes >> 1)
 
     def _check(self, images: Array, taps: Sequence[str]) -> None:
         if images.ndim != 4 or images.shape[-1] != 3:

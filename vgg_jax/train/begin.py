@@ -140,12 +140,13 @@ def _published(config: ConfigDict) -> Weights:
             net=spec.name if spec.lrn else None,
             partial=True,
             preprocessing=config.init.preprocessing or None,
+            class_order=config.init.class_order or None,
         )
     except CheckpointError as error:
         raise CheckpointError(f"config.init.weights={source!r}: {error}") from error
     except ConfigError as error:
         raise ConfigError(
-            f"config.init.weights={source!r}: {error}. In a config: config.init.preprocessing=NAME"
+            f"config.init.weights={source!r}: {error}. In a config: config.init.preprocessing, config.init.class_order"
         ) from error
     faults = [f"net={found.net!r}"] * (found.net != spec.name)
     faults += [f"batch_norm={found.batch_norm}"] * (found.batch_norm != model.batch_norm)

@@ -41,7 +41,7 @@ from vgg_jax.train.schedule import make_schedule
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import image_keys, make_train_step
 from vgg_jax.train.stop import stop_requests
-from vgg_jax.train.views import Views
+from vgg_jax.train.views import Views, check_frozen
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict], T
     """
     start_up = StartUp()
     validate(config)
+    if config.train.cached_views:
+        check_frozen(config)
     mesh = parallel.device_mesh()
     batch_size = config.train.batch_size
     parallel.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)

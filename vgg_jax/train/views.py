@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vgg_jax import parallel
+from vgg_jax.config import frozen
 from vgg_jax.data.batch_stream import BatchStream, Requests, share
 from vgg_jax.data.sources import Source
 from vgg_jax.data.statistics import ColorStatistics
@@ -47,6 +48,23 @@ MOST_BYTES = 16 * 10**9
 _ORDER, _WINDOWS = 2, 3  # families of random streams on the host; `data.train_stream` has 0 and 1
 _PIXELS = 2**32 - 1  # in the place of a step's number in `step.image_keys`: no run reaches it
 _TOGETHER = 16  # views that the convolutions run on at once, on each device
+
+
+def check_frozen(config: ConfigDict) -> None:
+    """Refuses views of a config that trains a convolution.
+
+    Raises:
+      ConfigError: with the layers, and the way out.
+    """
+    spec = spec_of(config.model.net)
+    trained = [layer for layer in spec.convolutions if not frozen(layer, tuple(config.train.freeze))]
+    if trained:
+        stages = tuple(f"conv{number}" for number in range(1, len(spec.stages) + 1))
+        raise ConfigError(
+            f"config.train.cached_views={config.train.cached_views} keeps the output of the convolutions, but "
+            f"{', '.join(trained)} {'is' if len(trained) == 1 else 'are'} trained: set config.train.freeze={stages}, "
+            "or config.train.cached_views=0"
+        )
 
 
 class Views:
