@@ -2,14 +2,14 @@
 
     python -m benchmarks.dense                       100 JPEGs of ImageNet-like sizes, made from scikit-learn's two
     python -m benchmarks.dense --folder=PATH         the JPEG files below a folder
-    python -m benchmarks.dense --width=1 --images=40 --parts cold
+    python -m benchmarks.dense --width=1 --images=40 --parts cold torch
 
-Every contestant goes from files to posteriors: Q = 256, the image and its mirror image. A cold pass compiles what it
-needs (JAX's compilation cache is off) and begins with every process anew; a warm one has all programs. On a CPU a
-program with Winograd's tiles runs faster and compiles ten times as long; the naive way is timed without them when cold
-and both ways when warm, where ours is timed as it is before and after it has changed to them. Processes take turns, so
-that a busy machine slows all alike; a ratio above 1 says that ours is the faster by that factor, and is the median of
-the ratios of neighbouring runs.
+Every contestant goes from files to posteriors: Q = 256, the image and its mirror image. The naive way is a jitted call
+an image, at the image's own shape. A cold pass compiles what it needs (JAX's compilation cache is off) in a process of
+its own; the other passes have all programs. On a CPU a program with Winograd's tiles runs faster and compiles ten times
+as long: when cold the naive way has none, when warm both are timed with them and without. Ours chooses by itself when
+cold. Contestants take turns, so that a busy machine slows all alike. Ours is faster by the median of the ratios of
+neighbouring runs; it is cheaper by that of processor time, which a machine's other work hardly changes.
 """
 
 from __future__ import annotations
@@ -41,11 +41,18 @@ from vgg_jax.evaluate import scorer
 
 SCALE, CLASSES = 256, 1000
 PARTS = {
-    "cold": ("naive, untiled", "ours"),
-    "warm": ("naive, untiled", "naive, tiled", "50 crops", "torch", "ours, untiled", "ours, tiled"),
+    "cold": {"naive, untiled": "ours"},
+    "warm": {"naive, untiled": "ours, untiled", "naive, tiled": "ours, tiled"},
+    "crops": {"50 crops": "ours, tiled"},
+    "torch": {"torch": "ours, tiled"},
 }
+"""Who runs against whom."""
+
 TILES_PAY = {"ours": scorer.TILES_PAY, "ours, untiled": float("inf")}
 """After how much work at a shape ours changes to the tiles; others have them from the start."""
+
+Times = tuple[float, float]
+"""Seconds on the clock, and of processor time."""
 
 
 def main():
@@ -56,7 +63,7 @@ def main():
     parser.add_argument("--width", type=float, default=0.125)
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--worker", choices=sorted({name for names in PARTS.values() for name in names}))
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         work(arguments)
@@ -70,49 +77,50 @@ def main():
         print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}: net {arguments.net}, width {arguments.width:g}")
         print(f"{len(files)} images of {shapes} shapes at Q = {SCALE}, load {os.getloadavg()[0]:.1f}", flush=True)
         for part in arguments.parts:
-            measured = cold(arguments) if part == "cold" else warm(arguments)
-            show(part, measured, len(files))
+            show(part, measure(part, arguments), len(files))
 
 
-def cold(arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of the first passes of fresh processes, one at a time."""
-    seconds = {name: [] for name in PARTS["cold"]}
-    for _ in range(arguments.repeats):
-        for name, times in seconds.items():
-            with worker(name, arguments) as ask:
-                times.append(ask())
-    return seconds
+def measure(part: str, arguments: argparse.Namespace) -> dict[str, list[Times]]:
+    """The times of every contestant's passes, which take turns."""
+    names = sorted({*PARTS[part], *PARTS[part].values()})
+    rounds = []
+    if part == "cold":
+        for _ in range(arguments.repeats):
+            rounds.append({})
+            for name in names:
+                with worker(name, arguments) as ask:
+                    rounds[-1][name] = ask()
+    else:
+        with contextlib.ExitStack() as workers:
+            ask = {name: workers.enter_context(worker(name, arguments)) for name in names}
+            for again in ask.values():
+                again()
+            rounds = [{name: again() for name, again in ask.items()} for _ in range(arguments.repeats)]
+    return {name: [times[name] for times in rounds] for name in names}
 
 
-def warm(arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of passes that compile nothing."""
-    with contextlib.ExitStack() as workers:
-        ask = {name: workers.enter_context(worker(name, arguments)) for name in PARTS["warm"]}
-        for first in ask.values():
-            first()
-        rounds = [{name: again() for name, again in ask.items()} for _ in range(arguments.repeats)]
-    return {name: [seconds[name] for seconds in rounds] for name in ask}
-
-
-def show(part: str, measured: dict[str, list[float]], images: int) -> None:
-    print(f"\n| {part} | s | images/s | ours is faster by |\n|---|---|---|---|")
+def show(part: str, measured: dict[str, list[Times]], images: int) -> None:
+    print(f"\n| {part} | s | images/s | ours is faster by | cheaper by |\n|---|---|---|---|---|")
     for name, times in measured.items():
-        rival = "ours" if "ours" in measured else "ours, untiled" if name == "naive, untiled" else "ours, tiled"
-        ratios = np.array(times) / measured[rival]
-        faster = "" if "ours" in name else f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
-        print(f"| {name} | {np.median(times):.2f} | {images / np.median(times):.1f} | {faster} |", flush=True)
+        seconds = np.median(times, 0)[0]
+        cells = ["", ""]
+        if name in PARTS[part]:
+            ratios = np.array(times) / np.array(measured[PARTS[part][name]])
+            spread = zip(np.median(ratios, 0), ratios.min(0), ratios.max(0), strict=True)
+            cells = [f"{middle:.2f} ({least:.2f} to {most:.2f})" for middle, least, most in spread]
+        print(f"| {name} | {seconds:.2f} | {images / seconds:.1f} | {cells[0]} | {cells[1]} |", flush=True)
 
 
 @contextlib.contextmanager
-def worker(name: str, arguments: argparse.Namespace) -> Iterator[Callable[[], float]]:
-    """A process for one contestant; the function makes it pass over the images and gives the seconds it took."""
+def worker(name: str, arguments: argparse.Namespace) -> Iterator[Callable[[], Times]]:
+    """A process for one contestant; the function makes it pass over the images and gives the times it took."""
     options = [f"--{key}={getattr(arguments, key)}" for key in ("folder", "images", "net", "width")]
     command = [sys.executable, "-m", "benchmarks.dense", "--worker", name, *options]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
 
-        def ask() -> float:
+        def ask() -> Times:
             process.stdin.write("\n")
-            return float(process.stdout.readline())
+            return tuple(map(float, process.stdout.readline().split()))
 
         yield ask
         process.stdin.close()
@@ -132,9 +140,9 @@ def work(arguments: argparse.Namespace) -> None:
     else:
         evaluate = ours(net, "crops" if name == "50 crops" else "dense", name)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         remark = evaluate(files)
-        print(time.perf_counter() - start, flush=True)
+        print(time.perf_counter() - start[0], time.process_time() - start[1], flush=True)
     if remark:
         print(f"{name}: {remark}", file=sys.stderr)
 

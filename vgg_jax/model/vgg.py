@@ -166,11 +166,11 @@ class VGG(nnx.Module):
 
         def seen(name: str, x: Array) -> Array:
             if name in taps:
-                tapped[name] = x
+                tapped[name] = within(x, sizes)
             return x
 
         for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
-            x = seen(relu, jax.nn.relu(seen(name, within(getattr(self, name)(x), sizes))))
+            x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x))))
             if keys is not None:
                 x = dropout(
                     x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
@@ -227,7 +227,7 @@ class VGG(nnx.Module):
         self, images: Array, sizes: Array | None, training: bool, taps: tuple[str, ...], last: str | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """The five stages, or those up to the activation `last`: what comes out, and what was tapped."""
-        x = within((images.astype(jnp.float32) - self.mean_rgb[...]).astype(self.dtype), sizes)
+        x = (images.astype(jnp.float32) - self.mean_rgb[...]).astype(self.dtype)
         stage = nnx.remat(VGG._stage, static_argnums=(3, 4, 5, 6)) if self.remat else VGG._stage
         tapped: dict[str, Array] = {}
         for number in range(1, len(self.spec.stages) + 1):
@@ -243,29 +243,34 @@ class VGG(nnx.Module):
     ) -> tuple[Array, dict[str, Array]]:
         """The convolutions of one stage and its pool, or those up to the activation `last`."""
         tapped = {}
-        for name, activation in self._activations(x, sizes, stage, training):
+        for name, activation, sizes in self._activations(x, sizes, stage, training):
             if name in taps:
-                tapped[name] = activation
+                tapped[name] = within(activation, sizes)
             if name == last:
                 break
         return activation, tapped
 
-    def _activations(self, x: Array, sizes: Array | None, stage: int, training: bool) -> Iterator[tuple[str, Array]]:
-        """One activation of a stage after the other, each computed when it is asked for."""
+    def _activations(
+        self, x: Array, sizes: Array | None, stage: int, training: bool
+    ) -> Iterator[tuple[str, Array, Array | None]]:
+        """One activation of a stage after the other, each computed when it is asked for, and the sizes it has.
+
+        What lies beyond an image is zeroed where a convolution is about to see it, as its padding would be.
+        """
         for number in range(1, len(self.spec.stages[stage - 1]) + 1):
             name = f"{stage}_{number}"
-            x = within(getattr(self, f"conv{name}")(x), sizes)
-            yield f"conv{name}", x
+            x = getattr(self, f"conv{name}")(within(x, sizes))
+            yield f"conv{name}", x, sizes
             if self.batch_norm:
-                x = within(getattr(self, f"bn{name}")(x, use_running_average=not training), sizes)
-                yield f"bn{name}", x
+                x = getattr(self, f"bn{name}")(x, use_running_average=not training)
+                yield f"bn{name}", x, sizes
             x = jax.nn.relu(x)
-            yield f"relu{name}", x
+            yield f"relu{name}", x, sizes
             if self.spec.lrn and stage == number == 1:
                 x = local_response_normalisation(x)
-                yield "norm1", x
+                yield "norm1", x, sizes
         # An odd border has no place in the pool's output, and half a window in the canvas's.
-        yield f"pool{stage}", within(max_pool(x), None if sizes is None else sizes >> 1)
+        yield f"pool{stage}", max_pool(x), None if sizes is None else sizes >> 1
 
     def _check(self, images: Array, taps: Sequence[str]) -> None:
         if images.ndim != 4 or images.shape[-1] != 3:
