@@ -243,9 +243,9 @@ class VGG(nnx.Module):
     ) -> tuple[Array, dict[str, Array]]:
         """The convolutions of one stage and its pool, or those up to the activation `last`."""
         tapped = {}
-        for name, activation, sizes in self._activations(x, sizes, stage, training):
+        for name, activation, its_sizes in self._activations(x, sizes, stage, training):
             if name in taps:
-                tapped[name] = within(activation, sizes)
+                tapped[name] = within(activation, its_sizes)
             if name == last:
                 break
         return activation, tapped
