@@ -78,11 +78,11 @@ def dense(net, images, scales):
     ("letter", "width", "scales", "parts"),
     [("A", 0.25, (224, 256, 321), 8), ("D", 0.25, (256, 300), 8), ("D", 1.0, (256,), 4)],
 )
-def test_dense_posteriors_are_torchs(letter, width, scales, parts):
+def test_dense_posteriors_are_torchs(letter, width, scales, parts, one_device):
     images = photographs()[:parts]
     net = telling(vgg_jax.VGG(letter, width=width, init="he", num_classes=100, rngs=nnx.Rngs(0)), images)
     expected = dense(net, images, scales)
-    posteriors = Scorer(net, scales)(images)
+    posteriors = Scorer(net, scales, mesh=one_device)(images)
     print("largest difference", np.abs(posteriors - expected).max())
     np.testing.assert_allclose(posteriors, expected, atol=1e-5, rtol=0)
     np.testing.assert_array_equal(posteriors.argmax(1), expected.argmax(1))
