@@ -48,6 +48,14 @@ def test_the_five_most_probable_classes_of_each_image(subject, photographs, caps
     assert [entry["probability"] for entry in records[3]["classes"]] == pytest.approx(soft[best], abs=1e-5)
 
 
+def test_one_too_elongated_is_reported_and_the_rest_goes_on(subject, photographs, capsys):
+    Image.new("RGB", (70_000, 1)).save(photographs / "a-thread.png")
+    assert predict(subject, [str(photographs / "*.png")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("a-thread.png") and lines[1].startswith("  no prediction: 1 x 70000 pixels are too elong")
+    assert lines[2].endswith("a.png") and len(lines) == 8
+
+
 def test_text_names_the_file_and_the_classes(subject, photographs, capsys):
     assert predict(subject, [str(photographs / "a.png"), str(photographs / "*" / "c.png")]) == 0
     lines = capsys.readouterr().out.splitlines()

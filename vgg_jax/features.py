@@ -23,7 +23,7 @@ from vgg_jax import parallel
 from vgg_jax.config import test_scale
 from vgg_jax.data.bad_images import reason
 from vgg_jax.data.batch_stream import cores
-from vgg_jax.data.image_ops import decode, rescale, rescaled_size
+from vgg_jax.data.image_ops import decode, rescale
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.canvases import View, check_size
 from vgg_jax.evaluate.progress import Progress
@@ -104,7 +104,7 @@ def features(
     names: list[str] = []
     with FeaturesInMemory(sizes) if into is None else FeatureFile(Path(into), sizes) as store:
         with _views(images, scales, names, problems, threads or cores()) as views:
-            described = engine.described(views, lambda ticket: names[ticket[0]])
+            described = engine.described(views)
             with contextlib.closing(_combined(described, len(scales), combine)) as results:
                 for done, (number, values) in enumerate(results, start=1):
                     store.add(number, values)
@@ -236,9 +236,9 @@ class _Describer(Engine):
     def _run(self, purpose, images, sizes):
         return self._programs("activations", images)(self._state, images, sizes, flip=self._flip)
 
-    def described(self, views: Iterable[View], name: Callable) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
+    def described(self, views: Iterable[View]) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
         """Tickets and values by layer, in whatever order is fast."""
-        for packed, found in self._results(views, name):
+        for packed, found in self._results(views):
             places = {layer: places_of(self._net, layer, packed.sizes) for layer in found}
             for row, ticket in enumerate(packed.tickets):
                 values = {layer: values[row] for layer, values in found.items()}
@@ -266,10 +266,9 @@ def _views(
             check_image(image, name)
             image = np.asarray(image)
         try:
-            for scale in scales:  # before it takes memory
-                check_size(*rescaled_size(*image.shape[:2], scale), name)
+            check_size(image, scales)
         except DataError as error:
-            return name, [], str(error).removeprefix(f"{name}: ")
+            return name, [], str(error)
         return name, [rescale(image, scale) for scale in scales], ""
 
     def views(results) -> Iterator[View]:

@@ -20,7 +20,7 @@ from vgg_jax.data.bad_images import reason
 from vgg_jax.data.folder_source import SUFFIXES
 from vgg_jax.data.image_ops import decode, rescale
 from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.evaluate.canvases import View, canvas_of, packed
+from vgg_jax.evaluate.canvases import View, canvas_of, check_size, packed
 from vgg_jax.evaluate.scorer import Scoring, ways_of
 from vgg_jax.evaluate.subject import Subject
 from vgg_jax.model.vgg import VGG
@@ -102,14 +102,16 @@ def predictions(subject: Subject, paths: Sequence[Path]) -> Iterator[Prediction]
 
         def read(place: int, some=some, problems=problems) -> np.ndarray | None:
             try:
-                return decode(some[place].read_bytes())
+                image = decode(some[place].read_bytes())
+                scoring.check(image)
             except (OSError, DataError) as error:
                 problems[place] = reason(error)
                 return None
+            return image
 
         posteriors = np.zeros((len(some), len(names)), np.float32)
         with scoring.views(read, range(len(some)), config.data.threads) as views:
-            for place, _, posterior in scoring.score(views, lambda place, some=some: str(some[place])):
+            for place, _, posterior in scoring.score(views):
                 posteriors[place] += posterior / len(ways)
         for place, path in enumerate(some):
             best = np.argsort(-posteriors[place], kind="stable")[:5]
@@ -131,7 +133,8 @@ def class_score_map(net: VGG, image: np.ndarray, scale: int) -> Float[np.ndarray
     Raises:
       DataError: the image is too elongated.
     """
-    view = View("the image", rescale(image, scale), None)
+    check_size(image, (scale,))
+    view = View(None, rescale(image, scale), None)
     batch = packed(canvas_of(view), [view], 1, net.crop)
     scores = _score_map(nnx.graphdef(net), nnx.state(net), batch.images, batch.sizes)
     height, width = net.map_sizes(batch.sizes)[0]
@@ -171,7 +174,7 @@ def draw_heat_map(path: Path, subject: Subject, image: np.ndarray, name: str) ->
 
 def _as_text(prediction: Prediction) -> str:
     if prediction.problem:
-        return f"{prediction.path}\n  cannot be read: {prediction.problem}"
+        return f"{prediction.path}\n  no prediction: {prediction.problem}"
     lines = [f"  {probability:6.1%}  {name}" for name, probability in prediction.classes]
     return "\n".join([str(prediction.path), *lines])
 

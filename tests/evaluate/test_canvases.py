@@ -5,7 +5,7 @@ import pytest
 
 import vgg_jax
 from vgg_jax.data.image_ops import rescaled_size
-from vgg_jax.evaluate.canvases import MAX_PIXELS, Packer, View, canvases, rounded_up
+from vgg_jax.evaluate.canvases import MAX_PIXELS, Packer, View, canvases, check_size, rounded_up
 
 CPU, ACCELERATOR = 2**18, 2**22
 """The Scorer's pixels a batch and device."""
@@ -106,9 +106,10 @@ def test_a_second_pass_meets_no_new_shape(rng):
 
 
 def test_an_image_that_is_too_elongated_is_refused():
-    batches = Packer(CPU, 1, crop=32).pack(views([(64, 64), (256, 20_000)]), lambda ticket: f"photo{ticket}.jpg")
-    with pytest.raises(vgg_jax.DataError, match="photo1.jpg: 256 x 20000 pixels at this test scale.* 4,194,304"):
-        list(batches)
+    image = np.broadcast_to(np.uint8(0), (8_000, 100, 3))
+    check_size(image, (32, 200))
+    with pytest.raises(vgg_jax.DataError, match="8000 x 100 pixels .* Q = 256 they are 20480 x 256, and 4,194,304 is"):
+        check_size(image, (32, 256))
 
 
 def test_the_largest_canvas_is_allowed():

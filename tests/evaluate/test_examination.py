@@ -107,8 +107,11 @@ def test_nothing_to_evaluate_on_is_refused(folder, net, one_device):
 def test_an_image_too_elongated_is_named(folder, net, one_device):
     path = files_of(folder)[5]
     Image.new("RGB", (5000, 2)).save(path)
-    with pytest.raises(vgg_jax.DataError, match=f"{path}: 40 x 100000 pixels"):
+    with pytest.raises(vgg_jax.DataError, match=f"{path}: 2 x 5000 pixels are too elongated"):
         Examination(opened(folder))(scoring(net, one_device))
+    skipping = Examination(opened(folder), on_error="skip")
+    assert len(skipping(scoring(net, one_device)).index) == len(files_of(folder)) - 1
+    assert [*skipping.problems] == [str(path)] and "too elongated" in skipping.problems[str(path)]
 
 
 PROCESS = """

@@ -21,7 +21,7 @@ from vgg_jax.data.statistics import IMAGENET
 from vgg_jax.evaluate.run import evaluate
 from vgg_jax.evaluate.subject import of_run
 from vgg_jax.tasks.classify import Classification, classification_loss
-from vgg_jax.train import loop, views
+from vgg_jax.train import loop, view_store, views
 from vgg_jax.train.begin import begin
 from vgg_jax.train.checkpoint import read_arrays
 from vgg_jax.train.optimizer import krizhevsky_momentum
@@ -166,10 +166,10 @@ def test_the_head_is_the_networks(config):
     images = jax.random.uniform(jax.random.key(0), (3, 64, 96, 3)) * 255
     keys = jax.random.split(jax.random.key(1), 3)
     scores, tapped = nnx.jit(lambda net, images, keys: net(images, keys=keys, taps=["pool5", "fc6"]))(net, images, keys)
-    again = nnx.jit(lambda net, pool5, keys: views.head(net, pool5, keys=keys))(net, tapped["pool5"], keys)
+    again = nnx.jit(lambda net, pool5, keys: net.head(pool5, keys=keys))(net, tapped["pool5"], keys)
     assert scores.shape == (3, 2, 3, 2)
     np.testing.assert_allclose(again, scores, rtol=1e-5, atol=1e-5)
-    still = views.head(net, tapped["pool5"])
+    still = net.head(tapped["pool5"])
     assert not np.allclose(still, scores) and np.isfinite(still).all()
 
 
@@ -202,6 +202,20 @@ def test_eight_devices_keep_what_one_does(config, one_device, eight_devices, tmp
         for name, mesh in (("one", one_device), ("eight", eight_devices))
     )
     assert close(one, eight)
+
+
+def test_more_views_cost_only_the_new_ones(config, one_device, tmp_path, monkeypatch):
+    net, made_views = network(config), []
+    begun = Views._compute
+    monkeypatch.setattr(
+        Views, "_compute", lambda self, net, of, first: made_views.append(first) or begun(self, net, of, first)
+    )
+    for count, folder in ((1, "grown"), (3, "grown"), (2, "grown"), (3, "at once")):
+        config.train.cached_views = count
+        made(config, one_device, tmp_path / folder).stream(net, 0)
+    assert made_views == [0, 1, 0]
+    grown, at_once = (view_store.opened(tmp_path / folder / "views")[0] for folder in ("grown", "at once"))
+    assert grown.pool5.shape[0] == 3 and close(grown._asdict(), at_once._asdict())
 
 
 def test_what_was_made_otherwise_is_made_anew(config, one_device, tmp_path, caplog):

@@ -1,6 +1,13 @@
-"""Names of the hub, without a network: its cache is laid out as its client does."""
+"""Names of the hub, without a network: its cache is laid out as its client does, or a server on this machine is it."""
 
 import hashlib
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
@@ -38,6 +45,60 @@ def test_a_name_in_the_cache_is_loaded_without_a_network(cache, images):
     put(cache)
     expected = answer("A", original("A"), FED["torchvision"](np.float64(images)))
     np.testing.assert_allclose(load(NAME)(images), expected, atol=1e-5 * np.abs(expected).max())
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What the hub answers to a client that wants a file of a repository."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+
+    def do_HEAD(self):
+        name = self.path.removeprefix(f"/{NAME}/resolve/main/")
+        self.asked.append(f"{self.command} {name}")
+        data = self.files.get(name)
+        self.send_response(200 if data is not None else 404)
+        if data is None:
+            self.send_header("X-Error-Code", "EntryNotFound")
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("ETag", f'"{hashlib.sha256(data or b"").hexdigest()}"')
+        self.send_header("Content-Length", str(len(data or b"")))
+        self.end_headers()
+        return data
+
+    def do_GET(self):
+        self.wfile.write(self.do_HEAD() or b"")
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_name_is_downloaded_once(tmp_path, images):
+    write_timm(tmp_path / "file", "A", original("A"))
+    np.save(tmp_path / "images.npy", images)
+    handler = type("", (Hub,), {"files": {"model.safetensors": (tmp_path / "file").read_bytes()}, "asked": []})
+    program = "import sys, numpy as np, vgg_jax; print(vgg_jax.load(sys.argv[1])(np.load(sys.argv[2])).tolist())"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "*",
+        }
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+        loaded = lambda **more: subprocess.run(
+            [sys.executable, "-c", program, NAME, tmp_path / "images.npy"],
+            cwd=Path(__file__).parents[2], env=kept | settings | more, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        first = loaded()
+        assert first.returncode == 0, first.stderr
+        assert handler.asked.count("GET model.safetensors") == 1
+        server.shutdown()
+    again = loaded(HF_HUB_OFFLINE="1")
+    assert again.stdout == first.stdout, again.stderr
+    expected = answer("A", original("A"), FED["torchvision"](np.float64(images)))
+    np.testing.assert_allclose(np.array(json.loads(first.stdout)), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_damaged_file_in_the_cache_is_found_by_its_checksum(cache):

@@ -10,11 +10,12 @@ For one test scale Q there are so at most 17 canvases for images up to 1:2, 33 u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from vgg_jax.data.image_ops import rescaled_size
 from vgg_jax.errors import DataError
 
 MAX_PIXELS = 2**22
@@ -76,32 +77,29 @@ def canvases(smaller_side: int, most_elongated: float) -> list[tuple[int, int]]:
     return sorted({(shorter, side) for side in longer} | {(side, shorter) for side in longer})
 
 
-def canvas_of(view: View, name: Callable[[Hashable], str] = str) -> Canvas:
-    """The smallest canvas that holds a view.
-
-    Raises:
-      DataError: there is none; `name` tells what to call the view's image.
-    """
+def canvas_of(view: View) -> Canvas:
+    """The smallest canvas that holds a view."""
     height, width = view.image.shape[:2]
-    check_size(height, width, name(view.ticket))
     return Canvas(rounded_up(height), rounded_up(width), view.purpose)
 
 
-def check_size(height: int, width: int, name: str) -> None:
-    """Refuses what no canvas holds.
+def check_size(image: np.ndarray, scales: Iterable[int]) -> None:
+    """Refuses an image that no canvas holds, before it is rescaled.
 
     Args:
-      height, width: of an image at a test scale, in pixels.
-      name: what to call the image in the message.
+      image: of shape (height, width, 3).
+      scales: the test scales Q, in pixels.
 
     Raises:
       DataError: it is too elongated.
     """
-    if rounded_up(height) * rounded_up(width) > MAX_PIXELS:
-        raise DataError(
-            f"{name}: {height} x {width} pixels at this test scale are more than {MAX_PIXELS:,}; "
-            "crop the image, or use a smaller test scale"
-        )
+    for scale in scales:
+        height, width = rescaled_size(*image.shape[:2], scale)
+        if rounded_up(height) * rounded_up(width) > MAX_PIXELS:
+            raise DataError(
+                f"{image.shape[0]} x {image.shape[1]} pixels are too elongated: at the test scale Q = {scale} they are "
+                f"{height} x {width}, and {MAX_PIXELS:,} is the most; crop the image, or use a smaller test scale"
+            )
 
 
 def packed(canvas: Canvas, views: Sequence[View], places: int, crop: int) -> Packed:
@@ -141,19 +139,11 @@ class Packer:
         """How many shapes of batches were handed out so far."""
         return sum(map(len, self._known.values()))
 
-    def pack(self, views: Iterable[View], name: Callable[[Hashable], str] = str) -> Iterator[Packed]:
-        """Batches of the views, each view once; a few canvases' worth of them is held back until there are enough.
-
-        Args:
-          views: in any order.
-          name: what to call a ticket's image in a message.
-
-        Raises:
-          DataError: an image is too elongated for any canvas.
-        """
+    def pack(self, views: Iterable[View]) -> Iterator[Packed]:
+        """Batches of the views, each view once; a few canvases' worth of them is held back until there are enough."""
         waiting: dict[Canvas, list[View]] = {}
         for view in views:
-            canvas = canvas_of(view, name)
+            canvas = canvas_of(view)
             here = waiting.setdefault(canvas, [])
             here.append(view)
             if len(here) == self._full(canvas):

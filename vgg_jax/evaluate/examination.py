@@ -32,7 +32,7 @@ class Examination:
     Args:
       source: the images.
       threads: how many read and decode, 0 for one a core.
-      on_error: "raise", or "skip" to leave out what cannot be read.
+      on_error: "raise", or "skip" to leave out what cannot be read or is too elongated.
 
     Attributes:
       problems: with on_error="skip", what this process could not read, and why: {where: reason}.
@@ -52,7 +52,7 @@ class Examination:
           progress: is told how many of how many views of images are done.
 
         Raises:
-          DataError: an image cannot be read, or none can.
+          DataError: an image cannot be read or is too elongated, or all are.
         """
         mine = range(jax.process_index(), len(self._source), jax.process_count())
         labels = np.full(len(mine), -1, np.int32)
@@ -63,6 +63,7 @@ class Examination:
             try:
                 encoded, label = self._source.read(mine[place])
                 image = decode(encoded)
+                scorer.check(image)
             except (OSError, DataError) as error:
                 if not self._skip:
                     raise unreadable(where, reason(error)) from error
@@ -73,7 +74,7 @@ class Examination:
 
         done, total = 0, len(mine) * len(scorer.ways)
         with scorer.views(read, range(len(mine)), self._threads) as views:
-            for place, way, posterior in scorer.score(views, lambda place: self._source.where(mine[place])):
+            for place, way, posterior in scorer.score(views):
                 rows[way][place] = posterior
                 done += 1
                 progress(done, total - len(self.problems) * len(scorer.ways))

@@ -162,21 +162,24 @@ class VGG(nnx.Module):
         if sizes is not None and keys is not None:
             raise ConfigError("sizes are given in training: the batch's statistics would count what is not there")
         x, tapped = self._stages(images, sizes, keys is not None, tuple(taps))
-        sizes = None if sizes is None else self.map_sizes(sizes)
+        scores, seen = self._head(x, None if sizes is None else self.map_sizes(sizes), tuple(taps), keys)
+        return (scores, tapped | seen) if taps else scores
 
-        def seen(name: str, x: Array) -> Array:
-            if name in taps:
-                tapped[name] = within(x, sizes)
-            return x
+    def head(
+        self, pool5: Float[Array, "n h w c"], *, keys: Key[Array, " n"] | None = None
+    ) -> Float[Array, "n h2 w2 classes"]:
+        """The class-score map of a batch of images out of their pool5: fc6, fc7 and fc8 alone.
 
-        for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
-            x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x))))
-            if keys is not None:
-                x = dropout(
-                    x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
-                )
-        scores = seen("fc8", within(self.fc8(x), sizes)).astype(jnp.float32)
-        return (scores, tapped) if taps else scores
+        Args:
+          pool5: as `activations_of` gives it.
+          keys: as in `__call__`, for dropout.
+
+        >>> net = VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
+        >>> images = jnp.full((2, 32, 64, 3), 200.0)
+        >>> bool((net.head(net.activations_of(images, ["pool5"])["pool5"]) == net(images)).all())
+        True
+        """
+        return self._head(pool5.astype(self.dtype), None, (), keys)[0]
 
     def activations_of(
         self,
@@ -271,6 +274,25 @@ class VGG(nnx.Module):
                 yield "norm1", x, sizes
         # An odd border has no place in the pool's output, and half a window in the canvas's.
         yield f"pool{stage}", max_pool(x), None if sizes is None else sizes >> 1
+
+    def _head(
+        self, x: Array, sizes: Array | None, taps: tuple[str, ...], keys: Array | None
+    ) -> tuple[Array, dict[str, Array]]:
+        """The FC layers, on maps of these sizes: the scores, and what was tapped."""
+        tapped: dict[str, Array] = {}
+
+        def seen(name: str, x: Array) -> Array:
+            if name in taps:
+                tapped[name] = within(x, sizes)
+            return x
+
+        for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
+            x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x))))
+            if keys is not None:
+                x = dropout(
+                    x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
+                )
+        return seen("fc8", within(self.fc8(x), sizes)).astype(jnp.float32), tapped
 
     def _check(self, images: Array, taps: Sequence[str]) -> None:
         if images.ndim != 4 or images.shape[-1] != 3:

@@ -33,24 +33,25 @@ class Kept(NamedTuple):
     mask: np.ndarray
 
 
-def holds(folder: Path, of: dict) -> bool:
-    """Whether a folder keeps what was made of this; something else there is told of.
+def views_of(folder: Path, of: dict) -> int:
+    """How many views a folder keeps that were made of this; something else there is told of.
 
     Args:
-      of: JSON values, everything that the activations depend on.
+      of: JSON values, everything that a view's activations depend on.
     """
     if not folder.is_dir():
-        return False
+        return 0
     try:
         kept = json.loads((folder / "of.json").read_text())["of"]
+        views = len(np.load(folder / "mask.npy"))
     except (OSError, ValueError, KeyError) as error:
         log.warning("%s cannot be read (%s): computed anew", folder, error)
-        return False
+        return 0
     wanted = json.loads(json.dumps(of))
     changed = [f"{key}: {kept.get(key)} -> {wanted[key]}" for key in wanted if kept.get(key) != wanted[key]]
     if changed:
         log.warning("%s was made otherwise (%s): computed anew", folder, "; ".join(changed))
-    return not changed
+    return 0 if changed else views
 
 
 def opened(folder: Path) -> tuple[Kept, dict[str, str]]:
@@ -67,12 +68,13 @@ def opened(folder: Path) -> tuple[Kept, dict[str, str]]:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, of: dict, shape: tuple[int, ...]) -> Iterator[tuple[Kept, dict[str, str]]]:
+def writing(folder: Path, of: dict, shape: tuple[int, ...], first: int) -> Iterator[tuple[Kept, dict[str, str]]]:
     """Arrays to be filled, and a dict for what could not be read; afterwards the folder is complete.
 
     Args:
-      of: as `holds` has it.
+      of: as `views_of` has it.
       shape: of `pool5`.
+      first: the view to begin with; those before it are taken over from the folder as it was.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -84,6 +86,14 @@ def writing(folder: Path, of: dict, shape: tuple[int, ...]) -> Iterator[tuple[Ke
         np.lib.format.open_memmap(partial / "label.npy", "w+", np.int32, (images,)),
         np.lib.format.open_memmap(partial / "mask.npy", "w+", np.float32, (views, images)),
     )
+    if first:
+        before, told = opened(folder)
+        arrays.pool5[:first], arrays.mask[:first], arrays.label[:] = (
+            before.pool5[:first],
+            before.mask[:first],
+            before.label,
+        )
+        unreadable |= told
     yield arrays, unreadable
     for array in arrays:
         array.flush()

@@ -2,7 +2,8 @@
 
 With `config.train.cached_views=K` every image has K views. A view is a scale, a window, a flip and a colour shift,
 drawn once from (seed, image, view); what the frozen convolutions make of it, pool5, is computed before the first step
-and kept in the workdir (`view_store`). The steps read pool5 and run the FC layers alone, in a hundredth of the time.
+and kept in the workdir (`view_store`), where a larger K finds what a smaller one left. The steps read pool5 and run the
+FC layers alone, in a hundredth of the time.
 
 Epoch e shows every image once, in an order drawn from (seed, e), by its view e mod K. A batch is a function of the seed
 and of its number, as one of fresh crops is; dropout is drawn in every step. Batch normalisation, frozen with its
@@ -18,6 +19,7 @@ import logging
 import math
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -34,7 +36,6 @@ from vgg_jax.data.sources import Source
 from vgg_jax.data.statistics import ColorStatistics
 from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate.progress import Progress
-from vgg_jax.model.layers import dropout
 from vgg_jax.model.specs import scaled, spec_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.train import view_store
@@ -102,9 +103,9 @@ class Views:
         del keys
         return activations
 
-    def remaining(self, net: VGG) -> functools.partial:
+    def remaining(self, net: VGG) -> Callable[..., jax.Array]:
         """The net's FC layers, a function of pool5 and keys."""
-        return functools.partial(head, net)
+        return net.head
 
     def stream(self, net: VGG, start: int) -> ViewStream:
         """The batches from the `start`-th on; before them, unless the workdir has it, pool5 of all views is computed.
@@ -114,8 +115,9 @@ class Views:
           CheckpointError: what the workdir has is damaged.
         """
         of = self._dependencies(net)
-        if parallel.agreed(not view_store.holds(self._folder, of)):
-            self._compute(net, of)
+        there = view_store.views_of(self._folder, of)
+        if parallel.agreed(there < self._count):
+            self._compute(net, of, 0 if parallel.agreed(not there) else there)
         return ViewStream(self, *view_store.opened(self._folder), start)
 
     def first_seen(self, activations: jax.Array, keys: jax.Array) -> jax.Array:
@@ -138,8 +140,8 @@ class Views:
         with contextlib.closing(self._crops(lambda _: (index, view), range(1))) as crops:
             return self._augment(next(crops)["image"], jnp.asarray(index), jnp.asarray(view))
 
-    def _compute(self, net: VGG, of: dict) -> None:
-        """Fills the folder: all views of all images, a few at a time on all devices."""
+    def _compute(self, net: VGG, of: dict, first: int) -> None:
+        """Fills the folder: all views of all images from the `first` view on, a few at a time on all devices."""
         graphdef, state = nnx.split(net)
 
         @jax.jit
@@ -149,23 +151,25 @@ class Views:
             return {"pool5": pool5, "label": batch["label"], "mask": batch["mask"]}
 
         views, images = self._shape[:2]
-        total, size = views * images, _TOGETHER * self._mesh.size
+        begin, total, size = first * images, views * images, _TOGETHER * self._mesh.size
         mine = share(size, jax.process_index(), jax.process_count())
 
         def places(k: int) -> tuple[np.ndarray, np.ndarray]:
-            number = k * size + np.arange(size)
+            number = begin + k * size + np.arange(size)
             view, index = np.divmod(number, images)
             return np.where(number < total, index, -1), np.where(number < total, view, 0)
 
         self._check_bytes(shutil.disk_usage(self._folder.parent).free, f"the room left in {self._folder.parent}")
-        log.info("computing the frozen convolutions on %d views of %s images, once", views, f"{images:,}")
+        log.info("computing the frozen convolutions on %d views of %s images, once", views - first, f"{images:,}")
         began, progress = time.monotonic(), Progress("views")
         with contextlib.ExitStack() as at_end:
             crops = at_end.enter_context(
-                contextlib.closing(self._crops(lambda k: [p[mine] for p in places(k)], range(-(-total // size))))
+                contextlib.closing(
+                    self._crops(lambda k: [p[mine] for p in places(k)], range(-(-(total - begin) // size)))
+                )
             )
             if jax.process_index() == 0:
-                kept, unreadable = at_end.enter_context(view_store.writing(self._folder, of, self._shape))
+                kept, unreadable = at_end.enter_context(view_store.writing(self._folder, of, self._shape, first))
             for k, batch in enumerate(crops):
                 index, view = places(k)
                 fed = {name: batch[name] for name in ("image", "label", "mask")}
@@ -178,7 +182,7 @@ class Views:
                     good, bad = index[there & (made["mask"] > 0)], index[there & (made["mask"] == 0)]
                     kept.label[good] = made["label"][there & (made["mask"] > 0)]
                     unreadable |= {where: crops.problems.get(where, "") for where in map(self._source.where, bad)}
-                progress(min((k + 1) * size, total), total)
+                progress(min((k + 1) * size, total - begin), total - begin)
         progress.clear()
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -222,7 +226,7 @@ class Views:
         return _generator(self._config.seed, _ORDER, epoch).permutation(self._shape[1])
 
     def _dependencies(self, net: VGG) -> dict:
-        """Everything that the activations depend on, as JSON values."""
+        """Everything that a view's activations depend on, as JSON values."""
         data, digest = self._config.data, hashlib.sha256()
         state = nnx.to_pure_dict(nnx.state(net))
         for layer in sorted(state):
@@ -233,7 +237,7 @@ class Views:
             "source": self._source.name,
             "split": self._source.split,
             "net": net.spec.name,
-            "shape": list(self._shape),
+            "shape": list(self._shape[1:]),
             "crop": data.crop,
             "scale": list(data.scale),
             "flip": data.flip,
@@ -279,16 +283,6 @@ class ViewStream:
 
     def close(self) -> None:
         """Nothing: the arrays are unmapped with their last user."""
-
-
-def head(net: VGG, pool5: jax.Array, *, keys: jax.Array | None = None) -> jax.Array:
-    """The score map of `net(images, keys=keys)` out of pool5 of the images, float32 (n, h', w', classes)."""
-    x = pool5.astype(net.dtype)
-    for name in ("fc6", "fc7"):
-        x = jax.nn.relu(getattr(net, name)(x))
-        if keys is not None:
-            x = dropout(x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), net.dropout)
-    return net.fc8(x).astype(jnp.float32)
 
 
 def _generator(*words: int) -> np.random.Generator:
