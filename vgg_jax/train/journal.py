@@ -36,6 +36,7 @@ class Journal:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self._summaries is None:
             # The import brings TensorFlow and takes seconds: not before the first steps are done.
+            import vgg_jax.data._tensorflow  # quiet, and off the accelerators
             from clu import metric_writers
 
             folder = str(self._path.parent / "tensorboard")
