@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import json
 import sys
 import time
@@ -36,7 +37,7 @@ class Journal:
             file.write(json.dumps({"step": step, **values}) + "\n")
         if self._summaries is None:
             # The import brings TensorFlow and takes seconds: not before the first steps are done.
-            import vgg_jax.data._tensorflow  # quiet, and off the accelerators
+            importlib.import_module("vgg_jax.data._tensorflow")  # first, so that it is quiet and off the accelerators
             from clu import metric_writers
 
             folder = str(self._path.parent / "tensorboard")
