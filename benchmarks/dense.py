@@ -37,7 +37,7 @@ import vgg_jax
 from benchmarks.input import jpegs
 from vgg_jax import cpu
 from vgg_jax.data.image_ops import decode, rescale
-from vgg_jax.evaluate import scorer
+from vgg_jax.evaluate import engine, scorer
 
 SCALE, CLASSES = 256, 1000
 PARTS = {
@@ -48,7 +48,7 @@ PARTS = {
 }
 """Who runs against whom."""
 
-TILES_PAY = {"ours": scorer.TILES_PAY, "ours, untiled": float("inf")}
+TILES_PAY = {"ours": engine.TILES_PAY, "ours, untiled": float("inf")}
 """After how much work at a shape ours changes to the tiles; others have them from the start."""
 
 Times = tuple[float, float]
@@ -136,7 +136,7 @@ def work(arguments: argparse.Namespace) -> None:
     if name == "torch":
         evaluate = torch_of(net)
     elif name.startswith("naive"):
-        evaluate = one_by_one(scorer.untiled(net) if name == "naive, untiled" else net)
+        evaluate = one_by_one(engine.untiled(net) if name == "naive, untiled" else net)
     else:
         evaluate = ours(net, "crops" if name == "50 crops" else "dense", name)
     for _ in sys.stdin:
@@ -148,7 +148,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def ours(net: vgg_jax.VGG, protocol: str, name: str) -> Callable[[list[Path]], str]:
-    scorer.TILES_PAY = TILES_PAY.get(name, -1)
+    engine.TILES_PAY = TILES_PAY.get(name, -1)
     scoring = scorer.Scoring(net, scorer.ways_of([protocol], [SCALE]))
 
     def evaluate(files: list[Path]) -> str:

@@ -26,8 +26,9 @@ from vgg_jax.data.batch_stream import cores
 from vgg_jax.data.image_ops import decode, rescale
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.canvases import View, check_size
+from vgg_jax.evaluate.engine import Engine, mirrored, with_mirror_images
 from vgg_jax.evaluate.progress import Progress
-from vgg_jax.evaluate.scorer import Engine, check_image, mirrored, with_mirror_images
+from vgg_jax.evaluate.scorer import check_image
 from vgg_jax.evaluate.subject import Subject
 from vgg_jax.feature_file import FeatureFile, Features, FeaturesInMemory, table
 from vgg_jax.model.vgg import VGG

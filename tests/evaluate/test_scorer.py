@@ -10,6 +10,7 @@ from PIL import Image
 
 import vgg_jax
 from tests.model.test_vgg import reference
+from vgg_jax.evaluate import engine
 from vgg_jax.evaluate import scorer as module
 from vgg_jax.evaluate.metrics import ranks
 from vgg_jax.evaluate.scorer import Scorer, Scoring, Way, grid_crops
@@ -199,7 +200,7 @@ def test_the_fast_and_the_quick_programs_agree(pays, kinds, monkeypatch, one_dev
         return posteriors
 
     monkeypatch.setattr(module, "dense_posteriors", watched)
-    monkeypatch.setattr(module, "TILES_PAY", pays)
+    monkeypatch.setattr(engine, "TILES_PAY", pays)
     images = [image_of((33, 40 + number), number) for number in range(3)]
     posteriors = Scorer(net, (32,), batch_size=1, mesh=one_device)(images)
     assert programs == kinds

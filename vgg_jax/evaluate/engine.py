@@ -1,0 +1,139 @@
+"""What runs a network on canvases: batches under way one after another, and programs chosen by what they cost.
+
+`scorer` computes posteriors with it (Sec. 3.2), `vgg_jax.features` activations (App. B).
+"""
+
+from __future__ import annotations
+
+import abc
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Shaped, UInt8
+
+from vgg_jax import cpu, parallel
+from vgg_jax.evaluate.canvases import Packed, Packer, View
+from vgg_jax.model.convolution import untiled_convolution
+from vgg_jax.model.vgg import VGG
+
+TILES_PAY = 2e12
+"""Multiply-adds at one shape, mirror images not counted, after which Winograd's tiles repay their compilation: measured
+at 5 to 8 seconds for net D against a quarter of a second saved in every 1e11."""
+
+AHEAD = 4
+"""Batches that are under way while the next program is compiled."""
+
+
+class Engine(abc.ABC):
+    """A network's programs on canvases: one batch is placed and one computed while another's results are fetched.
+
+    Args:
+      net: the network.
+      functions: what is computed, by name: functions of the net's graphdef and state, of images in the upper left
+        corners of one canvas and of what else `_run` gives them; `flip` is static.
+      smallest: the sides of an empty place's image in pixels: the least that the functions can work on.
+      batch_size: images of the crop's size at once, over all devices of this process; larger images are fewer. By
+        default what suits the devices.
+      mesh: the devices; by default all of this process.
+
+    Attributes:
+      packer: what the canvases cost, `packer.waste` and `packer.shapes`.
+    """
+
+    def __init__(
+        self,
+        net: VGG,
+        functions: Mapping[str, Callable],
+        smallest: int,
+        batch_size: int | None = None,
+        mesh: Mesh | None = None,
+    ):
+        self._mesh = mesh or parallel.local_mesh()
+        pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * _batch_pixels()
+        self.packer = Packer(pixels, self._mesh.size, smallest)
+        self.use(nnx.state(net))
+        self._programs = _Programs(net, functions)
+
+    def use(self, *state: nnx.State) -> None:
+        """Takes other parameters for the same network: the parts of its state, in any split."""
+        whole = nnx.merge_state(*state) if len(state) > 1 else state[0]
+        here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), whole)
+        self._state = jax.device_put(here, parallel.replicated(self._mesh))
+
+    @abc.abstractmethod
+    def _run(self, purpose: Hashable, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
+        """The results of a batch, under way: arrays of shape (places, ...) by name."""
+
+    def _results(self, views: Iterable[View]) -> Iterator[tuple[Packed, dict[str, np.ndarray]]]:
+        """The results of views, batch by batch, in whatever order is fast."""
+        with parallel.prefetch(self.packer.pack(views), self._begun, AHEAD) as batches:
+            for packed, results in batches:
+                yield packed, jax.device_get(results)
+
+    def _begun(self, packed: Packed) -> tuple[Packed, dict[str, jax.Array]]:
+        """A batch and its results, under way. Called in a thread: programs are compiled while earlier batches run."""
+        images, sizes = jax.device_put((packed.images, packed.sizes), parallel.split_batch(self._mesh))
+        return packed, self._run(packed.canvas.purpose, images, sizes)
+
+
+class _Programs:
+    """The compiled functions: for a shape that is met seldom those that compile fast, then those that run fast.
+
+    On a CPU Winograd's tiles make a program a third faster and its compilation ten times as long. Which one a batch
+    gets depends only on how much was computed at its shape before, as one who rents skis until the rent has paid for
+    a pair: at worst twice the cost of having known.
+    """
+
+    def __init__(self, net: VGG, functions: Mapping[str, Callable]):
+        self._work: dict[tuple[int, ...], float] = {}
+        self._net_work = net.spec.multiply_adds(net.width)
+        self._fast = _jitted(net, functions)
+        tiled = jax.default_backend() == "cpu" and net.dtype == jnp.float32
+        self._quick = _jitted(untiled(net), functions, cpu.QUICK_COMPILATION) if tiled else self._fast
+
+    def __call__(self, name: str, images: jax.Array) -> Callable:
+        """One of the functions, for images of this shape."""
+        done = self._work.get(images.shape, 0.0)
+        self._work[images.shape] = done + self._net_work * images.size / 3
+        return (self._fast if done > TILES_PAY else self._quick)[name]
+
+
+def _jitted(
+    net: VGG, functions: Mapping[str, Callable], compiler_options: Mapping[str, bool] | None = None
+) -> dict[str, Callable]:
+    graphdef = nnx.graphdef(net)
+    jit = functools.partial(jax.jit, static_argnames="flip", compiler_options=compiler_options)
+    return {name: jit(functools.partial(function, graphdef)) for name, function in functions.items()}
+
+
+def with_mirror_images(
+    images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]
+) -> tuple[UInt8[Array, "2*n h w 3"], Int[Array, "2*n 2"]]:
+    """Images on a canvas and their sizes, each followed by its mirror image: so the two stay on one device."""
+    both = jnp.stack([images, mirrored(images, sizes)], 1)
+    return both.reshape(-1, *images.shape[1:]), jnp.repeat(sizes, 2, 0)
+
+
+def mirrored(images: Shaped[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Shaped[Array, "n h w c"]:
+    """Images (or maps) on a canvas, each mirrored about its own vertical axis."""
+    columns = jnp.arange(images.shape[2])
+    source = jnp.clip(sizes[:, 1, None] - 1 - columns, 0)  # beyond the image any pixel will do
+    return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
+
+
+def untiled(net: VGG) -> VGG:
+    """The same network, whose programs compile fast."""
+    net = nnx.clone(net)
+    for _, module in nnx.iter_modules(net):
+        if isinstance(module, nnx.Conv):
+            module.conv_general_dilated = untiled_convolution
+    return net
+
+
+def _batch_pixels() -> int:
+    return 2**18 if jax.default_backend() == "cpu" else 2**22
