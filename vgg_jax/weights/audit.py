@@ -166,7 +166,10 @@ def _refuse(source: str, fit: Architecture, naming: Naming, asked: Asked) -> Non
         if fit.faults:
             way_out = "give a file of one of the paper's nets, or say which net it is with net="
         else:
-            way_out = f"partial=True draws the layers that are missing, {', '.join(fit.absent)}"
+            way_out = (
+                f"partial=True draws the layers that are missing, {', '.join(fit.absent)}; so does "
+                "training with config.init.weights, and --mode=features needs the convolutions alone"
+            )
         faults = [*fit.faults, *([] if asked.partial else missing)]
         raise CheckpointError(f"{source} is nearest to {fit}, and is not it: {'; '.join(faults)}. {way_out}")
     for name in ("num_classes", "hidden", "crop"):
