@@ -6,10 +6,10 @@
 
 Every contestant goes from files to posteriors: Q = 256, the image and its mirror image. The naive way is a jitted call
 an image, at the image's own shape. A cold pass compiles what it needs (JAX's compilation cache is off) in a process of
-its own; the other passes have all programs. On a CPU a program with Winograd's tiles runs faster and compiles ten times
-as long: when cold the naive way has none, when warm both are timed with them and without. Ours chooses by itself when
-cold. Contestants take turns, so that a busy machine slows all alike. Ours is faster by the median of the ratios of
-neighbouring runs; it is cheaper by that of processor time, which a machine's other work hardly changes.
+its own; the other passes have all programs. On a CPU a program with Winograd's tiles runs faster and compiles longer:
+the naive way is timed with them and without. Contestants take turns, so that a busy machine slows all alike. Ours is
+faster by the median of the ratios of neighbouring runs; it is cheaper by that of processor time, which a machine's
+other work hardly changes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import os
 import subprocess
 import sys
@@ -37,19 +38,17 @@ import vgg_jax
 from benchmarks.input import jpegs
 from vgg_jax import cpu
 from vgg_jax.data.image_ops import decode, rescale
-from vgg_jax.evaluate import engine, scorer
+from vgg_jax.evaluate import scorer
+from vgg_jax.model import convolution
 
 SCALE, CLASSES = 256, 1000
 PARTS = {
-    "cold": {"naive, untiled": "ours"},
-    "warm": {"naive, untiled": "ours, untiled", "naive, tiled": "ours, tiled"},
-    "crops": {"50 crops": "ours, tiled"},
-    "torch": {"torch": "ours, tiled"},
+    "cold": ["naive", "naive, untiled"],
+    "warm": ["naive", "naive, untiled"],
+    "crops": ["50 crops"],
+    "torch": ["torch"],
 }
-"""Who runs against whom."""
-
-TILES_PAY = {"ours": engine.TILES_PAY, "ours, untiled": float("inf")}
-"""After how much work at a shape ours changes to the tiles; others have them from the start."""
+"""Who runs against ours."""
 
 Times = tuple[float, float]
 """Seconds on the clock, and of processor time."""
@@ -82,7 +81,7 @@ def main():
 
 def measure(part: str, arguments: argparse.Namespace) -> dict[str, list[Times]]:
     """The times of every contestant's passes, which take turns."""
-    names = sorted({*PARTS[part], *PARTS[part].values()})
+    names = [*PARTS[part], "ours"]
     rounds = []
     if part == "cold":
         for _ in range(arguments.repeats):
@@ -105,7 +104,7 @@ def show(part: str, measured: dict[str, list[Times]], images: int) -> None:
         seconds = np.median(times, 0)[0]
         cells = ["", ""]
         if name in PARTS[part]:
-            ratios = np.array(times) / np.array(measured[PARTS[part][name]])
+            ratios = np.array(times) / np.array(measured["ours"])
             spread = zip(np.median(ratios, 0), ratios.min(0), ratios.max(0), strict=True)
             cells = [f"{middle:.2f} ({least:.2f} to {most:.2f})" for middle, least, most in spread]
         print(f"| {name} | {seconds:.2f} | {images / seconds:.1f} | {cells[0]} | {cells[1]} |", flush=True)
@@ -136,9 +135,11 @@ def work(arguments: argparse.Namespace) -> None:
     if name == "torch":
         evaluate = torch_of(net)
     elif name.startswith("naive"):
-        evaluate = one_by_one(engine.untiled(net) if name == "naive, untiled" else net)
+        if name == "naive, untiled":
+            convolution.FEWEST_CHANNELS = math.inf
+        evaluate = one_by_one(net)
     else:
-        evaluate = ours(net, "crops" if name == "50 crops" else "dense", name)
+        evaluate = ours(net, "crops" if name == "50 crops" else "dense")
     for _ in sys.stdin:
         start = time.perf_counter(), time.process_time()
         remark = evaluate(files)
@@ -147,8 +148,7 @@ def work(arguments: argparse.Namespace) -> None:
         print(f"{name}: {remark}", file=sys.stderr)
 
 
-def ours(net: vgg_jax.VGG, protocol: str, name: str) -> Callable[[list[Path]], str]:
-    engine.TILES_PAY = TILES_PAY.get(name, -1)
+def ours(net: vgg_jax.VGG, protocol: str) -> Callable[[list[Path]], str]:
     scoring = scorer.Scoring(net, scorer.ways_of([protocol], [SCALE]))
 
     def evaluate(files: list[Path]) -> str:

@@ -13,7 +13,7 @@ LPIPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 @pytest.fixture
 def net(tiny_net, rng):
     """Net D with biases that matter; the images below are smaller than its crop."""
-    net = tiny_net("D", width=0.03)  # too narrow for Winograd's tiles, which take long to compile
+    net = tiny_net("D", width=0.03)
     for name in net.spec.convolutions:
         bias = getattr(net, name).bias
         bias[...] = jnp.asarray(0.1 * rng.normal(size=bias.shape), jnp.float32)

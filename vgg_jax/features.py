@@ -235,7 +235,7 @@ class _Describer(Engine):
         self._net, self._pool, self._flip = net, pool, flip
 
     def _run(self, purpose, images, sizes):
-        return self._programs("activations", images)(self._state, images, sizes, flip=self._flip)
+        return self._programs["activations"](self._state, images, sizes, flip=self._flip)
 
     def described(self, views: Iterable[View]) -> Iterator[tuple[tuple, dict[str, np.ndarray]]]:
         """Tickets and values by layer, in whatever order is fast."""

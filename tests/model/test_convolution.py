@@ -90,7 +90,7 @@ def assert_close(actual, expected):
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
-@pytest.mark.parametrize("c, k", [(3, 64), (5, 3), (64, 64), (64, 128), (128, 128)])
+@pytest.mark.parametrize("c, k", [(3, 64), (5, 3), (64, 64), (128, 128), (128, 256), (256, 128)])
 @pytest.mark.parametrize("h, w", [(1, 1), (2, 2), (7, 7), (5, 8), (12, 6)])
 def test_same_convolution_and_gradients_match_the_direct_ones(h, w, c, k, size):
     data = arrays(h, w, c, k, size, "SAME")
@@ -104,20 +104,19 @@ def test_valid_convolution_and_gradients_match_the_direct_ones(h, w, size, c, k)
     assert_close(run(*data, "VALID"), direct(*data, "VALID"))
 
 
-@pytest.mark.parametrize("c, k, times", [(64, 64, 2), (64, 128, 3), (128, 64, 3), (32, 32, 2), (256, 512, 3)])
+@pytest.mark.parametrize("c, k", [(128, 128), (128, 256), (256, 128)])
 @pytest.mark.parametrize("padding", ["SAME", ((1, 1), (1, 1))])
-def test_3x3_float32_on_the_cpu_goes_by_tiles(tiled, c, k, times, padding):
+def test_3x3_float32_on_the_cpu_goes_by_tiles(tiled, c, k, padding):
     x, kernel, dy = arrays(3, 4, c, k, 3, "SAME")
     assert_close(run(x, kernel, dy, padding), direct(x, kernel, dy, "SAME"))
-    # Forward and gradient of the input, and that of the kernel if its products are wide enough.
-    assert tiled == [x.shape, dy.shape, x.shape][:times]
+    assert tiled == [x.shape, dy.shape, x.shape]  # forward, the input's gradient and the kernel's
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"c": 3},
-        {"k": 31},
+        {"k": 127},
         {"size": 5},
         {"padding": "VALID"},
         {"padding": ((1, 1), (0, 0))},
@@ -127,7 +126,7 @@ def test_3x3_float32_on_the_cpu_goes_by_tiles(tiled, c, k, times, padding):
         {"strides": (2, 2)},
         {"rhs_dilation": (2, 2)},
         {"padding": ((1, 1), (1, 1)), "lhs_dilation": (2, 1)},
-        {"feature_group_count": 2},
+        {"c": 256, "feature_group_count": 2},
         {"dtype": jnp.float16, "preferred_element_type": jnp.float32},
         {"dimension_numbers": ("NHWC", "OHWI", "NHWC")},
     ],
@@ -137,7 +136,7 @@ def test_all_else_is_left_to_lax(tiled, monkeypatch, change):
     change = dict(change)
     backend, dtype = change.pop("backend", "cpu"), change.pop("dtype", None)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    size, c, k = change.pop("size", 3), change.pop("c", 64), change.pop("k", 64)
+    size, c, k = change.pop("size", 3), change.pop("c", 128), change.pop("k", 128)
     strides, padding = change.pop("strides", (1, 1)), change.pop("padding", "SAME")
     x, kernel, _ = arrays(6, 6, c, k, size, "SAME")
     kernel = kernel[:, :, : c // change.get("feature_group_count", 1)]
@@ -160,14 +159,14 @@ def test_covering_and_1x1_kernels_are_matrix_products(h, w, size):
 
 
 def test_one_image_of_a_batch_is_computed_as_alone():
-    x, kernel, _ = arrays(6, 6, 64, 64, 3, "SAME", n=4)
+    x, kernel, _ = arrays(6, 6, 128, 128, 3, "SAME", n=4)
     together = convolution(x, kernel, (1, 1), "SAME", dimension_numbers=module.NHWC)
     alone = convolution(x[2:3], kernel, (1, 1), "SAME", dimension_numbers=module.NHWC)
     np.testing.assert_allclose(together[2:3], alone, rtol=0, atol=TOLERANCE * np.abs(alone).max())
 
 
 def test_second_derivatives_are_those_of_lax():
-    x, kernel, dy = arrays(5, 4, 32, 32, 3, "SAME")
+    x, kernel, dy = arrays(5, 4, 128, 128, 3, "SAME")
 
     def second(convolve):
         def energy(x, kernel):
@@ -184,7 +183,7 @@ def test_a_batch_over_devices_moves_no_activations():
     devices = jax.devices()
     assert len(devices) == 8  # tests/conftest.py
     mesh = Mesh(np.array(devices), ("batch",))
-    x, kernel, dy = arrays(4, 5, 64, 128, 3, "SAME", n=2 * len(devices))
+    x, kernel, dy = arrays(4, 5, 128, 128, 3, "SAME", n=2 * len(devices))
     spread, everywhere = (NamedSharding(mesh, spec) for spec in (PartitionSpec("batch"), PartitionSpec()))
 
     def both(x, kernel, dy):
@@ -205,9 +204,9 @@ def test_a_batch_over_devices_moves_no_activations():
 
 
 def test_flax_takes_it_for_its_own(tiled):
-    layer = nnx.Conv(32, 32, (3, 3), conv_general_dilated=convolution, rngs=nnx.Rngs(0))
-    plain = nnx.Conv(32, 32, (3, 3), rngs=nnx.Rngs(0))
-    x = np.random.default_rng(0).standard_normal((2, 6, 5, 32)).astype(np.float32)
+    layer = nnx.Conv(128, 128, (3, 3), conv_general_dilated=convolution, rngs=nnx.Rngs(0))
+    plain = nnx.Conv(128, 128, (3, 3), rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).standard_normal((2, 6, 5, 128)).astype(np.float32)
     np.testing.assert_allclose(layer(x), plain(x), rtol=0, atol=TOLERANCE * 5)
     assert tiled == [x.shape]
 

@@ -1,4 +1,4 @@
-"""What runs a network on canvases: batches under way one after another, and programs chosen by what they cost.
+"""What runs a network on canvases: batches under way one after another, a program for every shape of canvas.
 
 `scorer` computes posteriors with it (Sec. 3.2), `vgg_jax.features` activations (App. B).
 """
@@ -18,12 +18,7 @@ from jaxtyping import Array, Int, Shaped, UInt8
 
 from vgg_jax import cpu, parallel
 from vgg_jax.evaluate.canvases import Packed, Packer, View
-from vgg_jax.model.convolution import untiled_convolution
 from vgg_jax.model.vgg import VGG
-
-TILES_PAY = 2e12
-"""Multiply-adds at one shape, mirror images not counted, after which Winograd's tiles repay their compilation: measured
-at 5 to 8 seconds for net D against a quarter of a second saved in every 1e11."""
 
 AHEAD = 4
 """Batches that are under way while the next program is compiled."""
@@ -57,7 +52,10 @@ class Engine(abc.ABC):
         pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * _batch_pixels()
         self.packer = Packer(pixels, self._mesh.size, smallest)
         self.use(nnx.state(net))
-        self._programs = _Programs(net, functions)
+        compiler_options = cpu.QUICK_COMPILATION if jax.default_backend() == "cpu" else None
+        jit = functools.partial(jax.jit, static_argnames="flip", compiler_options=compiler_options)
+        graphdef = nnx.graphdef(net)
+        self._programs = {name: jit(functools.partial(function, graphdef)) for name, function in functions.items()}
 
     def use(self, *state: nnx.State) -> None:
         """Takes other parameters for the same network: the parts of its state, in any split."""
@@ -81,36 +79,6 @@ class Engine(abc.ABC):
         return packed, self._run(packed.canvas.purpose, images, sizes)
 
 
-class _Programs:
-    """The compiled functions: for a shape that is met seldom those that compile fast, then those that run fast.
-
-    On a CPU Winograd's tiles make a program a third faster and its compilation ten times as long. Which one a batch
-    gets depends only on how much was computed at its shape before, as one who rents skis until the rent has paid for
-    a pair: at worst twice the cost of having known.
-    """
-
-    def __init__(self, net: VGG, functions: Mapping[str, Callable]):
-        self._work: dict[tuple[int, ...], float] = {}
-        self._net_work = net.spec.multiply_adds(net.width)
-        self._fast = _jitted(net, functions)
-        tiled = jax.default_backend() == "cpu" and net.dtype == jnp.float32
-        self._quick = _jitted(untiled(net), functions, cpu.QUICK_COMPILATION) if tiled else self._fast
-
-    def __call__(self, name: str, images: jax.Array) -> Callable:
-        """One of the functions, for images of this shape."""
-        done = self._work.get(images.shape, 0.0)
-        self._work[images.shape] = done + self._net_work * images.size / 3
-        return (self._fast if done > TILES_PAY else self._quick)[name]
-
-
-def _jitted(
-    net: VGG, functions: Mapping[str, Callable], compiler_options: Mapping[str, bool] | None = None
-) -> dict[str, Callable]:
-    graphdef = nnx.graphdef(net)
-    jit = functools.partial(jax.jit, static_argnames="flip", compiler_options=compiler_options)
-    return {name: jit(functools.partial(function, graphdef)) for name, function in functions.items()}
-
-
 def with_mirror_images(
     images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]
 ) -> tuple[UInt8[Array, "2*n h w 3"], Int[Array, "2*n 2"]]:
@@ -124,15 +92,6 @@ def mirrored(images: Shaped[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Shap
     columns = jnp.arange(images.shape[2])
     source = jnp.clip(sizes[:, 1, None] - 1 - columns, 0)  # beyond the image any pixel will do
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
-
-
-def untiled(net: VGG) -> VGG:
-    """The same network, whose programs compile fast."""
-    net = nnx.clone(net)
-    for _, module in nnx.iter_modules(net):
-        if isinstance(module, nnx.Conv):
-            module.conv_general_dilated = untiled_convolution
-    return net
 
 
 def _batch_pixels() -> int:

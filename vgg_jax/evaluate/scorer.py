@@ -139,9 +139,9 @@ class Scoring(Engine):
         for part in purpose:
             if part == "crops":
                 crops = self._cut(images, sizes)
-                posteriors[part] = self._programs("crops", crops)(self._state, crops, flip=self.flip)
+                posteriors[part] = self._programs["crops"](self._state, crops, flip=self.flip)
             else:
-                dense = self._programs("dense", images)
+                dense = self._programs["dense"]
                 posteriors[part] = dense(self._state, images, sizes, flip=self.flip and part == "dense")
         return posteriors
 
