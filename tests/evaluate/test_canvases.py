@@ -5,6 +5,7 @@ import pytest
 
 import vgg_jax
 from vgg_jax.data.image_ops import rescaled_size
+from vgg_jax.evaluate import canvases as module
 from vgg_jax.evaluate.canvases import MAX_PIXELS, Packer, View, canvases, check_size, rounded_up
 
 CPU, ACCELERATOR = 2**18, 2**22
@@ -90,6 +91,22 @@ def test_a_thousand_images_waste_less_than_a_tenth(scale, batch_pixels, rng):
     assert {canvas[:2] for canvas in shapes} <= set(canvases(scale, elongation))
     assert all(len(places) <= 2 for places in shapes.values())
     assert packer.shapes <= 2 * len(canvases(scale, elongation))
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("batch_pixels", [CPU, ACCELERATOR])
+@pytest.mark.parametrize("count", [40, 100, 400])
+def test_programs_are_saved_while_less_than_a_tenth_is_wasted(count, batch_pixels, multiple, rng, monkeypatch):
+    sizes = list(imagenet_sizes(rng, count, 256))
+    packers = []
+    for most_waste in (0.1, 0):
+        monkeypatch.setattr(module, "MOST_WASTE", most_waste)
+        packers.append(Packer(batch_pixels, multiple, crop=224))
+        tickets = Counter(ticket for packed in packers[-1].pack(views(sizes)) for ticket in packed.tickets)
+        assert tickets == Counter(range(count))
+    saving, thrifty = packers
+    assert saving.shapes < thrifty.shapes if multiple == 1 else saving.shapes <= thrifty.shapes
+    assert saving.waste < max(0.1, thrifty.waste + 1e-9)
 
 
 def test_no_batch_has_many_more_pixels_than_asked_for(rng):

@@ -4,12 +4,14 @@ XLA compiles a program for every shape that it meets. Here images lie in the upp
 there are few, and the network is told their true sizes (`VGG.__call__`), so each is scored as if it were alone. A side
 of a canvas is rounded up to an eighth of the power of two below it, and to 8 at least: 256, 288, ... 512, 576, ...
 
-For one test scale Q there are so at most 17 canvases for images up to 1:2, 33 up to 1:4 and 49 up to
-1:8; `canvases` lists them. A canvas has one program for a full batch, and at most one for what is left at the end.
+For one test scale Q there are so at most 17 canvases for images up to 1:2, 33 up to 1:4 and 49 up to 1:8; `canvases`
+lists them. A canvas has one program for a full batch, and at most one for what is left at the end. What is left goes to
+larger canvases where that saves programs, as long as less than a tenth of all pixels is wasted.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -20,6 +22,10 @@ from vgg_jax.errors import DataError
 
 MAX_PIXELS = 2**22
 """The largest canvas, in pixels: 2048 x 2048. Net D's activations of one stage take a gigabyte there."""
+
+
+MOST_WASTE = 0.1
+"""The fraction of the pixels that belong to no image up to which programs are saved at the price of pixels."""
 
 
 class Canvas(NamedTuple):
@@ -33,6 +39,10 @@ class Canvas(NamedTuple):
     def pixels(self) -> int:
         return self.height * self.width
 
+    def holds(self, other: Canvas) -> bool:
+        """Whether what is on another canvas can be on this one."""
+        return self.purpose == other.purpose and self.height >= other.height and self.width >= other.width
+
 
 class View(NamedTuple):
     """An image at one test scale."""
@@ -44,6 +54,10 @@ class View(NamedTuple):
     purpose: Hashable
     """Views with different purposes do not share a canvas."""
 
+    @property
+    def pixels(self) -> int:
+        return self.image.shape[0] * self.image.shape[1]
+
 
 class Packed(NamedTuple):
     """A batch on one canvas; places beyond the tickets are empty."""
@@ -54,6 +68,14 @@ class Packed(NamedTuple):
     """uint8 (places, height, width, 3), zero beyond each image."""
     sizes: np.ndarray
     """int32 (places, 2): the true heights and widths; (crop, crop) in an empty place."""
+
+
+class _Batch(NamedTuple):
+    """A batch to come: so many places on a canvas for so many views of that and smaller canvases."""
+
+    canvas: Canvas
+    places: int
+    counts: Counter[Canvas]
 
 
 def rounded_up(side: int) -> int:
@@ -155,31 +177,72 @@ class Packer:
         return max(1, round(places / self._multiple)) * self._multiple
 
     def _rest(self, waiting: dict[Canvas, list[View]]) -> Iterator[Packed]:
-        """What is left: the largest canvases first, their empty places filled with views of smaller canvases."""
-        order = sorted(waiting, key=lambda canvas: canvas.pixels, reverse=True)
+        """What is left, on fewer canvases if it pays."""
+        came = self.image_pixels + sum(view.pixels for views in waiting.values() for view in views)
+        counts = Counter({canvas: len(views) for canvas, views in waiting.items()})
+        while move := self._best_move(counts, came):
+            canvas, larger = move
+            counts = _moved(counts, *move)
+            waiting.setdefault(larger, []).extend(waiting.pop(canvas))
+        for batch in self._batches(counts):
+            views = [waiting[canvas].pop() for canvas, count in batch.counts.items() for _ in range(count)]
+            yield self._packed(batch.canvas, views, batch.places)
+
+    def _best_move(self, counts: Counter[Canvas], came: int) -> tuple[Canvas, Canvas] | None:
+        """Which canvas's views to move to the next larger canvas, so that the rest takes fewer programs or, in as many,
+        fewer pixels, and no tenth of all pixels is wasted for it; `came`: the pixels of all images."""
+        best, (programs, pixels) = None, self._cost(counts)
+        allowed = max(pixels, came / (1 - MOST_WASTE) - self.canvas_pixels)
+        for canvas in counts:
+            larger = [other for other in {*counts, *self._known} if other != canvas and other.holds(canvas)]
+            if larger:
+                move = canvas, min(larger, key=_size)
+                after = self._cost(_moved(counts, *move))
+                if after < (programs, pixels) and after[1] <= allowed:
+                    best, (programs, pixels) = move, after
+        return best
+
+    def _cost(self, counts: Counter[Canvas]) -> tuple[int, int]:
+        """How many new programs, and how many pixels, the batches of so many views have."""
+        batches = self._batches(counts)
+        shapes = {(batch.canvas, batch.places) for batch in batches}
+        new = sum(places not in self._known.get(canvas, ()) for canvas, places in shapes)
+        return new, sum(batch.places * batch.canvas.pixels for batch in batches)
+
+    def _batches(self, counts: Counter[Canvas]) -> list[_Batch]:
+        """Batches of so many views: the largest canvases first, their empty places filled from smaller canvases."""
+        left, batches = counts.copy(), []
+        order = sorted(counts, key=_size, reverse=True)
         for position, canvas in enumerate(order):
-            views = waiting[canvas]
-            if not views:
-                continue
-            places = min(
-                (places for places in self._known.get(canvas, ()) if places >= len(views)),
-                default=min(self._full(canvas), _power_of_two(len(views), self._multiple)),
-            )
-            for smaller in order[position + 1 :]:
-                if (
-                    smaller.purpose == canvas.purpose
-                    and smaller.height <= canvas.height
-                    and smaller.width <= canvas.width
-                ):
-                    while waiting[smaller] and len(views) < places:
-                        views.append(waiting[smaller].pop())
-            yield self._packed(canvas, views, places)
+            while left[canvas]:
+                places = self._places(canvas, min(left[canvas], self._full(canvas)))
+                batches.append(_Batch(canvas, places, Counter()))
+                for other in order[position:]:
+                    if canvas.holds(other):
+                        batches[-1].counts[other] = taken = min(left[other], places)
+                        left[other] -= taken
+                        places -= taken
+        return batches
+
+    def _places(self, canvas: Canvas, count: int) -> int:
+        """The places of a batch of so many views: those of a program that is there already, or a power of two."""
+        places = [places for places in self._known.get(canvas, ()) if places >= count]
+        return min(places, default=min(self._full(canvas), _power_of_two(count, self._multiple)))
 
     def _packed(self, canvas: Canvas, views: list[View], places: int) -> Packed:
-        self.image_pixels += sum(view.image.shape[0] * view.image.shape[1] for view in views)
+        self.image_pixels += sum(view.pixels for view in views)
         self.canvas_pixels += places * canvas.pixels
         self._known.setdefault(canvas, set()).add(places)
         return packed(canvas, views, places, self._crop)
+
+
+def _size(canvas: Canvas) -> tuple[int, int]:
+    return canvas.pixels, canvas.height
+
+
+def _moved(counts: Counter[Canvas], canvas: Canvas, larger: Canvas) -> Counter[Canvas]:
+    """The counts of views after those of a canvas went to a larger one."""
+    return counts - Counter({canvas: counts[canvas]}) + Counter({larger: counts[canvas]})
 
 
 def _power_of_two(count: int, multiple: int) -> int:
