@@ -9,7 +9,8 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vgg_jax.model import convolution as module
-from vgg_jax.model.convolution import convolution, max_pool
+from vgg_jax.model.convolution import add_bias, convolution, max_pool
+from vgg_jax.model.layers import Conv
 
 TOLERANCE = 1e-5  # of the largest value
 
@@ -203,12 +204,51 @@ def test_a_batch_over_devices_moves_no_activations():
     assert_close(compiled(*data), direct(x, kernel, dy, "SAME"))
 
 
-def test_flax_takes_it_for_its_own(tiled):
-    layer = nnx.Conv(128, 128, (3, 3), conv_general_dilated=convolution, rngs=nnx.Rngs(0))
-    plain = nnx.Conv(128, 128, (3, 3), rngs=nnx.Rngs(0))
+@pytest.mark.parametrize("shape", [(2, 7, 7, 5), (3, 6, 4, 130)])
+def test_the_bias_and_its_gradient(shape):
+    rng = np.random.default_rng(sum(shape))
+    y, bias, dy = (rng.standard_normal(size).astype(np.float32) for size in (shape, shape[-1:], shape))
+    actual, pullback = jax.vjp(jax.jit(add_bias), y, bias)
+    np.testing.assert_array_equal(actual, y + bias)
+    dy_back, dbias = pullback(dy)
+    np.testing.assert_array_equal(dy_back, dy)
+    np.testing.assert_allclose(dbias, np.asarray(dy, np.float64).sum((0, 1, 2)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("change", [{"backend": "gpu"}, {"dtype": jnp.bfloat16}], ids=str)
+def test_elsewhere_bias_and_product_are_those_of_jax(monkeypatch, change):
+    monkeypatch.setattr(jax, "default_backend", lambda: change.get("backend", "cpu"))
+    x, kernel, _ = (jnp.asarray(a, change.get("dtype")) for a in arrays(3, 3, 8, 8, 1, "VALID"))
+    convolve = lambda x, kernel: convolution(x, kernel, (1, 1), "VALID", dimension_numbers=module.NHWC)
+    assert "custom_vjp" not in str(
+        jax.make_jaxpr(lambda x, kernel: add_bias(convolve(x, kernel), x[0, 0, 0]))(x, kernel)
+    )
+
+
+def test_second_derivatives_of_the_product_are_those_of_jax():
+    rng = np.random.default_rng(0)
+    x, kernel, dy = (rng.standard_normal(size).astype(np.float32) for size in ((3, 1, 2, 20), (20, 7), (3, 1, 2, 7)))
+
+    def second(multiply):
+        energy = lambda x, kernel: jnp.sum(dy * multiply(x, kernel) ** 2)
+        return jax.grad(lambda x, kernel: jnp.sum(jax.grad(energy)(x, kernel) ** 2), argnums=(0, 1))(x, kernel)
+
+    for actual, expected in zip(second(module.product), second(jnp.matmul), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_the_layer_is_flaxes(tiled, padding):
+    """Its maps, and the gradients of kernel, bias and maps."""
+    ours, plain = (layer(128, 128, (3, 3), padding=padding, rngs=nnx.Rngs(0)) for layer in (Conv, nnx.Conv))
     x = np.random.default_rng(0).standard_normal((2, 6, 5, 128)).astype(np.float32)
-    np.testing.assert_allclose(layer(x), plain(x), rtol=0, atol=TOLERANCE * 5)
-    assert tiled == [x.shape]
+    loss = lambda layer, x: jnp.sum(jnp.sin(layer(x)))
+    np.testing.assert_allclose(ours(x), plain(x), rtol=0, atol=TOLERANCE * 5)
+    gradients = [jax.tree.leaves(nnx.grad(loss, argnums=(0, 1))(layer, x)) for layer in (ours, plain)]
+    assert len(gradients[0]) == 3
+    for actual, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
+    assert bool(tiled) == (padding == "SAME")
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 4, 3), (2, 7, 5, 3), (1, 2, 2, 1), (1, 3, 2, 1)])

@@ -49,10 +49,15 @@ def convolution(x: Array, kernel: Array, strides, padding, **options) -> Array:
     """
     if _is_plain(x, kernel, strides, options):
         size, pads, dtype = kernel.shape[:2], _pads(x, kernel, padding), options.get("preferred_element_type")
-        if size == (3, 3) and pads == {1} and _tiles_pay(x, kernel, dtype):
+        own = _is_float32_on_cpu(x, kernel, dtype)
+        if size == (3, 3) and pads == {1} and own and min(kernel.shape[2:]) >= FEWEST_CHANNELS:
             return convolution_3x3(x, kernel)
         if size in ((1, 1), x.shape[1:3]) and pads == {0}:
-            return _product(x, kernel, options.get("precision"), dtype)
+            n, h, w, _ = x.shape
+            seen, kernel = x.reshape(n, h - size[0] + 1, w - size[1] + 1, -1), kernel.reshape(-1, kernel.shape[-1])
+            if own:
+                return product(seen, kernel)
+            return jnp.matmul(seen, kernel, precision=options.get("precision"), preferred_element_type=dtype)
     return lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -64,6 +69,40 @@ def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
     h, w = (size // 2 * 2 for size in x.shape[1:3])
     rows = jnp.maximum(x[:, 0:h:2], x[:, 1:h:2])
     return jnp.maximum(rows[:, :, 0:w:2], rows[:, :, 1:w:2])
+
+
+def add_bias(y: Float[Array, "n h w k"], bias: Float[Array, " k"]) -> Float[Array, "n h w k"]:
+    """Maps plus a number for each channel."""
+    return _add_bias(y, bias) if _is_float32_on_cpu(y, bias, None) else y + bias
+
+
+@jax.custom_vjp
+def _add_bias(y, bias):
+    return y + bias
+
+
+def _add_bias_backward(_, dy):
+    k = dy.shape[-1]
+    return dy, jnp.ones(dy.size // k) @ dy.reshape(-1, k)  # a sum over all places takes as long as the convolution
+
+
+_add_bias.defvjp(lambda y, bias: (y + bias, None), _add_bias_backward)
+
+
+@jax.custom_vjp
+def product(x: Float[Array, "*n d"], kernel: Float[Array, "d k"]) -> Float[Array, "*n k"]:
+    """x @ kernel."""
+    return x @ kernel
+
+
+def _product_backward(saved, dy):
+    x, kernel = saved
+    # The kernel from the left: the product by its transpose from the right takes seven times as long.
+    dx = lax.optimization_barrier(jnp.einsum("dk,...k->d...", kernel, dy))
+    return jnp.moveaxis(dx, 0, -1), jnp.einsum("...d,...k->dk", x, dy)
+
+
+product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_backward)
 
 
 @jax.custom_vjp
@@ -131,14 +170,6 @@ def _untiled(tiles, shape):
     return y.reshape(n, h + h % 2, w + w % 2, -1)[:, :h, :w]
 
 
-def _product(x, kernel, precision, dtype):
-    """The convolution by a kernel of one pixel or of the whole map."""
-    n, h, w, _ = x.shape
-    rows, columns, _, k = kernel.shape
-    seen = x.reshape(n, h - rows + 1, w - columns + 1, -1)
-    return jnp.matmul(seen, kernel.reshape(-1, k), precision=precision, preferred_element_type=dtype)
-
-
 def _is_plain(x, kernel, strides, options):
     """Whether this is a convolution of NHWC by HWIO with none of the operation's refinements."""
     numbers = options.get("dimension_numbers")
@@ -161,10 +192,10 @@ def _pads(x, kernel, padding):
     return {int(width) for pair in padding for width in pair}
 
 
-def _tiles_pay(x, kernel, dtype):
+def _is_float32_on_cpu(x, kernel, dtype):
+    """Whether the forms below are the faster ones: what is exported with symbolic sizes may run elsewhere."""
     return (
         jax.default_backend() == "cpu"
         and x.dtype == kernel.dtype == (dtype or x.dtype) == jnp.float32
-        and min(kernel.shape[2:]) >= FEWEST_CHANNELS
         and all(isinstance(size, int) for size in x.shape)
     )

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+from vgg_jax.model.convolution import NHWC, add_bias, convolution
+
+
+class Conv(nnx.Conv):
+    """`flax.nnx.Conv` with stride 1, by `vgg_jax.model.convolution`."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (n, h, w, channels) to maps, in the layer's dtype."""
+        x, kernel, bias = self.promote_dtype((x, self.kernel[...], self.bias[...]), dtype=self.dtype)
+        return add_bias(convolution(x, kernel, (1, 1), self.padding, dimension_numbers=NHWC), bias)
 
 
 def local_response_normalisation(

@@ -12,9 +12,9 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vgg_jax.errors import ConfigError
 from vgg_jax.model import specs
-from vgg_jax.model.convolution import convolution, max_pool
+from vgg_jax.model.convolution import max_pool
 from vgg_jax.model.init import initializer
-from vgg_jax.model.layers import dropout, local_response_normalisation, within
+from vgg_jax.model.layers import Conv, dropout, local_response_normalisation, within
 
 IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""
@@ -93,16 +93,9 @@ class VGG(nnx.Module):
 
         kernel_init = initializer(init, self.spec.weight_layers)
 
-        def layer(inputs: int, outputs: int, size: int, padding: str) -> nnx.Conv:
-            return nnx.Conv(
-                inputs,
-                outputs,
-                (size, size),
-                padding=padding,
-                dtype=self.dtype,
-                kernel_init=kernel_init,
-                conv_general_dilated=convolution,
-                rngs=rngs,
+        def layer(inputs: int, outputs: int, size: int, padding: str) -> Conv:
+            return Conv(
+                inputs, outputs, (size, size), padding=padding, dtype=self.dtype, kernel_init=kernel_init, rngs=rngs
             )
 
         channels = 3
