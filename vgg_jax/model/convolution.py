@@ -1,18 +1,19 @@
-"""Convolution and max-pooling, each in the fastest form for the shape and the backend at hand.
+"""Convolution, bias and max-pooling, each in the fastest form for the shape and the backend at hand.
 
-`convolution` stands in for `jax.lax.conv_general_dilated` in `flax.nnx.Conv`. It chooses while tracing, by the shapes
+`convolution` stands in for `jax.lax.conv_general_dilated`, in `layers.Conv`. It chooses while tracing, by the shapes
 of map and kernel and never by the batch, so that one device and eight compute alike:
 
 * A kernel that covers its whole map (fc6: 7x7 on 7x7), or one pixel, is a matrix product, on every backend.
 * A 3x3 "SAME" convolution in float32 on the CPU is Winograd's F(2x2, 3x3) (Lavin and Gray 2015, arXiv 1509.09308): a
   tile of 2x2 outputs costs 16 multiplications for each pair of channels, not 36, in 16 matrix products that XLA runs
   near the processor's peak. It is exact but for rounding, which stays below 1e-6 of the largest output.
-* The rest is left to `lax`: other backends, dtypes, strides and kernels, the image's three channels, which are too few
-  for the tiles to pay, and symbolic sizes (`jax.export`), since what is exported may run on another backend.
+* The rest is left to `lax`: other backends, dtypes, strides and kernels, few channels, for which the tiles do not pay,
+  and symbolic sizes (`jax.export`), since what is exported may run on another backend.
 
-Both gradients are written out. That of the input is again a convolution, by the kernel turned about and its channels
-swapped; that of the kernel has a Winograd form of its own. Reverse mode works to every order. Forward mode (`jax.jvp`)
-does not reach the 3x3 convolution on the CPU: `jax.custom_vjp` has none.
+On the CPU the gradients are written out. That of a 3x3 convolution's input is again a convolution, by the kernel turned
+about and its channels swapped; that of the kernel has a Winograd form of its own; XLA's own forms for a bias and for a
+product by a kernel's transpose are slow. Reverse mode works to every order. Forward mode (`jax.jvp`) does not pass:
+`jax.custom_vjp` has none.
 
 The transforms are of arrays that have a tile's rows and columns in front: a batch of 16 products and a few fused loops
 are all that there is to compile, a fifth of a second for a layer.
@@ -98,7 +99,7 @@ def product(x: Float[Array, "*n d"], kernel: Float[Array, "d k"]) -> Float[Array
 def _product_backward(saved, dy):
     x, kernel = saved
     # The kernel from the left: the product by its transpose from the right takes seven times as long.
-    dx = lax.optimization_barrier(jnp.einsum("dk,...k->d...", kernel, dy))
+    dx = lax.optimization_barrier(jnp.einsum("dk,...k->d...", kernel, dy))  # lest XLA turn it about again
     return jnp.moveaxis(dx, 0, -1), jnp.einsum("...d,...k->dk", x, dy)
 
 
@@ -193,7 +194,7 @@ def _pads(x, kernel, padding):
 
 
 def _is_float32_on_cpu(x, kernel, dtype):
-    """Whether the forms below are the faster ones: what is exported with symbolic sizes may run elsewhere."""
+    """Whether our own forms are the faster ones; what is exported with symbolic sizes may run on another backend."""
     return (
         jax.default_backend() == "cpu"
         and x.dtype == kernel.dtype == (dtype or x.dtype) == jnp.float32
