@@ -20,8 +20,8 @@ _MEASURED = jaxlib.version.__version__.startswith(MEASURED_JAXLIB)
 QUICK_COMPILATION = (
     {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1} if _MEASURED else {}
 )
-"""Compiler options for programs that run seldom: XLA's older fusions, in one piece. They run about as fast and take
-half the processor time to compile, which other programs have."""
+"""Compiler options for evaluation, which has a program for every shape of canvas: XLA's older fusions, in one piece.
+They run about as fast and take half the processor time to compile, which the batches under way have."""
 
 _ACCELERATORS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm60_plugin", "jax_rocm7_plugin", "libtpu")
 
