@@ -241,7 +241,10 @@ def _check_data(config: ConfigDict) -> None:
             )
     protocols = tuple(config.evaluate.protocols)
     if not protocols or not set(protocols) <= set(PROTOCOLS):
-        raise ConfigError(f"config.evaluate.protocols={protocols}: one or more of {', '.join(PROTOCOLS)}")
+        raise ConfigError(
+            f"config.evaluate.protocols={protocols}: one or more of {', '.join(PROTOCOLS)}; at the command line "
+            f"--config.evaluate.protocols=\"('dense','crops')\""
+        )
 
 
 def _check_training(config: ConfigDict) -> None:

@@ -23,7 +23,6 @@ from vgg_jax.errors import DataError
 MAX_PIXELS = 2**22
 """The largest canvas, in pixels: 2048 x 2048. Net D's activations of one stage take a gigabyte there."""
 
-
 MOST_WASTE = 0.1
 """The fraction of the pixels that belong to no image up to which programs are saved at the price of pixels."""
 
