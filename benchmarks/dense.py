@@ -4,10 +4,10 @@
     python -m benchmarks.dense --folder=PATH         the JPEG files below a folder
     python -m benchmarks.dense --width=1 --images=40 --parts cold torch
 
-Every contestant goes from files to posteriors: Q = 256, the image and its mirror image. The naive way is a jitted call
+Every contestant goes from files to posteriors: Q = 256, the image and its mirror image. The naive view is a jitted call
 an image, at the image's own shape. A cold pass compiles what it needs (JAX's compilation cache is off) in a process of
 its own; the other passes have all programs. On a CPU a program with Winograd's tiles runs faster and compiles longer:
-the naive way is timed with them and without. Contestants take turns, so that a busy machine slows all alike. Ours is
+the naive view is timed with them and without. Contestants take turns, so that a busy machine slows all alike. Ours is
 faster by the median of the ratios of neighbouring runs; it is cheaper by that of processor time, which a machine's
 other work hardly changes.
 """
@@ -36,9 +36,9 @@ from PIL import Image
 
 import vgg_jax
 from benchmarks.input import jpegs
-from vgg_jax import cpu
-from vgg_jax.data.image_ops import decode, rescale
-from vgg_jax.evaluate import scorer
+from vgg_jax import compiler
+from vgg_jax.data.decode import decode, rescale
+from vgg_jax.inference import scorer
 from vgg_jax.model import convolution
 
 SCALE, CLASSES = 256, 1000
@@ -127,7 +127,7 @@ def worker(name: str, arguments: argparse.Namespace) -> Iterator[Callable[[], Ti
 
 def work(arguments: argparse.Namespace) -> None:
     """What a worker does: a pass over the images for every line, until there are no more."""
-    cpu.keep_memory()  # as the commands do
+    compiler.keep_memory()  # as the commands do
     jax.config.update("jax_enable_compilation_cache", False)
     name, files = arguments.worker, files_of(arguments)
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
@@ -149,19 +149,19 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def ours(net: vgg_jax.VGG, protocol: str) -> Callable[[list[Path]], str]:
-    scoring = scorer.Scoring(net, scorer.ways_of([protocol], [SCALE]))
+    scoring = scorer.Scoring(net, scorer.eval_views([protocol], [SCALE]))
 
     def evaluate(files: list[Path]) -> str:
-        with scoring.views(lambda file: decode(file.read_bytes()), files) as views:
+        with scoring.scaled_images(lambda file: decode(file.read_bytes()), files) as views:
             count = sum(1 for _ in scoring.score(views))
         assert count == len(files)
-        return f"{scoring.packer.shapes} programs, {scoring.packer.waste:.1%} of the pixels wasted"
+        return f"{scoring.batcher.shapes} programs, {scoring.batcher.waste:.1%} of the pixels wasted"
 
     return evaluate
 
 
 def one_by_one(net: vgg_jax.VGG) -> Callable[[list[Path]], None]:
-    """The naive way: a jitted function, called on every image at its own shape."""
+    """The naive view: a jitted function, called on every image at its own shape."""
     graphdef, state = nnx.split(net)
 
     @jax.jit

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vgg_jax.data.sources import open_source
+from vgg_jax.data.open import open_source
 from vgg_jax.data.train_stream import TrainStream
 
 BATCH, CROP, SCALE = 64, 224, (256, 512)

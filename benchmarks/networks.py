@@ -29,8 +29,8 @@ import torch
 from flax import nnx
 
 import vgg_jax
-from vgg_jax import cpu
-from vgg_jax.tasks.classify import classification_loss
+from vgg_jax import compiler
+from vgg_jax.tasks.classification import classification_loss
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import make_train_step
@@ -94,7 +94,7 @@ def work(name: str, net: str, batch: int) -> None:
     images = rng.integers(0, 256, (batch, CROP, CROP, 3), np.uint8)
     labels = rng.integers(0, CLASSES, batch, np.int32)
     if name == "vgg_jax":
-        cpu.keep_memory()  # as the commands do
+        compiler.keep_memory()  # as the commands do
         tasks = ours_of(net, images, labels, on_gpu)
     else:
         torch.set_num_threads(os.cpu_count())

@@ -33,10 +33,10 @@ def imagenet(net: str, stage: str) -> ConfigDict:
     # 5 plateaus of 5,000 steps: an epoch of ImageNet is 5,004 steps at batch 256, the paper's run 74 of them.
     if stage == "s384":
         config.data.scale = (384, 384)
-        config.train.rate = 1e-3
+        config.train.learning_rate = 1e-3
     elif stage == "jitter":
         config.data.scale = (256, 512)
-        config.train.rate = 1e-3
+        config.train.learning_rate = 1e-3
     elif stage == "smoke":
         smoke(config)
     return config

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.data.color_shift = 0.0  # grey images have no colour to shift
     config.train.batch_size = 64
     config.train.steps = 1_800
-    config.train.rate = 1e-2
+    config.train.learning_rate = 1e-2
     config.schedule.kind = "step"
     config.schedule.boundaries = (1_200, 1_600)
     config.evaluate.split = "test"

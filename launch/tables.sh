@@ -18,7 +18,7 @@ runs=()
 for net in A B C D; do
   train "$net" fixed --config.data.scale="(72, 72)" --config.train.steps=800 \
     --config.schedule.boundaries="(550, 725)" "$@"
-  train "$net" jitter --config.data.scale="(72, 144)" --config.train.steps=300 --config.train.rate=0.002 \
+  train "$net" jitter --config.data.scale="(72, 144)" --config.train.steps=300 --config.train.learning_rate=0.002 \
     --config.schedule.boundaries="(200,)" --config.init.from_run="$folder/$net-fixed" "$@"
   runs+=("$folder/$net-fixed" "$folder/$net-jitter")
 done

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from vgg_jax import ConfigError
-from vgg_jax.config import default_config, frozen, validate
-from vgg_jax.config import test_scale as scale_of_test
+from vgg_jax.config import check_key, default_config, validate, with_defaults
+from vgg_jax.config import eval_scale as scale_of_test
 
 CONFIGS = sorted(
     path.stem for path in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if path.stem != "common"
@@ -37,7 +37,7 @@ def test_the_stages_are_the_papers(name):
     for stage, (scale, rate, test) in stages.items():
         config = get_config(stage)
         validate(config)
-        assert (tuple(config.data.scale), config.train.rate, scale_of_test(config)) == (scale, rate, test)
+        assert (tuple(config.data.scale), config.train.learning_rate, scale_of_test(config)) == (scale, rate, test)
     validate(get_config("smoke"))
     with pytest.raises(ConfigError, match="no stage 's512'; there are s256"):
         get_config("s512")
@@ -65,13 +65,11 @@ def test_the_nets_of_the_configs_are_those_of_table_1():
         ({"train.batch_size": True}, r"config.train.batch_size=True is of type bool"),
         ({"train.microbatches": 3}, r"config.train.microbatches=3 does not divide config.train.batch_size=256"),
         ({"train.momentum": 1.0}, r"config.train.momentum=1.0: below 1"),
-        ({"train.freeze": ("conv6",)}, r"config.train.freeze: no layer 'conv6' in net D; there are conv1_1"),
-        ({"train.freeze": tuple(f"conv{n}" for n in range(1, 6)) + ("fc6", "fc7", "fc8")}, r"names every layer"),
-        ({"model.net": "vgg18"}, r"no net 'vgg18'"),
+        ({"model.net": "vgg18"}, r"config.model.net='vgg18': use one of A, .*; did you mean 'vgg1\d'"),
         ({"model.dtype": "float16"}, r"config.model.dtype='float16': use one of auto, float32, bfloat16"),
         ({"model.width": 0.0}, r"config.model.width=0.0: a positive factor"),
         ({"model.dropout": 1.0}, r"not a probability"),
-        ({"init.scheme": "xavier"}, r"no initialisation 'xavier'"),
+        ({"init.scheme": "xavier"}, r"config.init.scheme='xavier': use one of paper, "),
         ({"init.grow_from": "a", "init.from_run": "b"}, r"both set"),
         ({"init.from_run": "a", "init.weights": "b"}, r"config.init.from_run and config.init.weights are both set"),
         ({"init.grow_from": "a", "init.from_run": "b", "init.weights": "c"}, r"are all set: a run begins from one"),
@@ -100,9 +98,7 @@ def test_what_cannot_work_is_refused_with_key_value_and_way_out(changes, message
 def test_an_unknown_or_missing_key_is_refused():
     config = default_config()
     config.train.bach_size = 3
-    with pytest.raises(
-        ConfigError, match=r"config.train.bach_size: no such key; did you mean config.train.batch_size\?"
-    ):
+    with pytest.raises(ConfigError, match=r"config.train.bach_size: no such key; did you mean 'train.batch_size'\?"):
         validate(config)
     config = default_config()
     del config.data.flip
@@ -110,6 +106,22 @@ def test_an_unknown_or_missing_key_is_refused():
         validate(config)
 
 
-def test_freezing_a_stage_takes_its_normalisation_along():
-    assert frozen("conv1_2", ("conv1",)) and frozen("bn1_2", ("conv1",)) and frozen("fc6", ("fc6",))
-    assert not frozen("conv2_1", ("conv1",)) and not frozen("fc8", ("conv1", "fc6"))
+def test_the_literal_choices_are_what_the_modules_have():
+    from vgg_jax import config
+    from vgg_jax.inference.scorer import PROTOCOLS
+    from vgg_jax.model.init import SCHEMES
+    from vgg_jax.model.specs import ALIASES, SPECS
+    from vgg_jax.weights import PREPROCESSING
+
+    assert (*SPECS, *ALIASES) == config.NETS
+    assert tuple(SCHEMES) == config.SCHEMES
+    assert tuple(PREPROCESSING) == config.PREPROCESSING
+    assert tuple(PROTOCOLS) == config.PROTOCOLS
+
+
+def test_a_run_saved_when_the_rate_had_another_name_is_still_opened():
+    saved = default_config().to_dict()
+    saved["train"]["rate"] = saved["train"].pop("learning_rate") / 2
+    assert with_defaults(saved).train.learning_rate == default_config().train.learning_rate / 2
+    with pytest.raises(ConfigError, match="config.train.rate: no such key; did you mean 'train.learning_rate'"):
+        check_key("train.rate")

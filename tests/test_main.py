@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from vgg_jax.train import journal
-from vgg_jax.train.checkpoint import read_arrays
+from vgg_jax.checkpoint import read_arrays
+from vgg_jax.train import metric_writer
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "TFDS_DATA_DIR": "no-such-folder"}
@@ -30,7 +30,7 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.train.bach_size=3"], "config.train.bach_size: no such key; did you mean config.train.batch_size?"),
+        (["--config.train.bach_size=3"], "config.train.bach_size: no such key; did you mean 'train.batch_size'?"),
         (["--config.train.batch_size=many"], "--config.train.batch_size=many: invalid literal"),
         (["--config.data.crop=50"], "config.data.crop=50 is not a multiple of 32, the net's stride; use 32 or 64"),
         (["--config.data.source=foldr:x"], "config.data.source='foldr:x': no such source; did you mean 'folder'?"),
@@ -86,7 +86,7 @@ def test_a_run_killed_at_an_arbitrary_step_ends_as_if_it_had_not_been(tmp_path):
         )
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline and process.poll() is None:
-            rows = journal.read(killed)
+            rows = metric_writer.read(killed)
             if rows and rows[-1]["step"] >= most:
                 break
             time.sleep(0.005)
@@ -117,7 +117,7 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
     while time.monotonic() < deadline and len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 3:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == 0 and "stopped on request at step" in told and "Traceback" not in told
+    _, reported = process.communicate(timeout=240)
+    assert process.returncode == 0 and "stopped on request at step" in reported and "Traceback" not in reported
     step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert f"at step {step}" in told
+    assert f"at step {step}" in reported

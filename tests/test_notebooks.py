@@ -29,8 +29,8 @@ def test_the_notebook_runs(weights, capsys):
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
     pyplot.close("all")
-    told = capsys.readouterr().out
-    assert "138.4 M parameters" in told and "D 10 classes, crop 64" in told
+    reported = capsys.readouterr().out
+    assert "138.4 M parameters" in reported and "D 10 classes, crop 64" in reported
     np.testing.assert_allclose(names["posteriors"].sum(1), 1, rtol=1e-5)
     assert names["features"]["relu7"].shape == (2, 256)
     assert names["distances"][-1] < names["distances"][0]

@@ -7,17 +7,17 @@
 138357544
 """
 
-from vgg_jax import cpu
+from vgg_jax import compiler
 
-cpu.set_flags()  # before JAX's back end starts
+compiler.set_flags()  # before JAX's back end starts
 
+from vgg_jax.commands.predict import class_score_map
 from vgg_jax.errors import CheckpointError, ConfigError, DataError, UserError
-from vgg_jax.evaluate.scorer import Scorer
-from vgg_jax.features import features
+from vgg_jax.inference.features import features
+from vgg_jax.inference.scorer import Scorer
+from vgg_jax.model.perceptual import content_distance, gram, lpips, read_lpips_linear, style_distance
 from vgg_jax.model.specs import ALIASES, SPECS, Spec
 from vgg_jax.model.vgg import VGG
-from vgg_jax.perceptual import content_distance, gram, lpips, read_lpips_linear, style_distance
-from vgg_jax.predict import class_score_map
 from vgg_jax.weights import load, save_torchvision
 
 __all__ = [

@@ -6,16 +6,17 @@ any work; what it lets through can run.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from ml_collections import ConfigDict, config_dict
 
-from vgg_jax.errors import ConfigError
-from vgg_jax.evaluate.scorer import PROTOCOLS
-from vgg_jax.model.init import initializer
-from vgg_jax.model.specs import spec_of
-from vgg_jax.weights.preprocessing import PREPROCESSING
+from vgg_jax.errors import ConfigError, did_you_mean
+
+# What the modules above this one have to choose from; tests/test_config.py holds the two equal.
+NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "vgg19")
+SCHEMES = ("paper", "gaussian", "glorot", "he")
+PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
+PROTOCOLS = ("dense", "crops", "both", "centre")
 
 
 def default_config() -> ConfigDict:
@@ -56,7 +57,7 @@ def default_config() -> ConfigDict:
     config.train.batch_size = 256  # over all devices
     config.train.microbatches = 1  # gradient accumulation: parts a batch is computed in
     config.train.steps = 370_000  # at most
-    config.train.rate = 1e-2
+    config.train.learning_rate = 1e-2
     config.train.momentum = 0.9
     config.train.weight_decay = 5e-4  # on kernels; biases and normalisation are not decayed
     config.train.freeze = ()  # groups of layers that stay as they are: conv1 (a stage), conv3_2, fc6
@@ -92,13 +93,18 @@ def default_config() -> ConfigDict:
 
 get_config = default_config  # this module is a config file too
 
+RENAMED = {"train.rate": "train.learning_rate"}
+"""What keys were once called: in the checkpoints of runs that are still opened."""
+
 _CHOICES = {
+    "model.net": NETS,
+    "init.scheme": SCHEMES,
     "model.dtype": ("auto", "float32", "bfloat16"),
     "init.preprocessing": ("", *PREPROCESSING),
     "data.statistics": ("computed", "imagenet"),
     "data.on_error": ("raise", "skip"),
     "schedule.kind": ("plateau", "step", "fixed"),
-    "evaluate.validation": tuple(PROTOCOLS),
+    "evaluate.validation": PROTOCOLS,
 }
 _AT_LEAST = {
     "model.hidden": 0,
@@ -108,7 +114,7 @@ _AT_LEAST = {
     "train.batch_size": 1,
     "train.microbatches": 1,
     "train.steps": 1,
-    "train.rate": 0,
+    "train.learning_rate": 0,
     "train.momentum": 0,
     "train.weight_decay": 0,
     "train.cached_views": 0,
@@ -138,7 +144,7 @@ def validate(config: ConfigDict) -> None:
         value = _get(config, key)
         if value not in choices:
             named = ", ".join(choice or "''" for choice in choices)
-            raise ConfigError(f"config.{key}={value!r}: use one of {named}")
+            raise ConfigError(f"config.{key}={value!r}: use one of {named}{did_you_mean(value, choices)}")
     for key, least in _AT_LEAST.items():
         value = _get(config, key)
         if not value >= least:
@@ -148,12 +154,12 @@ def validate(config: ConfigDict) -> None:
     _check_training(config)
 
 
-def test_scale(config: ConfigDict) -> int:
+def eval_scale(config: ConfigDict) -> int:
     """Q of the validation: given, or S, or 0.5 (Smin + Smax) of a jittered S (Sec. 4.1)."""
     return config.evaluate.scale or sum(config.data.scale) // 2
 
 
-def test_scales(config: ConfigDict) -> tuple[int, ...]:
+def eval_scales(config: ConfigDict) -> tuple[int, ...]:
     """Q of multi-scale evaluation (Sec. 4.2): given, or {S - 32, S, S + 32}, or {Smin, 0.5 (Smin + Smax), Smax}.
 
     Of the default ones, those below the crop are left out.
@@ -166,12 +172,13 @@ def test_scales(config: ConfigDict) -> tuple[int, ...]:
     return tuple(sorted({smallest, (smallest + largest) // 2, largest}))
 
 
-def completed(saved: dict) -> ConfigDict:
+def with_defaults(saved: dict) -> ConfigDict:
     """A saved run's config, with the defaults of the keys that came after it."""
     config = default_config()
     known = dict(_leaves(config))
     with config.unlocked():
         for key, value in _leaves(ConfigDict(saved)):
+            key = RENAMED.get(key, key)
             if key in known:
                 config.update_from_flattened_dict({key: value})
     return config
@@ -191,8 +198,6 @@ def _check_keys(config: ConfigDict) -> None:
 
 
 def _check_model(config: ConfigDict) -> None:
-    spec = spec_of(config.model.net)
-    initializer(config.init.scheme, spec.weight_layers)
     if not config.model.width > 0:
         raise ConfigError(f"config.model.width={config.model.width}: a positive factor, 1 is the paper's width")
     if config.model.dropout >= 1:
@@ -208,14 +213,6 @@ def _check_model(config: ConfigDict) -> None:
             f"config.init.preprocessing={config.init.preprocessing!r} says what config.init.weights expects, which is "
             "not set: give config.init.weights, or leave it out"
         )
-    layers = [*spec.convolutions, "fc6", "fc7", "fc8"]
-    for group in config.train.freeze:
-        if not layers_of(group, layers):
-            raise ConfigError(
-                f"config.train.freeze: no layer {group!r} in net {spec.name}; there are {', '.join(layers)}"
-            )
-    if all(frozen(layer, config.train.freeze) for layer in layers):
-        raise ConfigError("config.train.freeze names every layer: nothing is left to train")
 
 
 def _check_data(config: ConfigDict) -> None:
@@ -234,7 +231,7 @@ def _check_data(config: ConfigDict) -> None:
     scales = tuple(config.evaluate.scales)
     if not all(isinstance(q, int) for q in scales) or len(set(scales)) < len(scales):
         raise ConfigError(f"config.evaluate.scales={scales}: different test scales Q in whole pixels")
-    for key, given in (("scale", (test_scale(config),)), ("scales", scales)):
+    for key, given in (("scale", (eval_scale(config),)), ("scales", scales)):
         if any(q < crop for q in given):
             raise ConfigError(
                 f"config.evaluate.{key}={config.evaluate[key]}: Q is below the crop, config.data.crop={crop}"
@@ -276,21 +273,6 @@ def _check_training(config: ConfigDict) -> None:
         )
 
 
-def layers_of(group: str, layers: list[str]) -> list[str]:
-    """Layers that a group names: itself, or a stage's, `conv1` for conv1_1 and conv1_2.
-
-    >>> layers_of("conv1", ["conv1_1", "conv1_2", "conv2_1"])
-    ['conv1_1', 'conv1_2']
-    """
-    return [layer for layer in layers if layer == group or layer.startswith(group + "_")]
-
-
-def frozen(layer: str, groups: tuple[str, ...]) -> bool:
-    """Whether a layer belongs to one of the frozen groups; batch normalisation goes with its convolution."""
-    convolution = layer.replace("bn", "conv", 1) if layer.startswith("bn") else layer
-    return any(layers_of(group, [convolution]) for group in groups)
-
-
 def check_key(key: str) -> None:
     """Refuses a key that the schema has not, with the nearest that it has.
 
@@ -303,10 +285,10 @@ def check_key(key: str) -> None:
     if key in known:
         return
     # A right name in the wrong section first: config.train.crop for config.data.crop.
-    nearest = [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
-    nearest = nearest or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    hint = f"; did you mean config.{nearest[0]}?" if nearest else f"; there are {', '.join(known)}"
-    raise ConfigError(f"config.{key}: no such key{hint}")
+    nearest = [RENAMED[key]] if key in RENAMED else []
+    nearest = nearest or [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else did_you_mean(key, known)
+    raise ConfigError(f"config.{key}: no such key{hint or '; there are ' + ', '.join(known)}")
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:

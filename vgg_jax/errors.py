@@ -4,6 +4,9 @@ Every mistake of a user (a key of the config, a file, a checkpoint) ends in one 
 message alone, without a traceback; the message names the thing, its value and the way out.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake the user can mend; `str(error)` is the whole message."""
@@ -19,3 +22,13 @@ class DataError(UserError, ValueError):
 
 class CheckpointError(UserError, ValueError):
     """A checkpoint is missing, damaged or of another network."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that suggests the nearest of the known names, or nothing.
+
+    >>> did_you_mean("relu33", ["relu3_3", "pool5"]), did_you_mean("x", ["relu3_3", "pool5"])
+    ("; did you mean 'relu3_3'?", '')
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

@@ -20,8 +20,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from vgg_jax import compiler
 from vgg_jax import config as config_module
-from vgg_jax import cpu
 from vgg_jax.config import check_key
 from vgg_jax.errors import ConfigError, UserError
 
@@ -52,11 +52,11 @@ def main(arguments: list[str]) -> int | None:
     if MODE.value == "train":
         _train()
     elif MODE.value == "fuse":
-        from vgg_jax.evaluate.run import fuse
+        from vgg_jax.commands.evaluate import fuse
 
         print(fuse(images))
     elif MODE.value == "evaluate":
-        from vgg_jax.evaluate.run import evaluate
+        from vgg_jax.commands.evaluate import evaluate
 
         workdir = WORKDIR.value or (CHECKPOINT.value[0] if CHECKPOINT.value else None)
         if not workdir:
@@ -66,14 +66,14 @@ def main(arguments: list[str]) -> int | None:
             )
         print(evaluate(_subjects(), Path(workdir) / "evaluation"))
     elif MODE.value == "features":
-        from vgg_jax.features import write_features
+        from vgg_jax.inference.features import write_features
 
         if not OUT.value:
             raise ConfigError("--mode=features needs --out=FILE.npz, where the features go")
         pool = None if POOL.value == "none" else POOL.value
         return 1 if write_features(next(_subjects()), images, OUT.value, LAYERS.value, pool, STACK.value) else 0
     else:
-        from vgg_jax.predict import predict
+        from vgg_jax.commands.predict import predict
 
         heat_maps = Path(HEAT_MAPS.value) if HEAT_MAPS.value else None
         bad = predict(next(_subjects()), images, as_json=JSON.value, heat_maps=heat_maps)
@@ -87,7 +87,7 @@ def _train() -> None:
             "training needs a config and a folder: python -m vgg_jax.main --config=configs/vgg16.py --workdir=runs/D\n"
             "To see training run right now: make quickstart"
         )
-    from vgg_jax.tasks.classify import Classification
+    from vgg_jax.tasks.classification import Classification
     from vgg_jax.train.loop import train
 
     workdir = Path(WORKDIR.value)
@@ -101,7 +101,7 @@ def _train() -> None:
 
 def _subjects() -> Iterator:
     """The networks to evaluate, one after another."""
-    from vgg_jax.evaluate.subject import of_run, of_weights
+    from vgg_jax.commands.target import of_run, of_weights
 
     # Without a config file the run's own config counts, and what is overridden.
     flag = flags.FLAGS["config"]
@@ -116,7 +116,7 @@ def _subjects() -> Iterator:
 
 
 def _parse(arguments: list[str]) -> list[str]:
-    """absl's flags; a mistake in them, in the config file or in an override is told as such."""
+    """absl's flags; a mistake in them, in the config file or in an override is reported as such."""
     for argument in arguments:
         if argument.startswith("--config."):
             check_key(argument.removeprefix("--config.").partition("=")[0])
@@ -126,7 +126,7 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
         if CONFIG.value is not None:
-            _ = CONFIG.value.keys  # a file that is not there is told of on first use only
+            _ = CONFIG.value.keys  # a file that is not there is reported of on first use only
         return rest
     except UserError:
         raise
@@ -160,7 +160,7 @@ def _log_to(path: Path) -> None:
 
 def run() -> None:
     """The command line: a user's mistake is a message and exit code 2, never a traceback."""
-    cpu.keep_memory()
+    compiler.keep_memory()
     absl_logging.set_verbosity(absl_logging.ERROR)
     house = logging.getLogger("vgg_jax")
     house.setLevel(logging.INFO)

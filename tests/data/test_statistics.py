@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from vgg_jax.data.image_ops import decode
-from vgg_jax.data.sources import open_source
+from vgg_jax.data.decode import decode
+from vgg_jax.data.open import open_source
 from vgg_jax.data.statistics import IMAGENET, color_statistics
 from vgg_jax.errors import DataError
 
@@ -17,7 +17,7 @@ def source(photo_folder):
 
 
 def test_against_numpy(source):
-    images = [decode(source.read(index)[0]).reshape(-1, 3) / 255.0 for index in range(len(source))]
+    images = [decode(source[index]["image"]).reshape(-1, 3) / 255.0 for index in range(len(source))]
     pixels = np.concatenate(images)
     weights = np.concatenate([np.full(len(image), 1 / len(image) / len(images)) for image in images])
     statistics = color_statistics(source, cache=None)
@@ -80,8 +80,8 @@ def test_nothing_but_jpegs_and_tfds_needs_tensorflow():
     """The quickstart and the device side start without the seconds that importing TensorFlow takes."""
     program = (
         "import sys\n"
-        "from vgg_jax.evaluate.scorer import Scorer\n"
-        "from vgg_jax.data.sources import open_source\n"
+        "from vgg_jax.inference.scorer import Scorer\n"
+        "from vgg_jax.data.open import open_source\n"
         "from vgg_jax.data.statistics import color_statistics\n"
         "from vgg_jax.data.train_stream import TrainStream\n"
         "source = open_source('mnist5k', 'test')\n"

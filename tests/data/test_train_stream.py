@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from tests.data.conftest import encode
-from tests.data.test_image_ops import assert_same_image, pillow_crop
-from vgg_jax.data.image_ops import decode
-from vgg_jax.data.sources import Source, open_source
+from tests.data.test_decode import assert_same_image, pillow_crop
+from vgg_jax.data.decode import decode
+from vgg_jax.data.open import open_source
+from vgg_jax.data.source import Source
 from vgg_jax.data.train_stream import TrainStream
 from vgg_jax.errors import DataError
 
@@ -47,9 +48,9 @@ def test_a_batch_is_what_its_plan_says(source):
     np.testing.assert_array_equal(batch["index"], plan.index)
     np.testing.assert_array_equal(batch["mask"], 1)
     for row, index in enumerate(plan.index):
-        encoded, label = source.read(index)
-        assert batch["label"][row] == label
-        expected = pillow_crop(decode(encoded), int(plan.smaller_side[row]), plan.place[row], 32)
+        example = source[index]
+        assert batch["label"][row] == example["label"]
+        expected = pillow_crop(decode(example["image"]), int(plan.smaller_side[row]), plan.place[row], 32)
         assert_same_image(batch["image"][row], expected)
 
 
@@ -129,7 +130,7 @@ def test_unreadable_images_are_left_out_and_listed(source, spoiled):
     assert all(said in skipping.problems[path] for path, said in spoiled.items())
     for plan, batch in zip(plans, batches):
         for row, index in enumerate(plan.index):
-            readable = source.where(index) not in spoiled
+            readable = source.name_of(index) not in spoiled
             assert batch["mask"][row] == readable
             assert batch["image"][row].any() == readable
     assert_equal(batches, take(stream(source, on_error="skip", threads=5), 4))

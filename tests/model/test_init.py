@@ -4,7 +4,7 @@ import pytest
 from flax import nnx
 
 import vgg_jax
-from vgg_jax.model.init import grown, initializer
+from vgg_jax.model.init import grow_from, initializer
 
 
 def kernels(net):
@@ -55,7 +55,7 @@ def layers(net):
 def test_growing_from_a_copies_its_first_four_convolutions_and_the_head(deep, tiny_net):
     shallow = layers(tiny_net("A"))
     drawn = layers(vgg_jax.VGG(deep, num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(1)))
-    params, copied, new = grown(drawn, shallow)
+    params, copied, new = grow_from(drawn, shallow)
     assert copied == ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"]
     assert sorted(copied + new) == sorted(params)
     for name in params:
@@ -67,7 +67,7 @@ def test_growing_from_a_copies_its_first_four_convolutions_and_the_head(deep, ti
 
 def test_growing_refuses_another_width(tiny_net):
     with pytest.raises(vgg_jax.ConfigError, match="conv1_1 has shape .* both nets need the same width"):
-        grown(layers(tiny_net("D", width=0.125)), layers(tiny_net("A")))
+        grow_from(layers(tiny_net("D", width=0.125)), layers(tiny_net("A")))
 
 
 def test_the_seed_draws_the_net():

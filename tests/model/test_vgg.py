@@ -172,7 +172,7 @@ def test_impossible_images_and_taps_are_refused(tiny_net):
 @pytest.mark.parametrize(
     "options", [{"net": "A-LRN"}, {"net": "C"}, {"net": "D", "batch_norm": True}, {"net": "B-5x5"}]
 )
-def test_images_of_several_sizes_on_one_canvas_are_each_as_if_alone(options, tiny_net, rng):
+def test_images_of_several_sizes_on_one_bucket_are_each_as_if_alone(options, tiny_net, rng):
     net = tiny_net(**options, crop=64)
     net.mean_rgb[...] = jnp.array([100.0, 50.0, 200.0])
     state = nnx.state(net, nnx.Param)
@@ -180,10 +180,10 @@ def test_images_of_several_sizes_on_one_canvas_are_each_as_if_alone(options, tin
         net, jax.tree.map(lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) * (a.ndim == 1), state)
     )
     sizes = np.array([[64, 64], [65, 127], [96, 101], [100, 64], [127, 160]])
-    canvas = rng.integers(0, 256, (len(sizes), 128, 160, 3), np.uint8)  # noise beyond the images too
-    scores, tapped = net(canvas, sizes=jnp.asarray(sizes), taps=net.activations)
+    bucket = rng.integers(0, 256, (len(sizes), 128, 160, 3), np.uint8)  # noise beyond the images too
+    scores, tapped = net(bucket, sizes=jnp.asarray(sizes), taps=net.activations)
     for row, (height, width) in enumerate(sizes):
-        alone, expected = net(canvas[row : row + 1, :height, :width], taps=net.activations)
+        alone, expected = net(bucket[row : row + 1, :height, :width], taps=net.activations)
         assert net.map_sizes(sizes)[row].tolist() == list(alone.shape[1:3])
         for name, activation in (expected | {"scores": alone}).items():
             together = (tapped | {"scores": scores})[name][row]
@@ -192,7 +192,7 @@ def test_images_of_several_sizes_on_one_canvas_are_each_as_if_alone(options, tin
             np.testing.assert_allclose(together[:h, :w], activation[0], atol=limit, err_msg=name)
             assert not together[h:].any() and not together[:, w:].any(), name
         if not net.batch_norm:
-            oracle = reference(net, canvas[row : row + 1, :height, :width])["fc8"]
+            oracle = reference(net, bucket[row : row + 1, :height, :width])["fc8"]
             np.testing.assert_allclose(alone, oracle, atol=1e-5 * np.abs(oracle).max())
 
 

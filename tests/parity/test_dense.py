@@ -10,7 +10,7 @@ from sklearn.datasets import load_sample_images
 from torch.nn.functional import conv2d, max_pool2d
 
 import vgg_jax
-from vgg_jax.evaluate.scorer import Scorer
+from vgg_jax.inference.scorer import Scorer
 
 
 def photographs():

@@ -12,7 +12,7 @@ from flax import nnx
 from sklearn.datasets import load_sample_images
 
 import vgg_jax
-from vgg_jax.perceptual import lpips, read_lpips_linear
+from vgg_jax.model.perceptual import lpips, read_lpips_linear
 
 LINEAR = Path(package.__file__).parent / "weights" / "v0.1" / "vgg.pth"
 

@@ -9,7 +9,7 @@ import torchvision
 from flax import nnx
 
 import vgg_jax
-from vgg_jax.tasks.classify import classification_loss
+from vgg_jax.tasks.classification import classification_loss
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import make_train_step

@@ -14,12 +14,12 @@ import pytest
 from PIL import Image
 
 from vgg_jax import ConfigError, DataError
+from vgg_jax.checkpoint import load_network, read_arrays
+from vgg_jax.commands.evaluate import evaluate
+from vgg_jax.commands.target import of_run
 from vgg_jax.config import default_config
-from vgg_jax.evaluate.run import evaluate
-from vgg_jax.evaluate.subject import of_run
-from vgg_jax.tasks.classify import Classification
-from vgg_jax.train import journal
-from vgg_jax.train.checkpoint import load_network, read_arrays
+from vgg_jax.tasks.classification import Classification
+from vgg_jax.train import metric_writer
 from vgg_jax.train.loop import Diverged
 from vgg_jax.train.loop import train as train_task
 from vgg_jax.train.schedule import Steps
@@ -29,7 +29,7 @@ train = functools.partial(train_task, make_task=Classification)
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Three classes of noisy images, told apart by their stripes: across, down, none; 40 x 48 JPEGs."""
+    """Three classes of noisy images, reported apart by their stripes: across, down, none; 40 x 48 JPEGs."""
     folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     for split, count in (("train", 24), ("validation", 8)):
         for label, name in enumerate(("across", "down", "plain")):
@@ -49,7 +49,7 @@ def config(photographs):
     config.model.net, config.model.width, config.init.scheme = "A", 0.0625, "he"
     config.data.source, config.data.crop, config.data.scale = f"folder:{photographs}", 32, (32, 40)
     config.data.flip, config.data.threads = True, 2
-    config.train.batch_size, config.train.steps, config.train.rate = 16, 12, 0.005
+    config.train.batch_size, config.train.steps, config.train.learning_rate = 16, 12, 0.005
     config.schedule.kind = "fixed"
     config.evaluate.every = 6
     config.log.every, config.checkpoint.every = 3, 6
@@ -71,7 +71,7 @@ def test_a_run_learns_and_leaves_what_it_should(config, tmp_path):
     # Golden end: chance is 1/3. If a change of the network, the data or the draws moves this on purpose, write the new
     # figures here; a change that only should make things faster must not move them.
     assert metrics["top1"] >= 0.9, metrics
-    rows = journal.read(tmp_path)
+    rows = metric_writer.read(tmp_path)
     losses = [row["train_loss"] for row in rows if "train_loss" in row]
     assert losses[0] == pytest.approx(1.186, abs=0.02)
     assert losses[-1] < 0.5
@@ -113,7 +113,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
     train(config, tmp_path / "cut")
     assert same(arrays(tmp_path / "whole"), arrays(tmp_path / "cut"))
     whole, cut = (
-        [{k: v for k, v in row.items() if k.startswith("validation")} for row in journal.read(tmp_path / name)]
+        [{k: v for k, v in row.items() if k.startswith("validation")} for row in metric_writer.read(tmp_path / name)]
         for name in ("whole", "cut")
     )
     assert [row for row in whole if row] == [row for row in cut if row]
@@ -142,10 +142,10 @@ def test_the_plateau_ends_a_run_before_its_last_step(config, tmp_path, caplog):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path):
     train(config, tmp_path)
-    config.train.steps, config.train.rate = 200, 1e9
+    config.train.steps, config.train.learning_rate = 200, 1e9
     with pytest.raises(Diverged, match=r"step \d+: the loss is .*the last good checkpoint is step 12.*") as caught:
         train(config, tmp_path)
-    assert "config.train.rate" in str(caught.value)
+    assert "config.train.learning_rate" in str(caught.value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays(tmp_path)))
     assert load_network(tmp_path)[1]["step"] == 12
 
@@ -163,7 +163,7 @@ def test_a_bad_image_stops_the_run_or_is_counted(config, tmp_path, photographs, 
         bad.unlink()
     assert "zz_broken.jpg" in (tmp_path / "skip/unreadable.txt").read_text()
     assert "1 images could not be read" in caplog.text
-    assert math.isfinite(journal.read(tmp_path / "skip")[-1]["validation_loss"])
+    assert math.isfinite(metric_writer.read(tmp_path / "skip")[-1]["validation_loss"])
 
 
 def test_growing_and_fine_tuning_from_runs(config, tmp_path, caplog):
@@ -174,7 +174,7 @@ def test_growing_and_fine_tuning_from_runs(config, tmp_path, caplog):
         train(config, tmp_path / "B")
     assert "copied conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8; drawn (he) conv1_2, conv2_2" in caplog.text
     config.init.grow_from, config.init.from_run = "", str(tmp_path / "B")
-    config.data.scale, config.train.rate = (40, 48), 1e-3
+    config.data.scale, config.train.learning_rate = (40, 48), 1e-3
     config.train.freeze = ("conv1", "conv2")
     train(config, tmp_path / "B-40")
     donor, tuned = arrays(tmp_path / "B"), arrays(tmp_path / "B-40")

@@ -9,10 +9,10 @@ import optax
 import pytest
 from flax import nnx
 
-from vgg_jax import parallel
-from vgg_jax.augment import augment
+from vgg_jax import sharding
+from vgg_jax.data.augment import augment
 from vgg_jax.evaluate.metrics import hits
-from vgg_jax.tasks.classify import classification_loss
+from vgg_jax.tasks.classification import classification_loss
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import image_keys, make_train_step
@@ -39,13 +39,13 @@ def batches(count, size=32):
 def train(net, mesh, steps=10, *, microbatches=1, freeze=(), given=None, rate=1e-3):
     optimizer = krizhevsky_momentum()
     graphdef, state = new_state(net, freeze, optimizer)
-    state = jax.device_put(state, parallel.replicated(mesh))
+    state = jax.device_put(state, sharding.replicated(mesh))
     update = jax.jit(
         make_train_step(graphdef, classification_loss, optimizer, AUGMENT, seed=0, microbatches=microbatches)
     )
     losses = []
     for batch in given or batches(steps):
-        state, metrics = update(state, parallel.place_batch(batch, mesh), jnp.float32(rate))
+        state, metrics = update(state, sharding.place_batch(batch, mesh), jnp.float32(rate))
         losses.append(float(metrics["loss"]))
     return state, losses, metrics
 

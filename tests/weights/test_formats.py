@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import vgg_jax
-from tests.train.test_checkpoint import CLASSES, save, state_of
+from tests.test_checkpoint import CLASSES, save, state_of
 from tests.weights import originals
 from tests.weights.originals import BGR_MEAN, FED, HIDDEN, MEAN, STD, WRITERS, answer, original
 from vgg_jax import CheckpointError, ConfigError
@@ -241,7 +241,7 @@ def test_a_run_of_ours_is_loaded_with_its_classes(tmp_path, images):
     save(tmp_path, config, state, step=3)
     net = load(tmp_path)
     assert net.classes == tuple(CLASSES) and net.dropout == 0.25
-    own = vgg_jax.train.checkpoint.load_network(tmp_path)[0]
+    own = vgg_jax.checkpoint.load_network(tmp_path)[0]
     np.testing.assert_array_equal(net(images), own(images))
 
 

@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.train.test_checkpoint import config, save, state_of  # noqa: F401
+from tests.test_checkpoint import config, save, state_of  # noqa: F401
 from tests.weights import originals
 from tests.weights.originals import WRITERS, field, original
 from vgg_jax import CheckpointError, UserError
-from vgg_jax.weights import hdf5, keras, matconvnet, read
+from vgg_jax.weights import read
+from vgg_jax.weights.formats import hdf5, keras, matconvnet
 
 
 class Payload:
@@ -66,7 +67,7 @@ def test_an_npz_that_declares_an_absurd_shape_is_not_believed(tmp_path, shape, m
 
 
 def test_many_tensors_are_too_many(tmp_path, monkeypatch):
-    monkeypatch.setattr("vgg_jax.weights.contents.MAX_FILE", 100)
+    monkeypatch.setattr("vgg_jax.weights.raw_checkpoint.MAX_FILE", 100)
     with zipfile.ZipFile(tmp_path / "net", "w") as archive:
         for number in range(5):
             archive.writestr(f"x{number}.npy", npy((8,), bytes(32)))

@@ -9,7 +9,7 @@ def check_on_error(on_error: str) -> None:
         raise DataError(f"config.data.on_error={on_error!r}: it is 'raise' or 'skip'")
 
 
-def reason(error: OSError | DataError) -> str:
+def error_reason(error: OSError | DataError) -> str:
     """Why an image cannot be read, without where it lies."""
     return getattr(error, "strerror", None) or str(error)
 

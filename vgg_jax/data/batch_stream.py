@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vgg_jax.data.bad_images import check_on_error, reason, unreadable
-from vgg_jax.data.image_ops import crop, load_jpeg_decoder
-from vgg_jax.data.sources import Source
+from vgg_jax.data.bad_images import check_on_error, error_reason, unreadable
+from vgg_jax.data.decode import crop, load_jpeg_decoder
+from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 
 _AHEAD = 3  # batches in the making while one is in use
@@ -135,12 +135,14 @@ class BatchStream:
             if index < 0:
                 continue
             try:
-                encoded, label = self._source.read(index)
-                batch["image"][row] = crop(encoded, int(requests.smaller_side[row]), requests.place[row], self._crop)
-                batch["label"][row], batch["mask"][row] = label, 1
+                example = self._source[index]
+                batch["image"][row] = crop(
+                    example["image"], int(requests.smaller_side[row]), requests.place[row], self._crop
+                )
+                batch["label"][row], batch["mask"][row] = example["label"], 1
             except (OSError, DataError) as error:
                 batch["index"][row] = 0
-                problems.append((self._source.where(index), reason(error)))
+                problems.append((self._source.name_of(index), error_reason(error)))
         return problems
 
 
@@ -154,7 +156,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def share(batch_size: int, process_index: int, process_count: int) -> slice:
+def process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
     """The rows of a global batch that one of several processes reads.
 
     Raises:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.data.bad_images import check_on_error, reason, unreadable
+from vgg_jax.data.bad_images import check_on_error, error_reason, unreadable
 from vgg_jax.data.batch_stream import cores
-from vgg_jax.data.image_ops import decode
-from vgg_jax.data.sources import Source
+from vgg_jax.data.decode import decode
+from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -88,9 +88,9 @@ def _moments(source: Source, threads: int, on_error: str) -> Iterator[tuple[np.n
 
     def of_image(index: int) -> tuple[np.ndarray, np.ndarray] | str:
         try:
-            pixels = decode(source.read(index)[0]).reshape(-1, 3).astype(np.float64)
+            pixels = decode(source[index]["image"]).reshape(-1, 3).astype(np.float64)
         except (OSError, DataError) as error:
-            return reason(error)
+            return error_reason(error)
         # Sums of integers below 2**53: exact in float64, in whatever order a BLAS adds them.
         return pixels.sum(axis=0) / len(pixels), pixels.T @ pixels / len(pixels)
 
@@ -102,9 +102,9 @@ def _moments(source: Source, threads: int, on_error: str) -> Iterator[tuple[np.n
                 if not isinstance(result, str):
                     yield result
                 elif on_error == "skip":
-                    _log.warning("left out of the colour statistics: %s: %s", source.where(index), result)
+                    _log.warning("left out of the colour statistics: %s: %s", source.name_of(index), result)
                 else:
-                    raise unreadable(source.where(index), result)
+                    raise unreadable(source.name_of(index), result)
 
 
 def _principal_colours(moments: Iterator[tuple[np.ndarray, np.ndarray]]) -> ColorStatistics:

@@ -9,8 +9,8 @@ import itertools
 
 import numpy as np
 
-from vgg_jax.data.batch_stream import BatchStream, Requests, share
-from vgg_jax.data.sources import Source
+from vgg_jax.data.batch_stream import BatchStream, Requests, process_slice
+from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 
 _ORDER, _CROPS = 0, 1  # two families of random streams that never meet
@@ -59,7 +59,7 @@ class TrainStream(BatchStream):
         if not crop <= s_min <= s_max:
             raise DataError(f"scale={tuple(scale)} with crop={crop}: needs crop <= s_min <= s_max")
         self._size, self._seed, self._scale, self._batch_size = len(source), seed, (s_min, s_max), batch_size
-        self._share = share(batch_size, process_index, process_count)
+        self._share = process_slice(batch_size, process_index, process_count)
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)  # a batch may need two epochs' orders
         super().__init__(source, self.plan, itertools.count(start), crop=crop, threads=threads, on_error=on_error)
 

@@ -35,7 +35,7 @@ class Posteriors:
     images: tuple[str, ...]
     classes: tuple[str, ...]
     about: dict
-    """`protocol`, `network`, `S`, ...: see `vgg_jax.evaluate.run`."""
+    """`protocol`, `network`, `S`, ...: see `vgg_jax.commands.evaluate`."""
 
     def at(self, *scales: int) -> Posteriors:
         """The same at fewer scales."""

@@ -77,7 +77,7 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
     return initialise
 
 
-def grown(params: dict, donor: dict) -> tuple[dict, list[str], list[str]]:
+def grow_from(params: dict, donor: dict) -> tuple[dict, list[str], list[str]]:
     """A deep net's parameters with the first four convolutions and the three FC layers of a trained shallower one.
 
     Sec. 3.1 says "the first four convolutional layers"; in Table 1 only layers of one name have one shape (A's second

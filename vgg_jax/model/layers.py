@@ -54,12 +54,12 @@ def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
     return jnp.where(kept, x / (1.0 - rate), 0).astype(x.dtype)
 
 
-def within(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+def mask_outside(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
     """Zeroes what lies beyond each image, as the padding of the next convolution has it at a true border (Sec. 3.2).
 
     Args:
-      x: maps in the upper left corners of one canvas, shape (n, h, w, channels).
-      sizes: their heights and widths, shape (n, 2); None if they fill the canvas.
+      x: maps in the upper left corners of one bucket, shape (n, h, w, channels).
+      sizes: their heights and widths, shape (n, 2); None if they fill the bucket.
     """
     if sizes is None:
         return x

@@ -14,7 +14,7 @@ from vgg_jax.errors import ConfigError
 from vgg_jax.model import specs
 from vgg_jax.model.convolution import max_pool
 from vgg_jax.model.init import initializer
-from vgg_jax.model.layers import Conv, dropout, local_response_normalisation, within
+from vgg_jax.model.layers import Conv, dropout, local_response_normalisation, mask_outside
 
 IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""
@@ -137,7 +137,7 @@ class VGG(nnx.Module):
         Args:
           images: RGB in 0..255, at least `crop` pixels high and wide.
           sizes: height and width of each image in pixels, where images of several sizes stand in the upper left corners
-            of one canvas; what lies beyond an image then has no influence on it, and all its activations are those of
+            of one bucket; what lies beyond an image then has no influence on it, and all its activations are those of
             the image alone, with zeros beyond them.
           taps: names of activations to return as well; `fc6` is before its ReLU, `relu6` after it.
           keys: one PRNG key an image. With them the net is in training: dropout draws from them and batch
@@ -241,7 +241,7 @@ class VGG(nnx.Module):
         tapped = {}
         for name, activation, its_sizes in self._activations(x, sizes, stage, training):
             if name in taps:
-                tapped[name] = within(activation, its_sizes)
+                tapped[name] = mask_outside(activation, its_sizes)
             if name == last:
                 break
         return activation, tapped
@@ -255,7 +255,7 @@ class VGG(nnx.Module):
         """
         for number in range(1, len(self.spec.stages[stage - 1]) + 1):
             name = f"{stage}_{number}"
-            x = getattr(self, f"conv{name}")(within(x, sizes))
+            x = getattr(self, f"conv{name}")(mask_outside(x, sizes))
             yield f"conv{name}", x, sizes
             if self.batch_norm:
                 x = getattr(self, f"bn{name}")(x, use_running_average=not training)
@@ -265,7 +265,7 @@ class VGG(nnx.Module):
             if self.spec.lrn and stage == number == 1:
                 x = local_response_normalisation(x)
                 yield "norm1", x, sizes
-        # An odd border has no place in the pool's output, and half a window in the canvas's.
+        # An odd border has no place in the pool's output, and half a window in the bucket's.
         yield f"pool{stage}", max_pool(x), None if sizes is None else sizes >> 1
 
     def _head(
@@ -276,7 +276,7 @@ class VGG(nnx.Module):
 
         def seen(name: str, x: Array) -> Array:
             if name in taps:
-                tapped[name] = within(x, sizes)
+                tapped[name] = mask_outside(x, sizes)
             return x
 
         for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
@@ -285,7 +285,7 @@ class VGG(nnx.Module):
                 x = dropout(
                     x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
                 )
-        return seen("fc8", within(self.fc8(x), sizes)).astype(jnp.float32), tapped
+        return seen("fc8", mask_outside(self.fc8(x), sizes)).astype(jnp.float32), tapped
 
     def _check(self, images: Array, taps: Sequence[str]) -> None:
         if images.ndim != 4 or images.shape[-1] != 3:

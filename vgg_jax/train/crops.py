@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vgg_jax.augment import augment
-from vgg_jax.data.sources import Source
+from vgg_jax.data.augment import augment
+from vgg_jax.data.source import Source
 from vgg_jax.data.statistics import ColorStatistics
 from vgg_jax.model.vgg import VGG
 

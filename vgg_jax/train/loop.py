@@ -1,6 +1,6 @@
 """The training run: from a config to a trained network, resumable at every step (Sec. 3.1, 3.3).
 
-The loop knows no task: it is told a loss, a function that evaluates, and what to feed. Everything random and the
+The loop knows no task: it is reported a loss, a function that evaluates, and what to feed. Everything random and the
 position in the data are functions of the step, so a run that was interrupted ends with the same bits as one that was
 not.
 """
@@ -25,23 +25,24 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vgg_jax import parallel
+from vgg_jax import sharding
+from vgg_jax.checkpoint import Checkpoints, new_network
 from vgg_jax.config import validate
-from vgg_jax.data.sources import Source
+from vgg_jax.data.source import Source
 from vgg_jax.errors import UserError
+from vgg_jax.model.specs import spec_of
 from vgg_jax.model.vgg import VGG
-from vgg_jax.train.begin import begin
-from vgg_jax.train.checkpoint import Checkpoints, new_network
+from vgg_jax.tasks.cached_features import Views, check_frozen
 from vgg_jax.train.crops import Crops
-from vgg_jax.train.journal import Journal, Progress
+from vgg_jax.train.initialize import initialize
+from vgg_jax.train.metric_writer import MetricWriter, Progress
 from vgg_jax.train.optimizer import krizhevsky_momentum
-from vgg_jax.train.pace import Pace, StartUp
-from vgg_jax.train.pictures import save_batch, save_curves
+from vgg_jax.train.plots import save_batch, save_curves
+from vgg_jax.train.preemption import stop_requests
 from vgg_jax.train.schedule import make_schedule
-from vgg_jax.train.state import new_state
+from vgg_jax.train.state import check_freeze, new_state
 from vgg_jax.train.step import image_keys, make_train_step
-from vgg_jax.train.stop import stop_requests
-from vgg_jax.train.views import Views, check_frozen
+from vgg_jax.train.throughput import StartUp, Throughput
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,9 @@ class Task(Protocol):
     """What a network is trained for; `vgg_jax.tasks` has them."""
 
     source: Source
-    held_out: Source
+    validation_source: Source
     classes: Sequence[str]
-    steering: str  # the metric of its evaluation that the schedule follows
+    monitor: str  # the metric of its evaluation that the schedule follows
 
     def loss(self, net: VGG, images: jax.Array, batch: dict, keys: jax.Array) -> tuple[jax.Array, dict]:
         """See `vgg_jax.train.step.Loss`."""
@@ -94,7 +95,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict], T
     Args:
       config: a complete config, `vgg_jax.config.default_config()` and what differs.
       workdir: the run's folder: checkpoints, metrics.jsonl, tensorboard, batch.png, curves.png.
-      make_task: what to train for, `vgg_jax.tasks.classify.Classification`.
+      make_task: what to train for, `vgg_jax.tasks.classification.Classification`.
 
     Returns:
       The last validation's metrics as fractions, `top1` and `top5` among them; empty if there was none.
@@ -104,15 +105,16 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict], T
     """
     start_up = StartUp()
     validate(config)
+    check_freeze(spec_of(config.model.net), tuple(config.train.freeze))
     if config.train.cached_views:
         check_frozen(config)
-    mesh = parallel.device_mesh()
+    mesh = sharding.device_mesh()
     batch_size = config.train.batch_size
-    parallel.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
+    sharding.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
     workdir.mkdir(parents=True, exist_ok=True)
     with start_up.part("sources"):
         task = make_task(config)
-    log.info("training on %s; validation on %s", task.source.describe(), task.held_out.describe())
+    log.info("training on %s; validation on %s", task.source.describe(), task.validation_source.describe())
     with start_up.part("colours"):
         colors = _colors(config, task.source, workdir)
     views = config.train.cached_views
@@ -143,11 +145,11 @@ class Run:
             # A run that goes on has all it needs in its checkpoint, the mean RGB too.
             new = len(task.classes), computation_dtype(config)
             if self.checkpoints.latest is None:
-                net = begin(config, new[0], mean_rgb, new[1])
+                net = initialize(config, new[0], mean_rgb, new[1])
             else:
                 net = new_network(config, *new)
             self.graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
-            self.state = jax.device_put(state, parallel.replicated(mesh))
+            self.state = jax.device_put(state, sharding.replicated(mesh))
         self.validation: dict[str, float] = {}
         with start_up.part("checkpoint"):
             self.step = self._resume()
@@ -177,9 +179,9 @@ class Run:
                 net = nnx.merge(self.graphdef, self.state.trainable, self.state.rest)
                 stream = self.inputs.stream(net, self.step)
             at_end.callback(stream.close)
-            self.journal = Journal(self.workdir, self.step, write=self.first_process)
-            at_end.callback(self.journal.close)
-            batches = at_end.enter_context(parallel.prefetch(stream, self._place))
+            self.metric_writer = MetricWriter(self.workdir, self.step, write=self.first_process)
+            at_end.callback(self.metric_writer.close)
+            batches = at_end.enter_context(sharding.prefetch(stream, self._place))
             with self.start_up.part("first batch"):
                 first = next(batches)
             with self.start_up.part("compiling, beyond these"):
@@ -195,8 +197,8 @@ class Run:
 
     def _train(self, batches, problems: dict[str, str], update, stop) -> None:
         config, steps = self.config, self.config.train.steps
-        replicated = parallel.replicated(self.mesh)
-        progress, pace = Progress(self.step, steps, config.train.batch_size), Pace(config.train.batch_size)
+        replicated = sharding.replicated(self.mesh)
+        progress, pace = Progress(self.step, steps, config.train.batch_size), Throughput(config.train.batch_size)
         pending, reported = None, set()
         batch = next(batches)
         while True:
@@ -217,7 +219,7 @@ class Run:
                 pace.add(self._checked(*pending))
                 pending = None
                 values = pace.means() | {"train_rate": rate}
-                self.journal.metrics(self.step, **values)
+                self.metric_writer.metrics(self.step, **values)
                 progress.show(self.step, values)
                 pace.restart()
             accuracy = None
@@ -225,7 +227,7 @@ class Run:
                 accuracy = self._validate(progress)
                 done = done or self.schedule.finished
                 pace.restart()
-            stopping = parallel.agreed(stop.is_set())
+            stopping = sharding.agreed(stop.is_set())
             if done or stopping or self.step % config.checkpoint.every == 0:
                 if pending:  # nothing is saved that was not looked at
                     pace.add(self._checked(*pending))
@@ -252,8 +254,8 @@ class Run:
         began = time.monotonic()
         metrics = self.evaluate(self.state.trainable, self.state.rest)
         self.validation = metrics | {"step": self.step}
-        accuracy = metrics[self.task.steering]
-        self.journal.metrics(self.step, **{f"validation_{name}": value for name, value in metrics.items()})
+        accuracy = metrics[self.task.monitor]
+        self.metric_writer.metrics(self.step, **{f"validation_{name}": value for name, value in metrics.items()})
         decision = self.schedule.observe(self.step, accuracy)
         progress.clear()
         log.info(
@@ -275,14 +277,15 @@ class Run:
                 else "no checkpoint was saved yet"
             )
             raise Diverged(
-                f"step {step}: the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}; {kept} "
-                f"({self.workdir}).\nA lower config.train.rate (now {self.config.train.rate}), a warm-up "
+                f"step {step}: the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}; "
+                f"{kept} ({self.workdir}).\nA lower config.train.learning_rate "
+                f"(now {self.config.train.learning_rate}), a warm-up "
                 "(config.schedule.warmup_steps) or config.init.scheme='he' usually helps."
             )
         return values
 
     def _compile(self):
-        split, whole = parallel.split_batch(self.mesh), parallel.replicated(self.mesh)
+        split, whole = sharding.split_batch(self.mesh), sharding.replicated(self.mesh)
         batch = {
             name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=split)
             for name, array in self.inputs.batch.items()
@@ -290,7 +293,7 @@ class Run:
         return self.update.lower(self.state, batch, jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)).compile()
 
     def _place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        return parallel.place_batch({name: batch[name] for name in self.inputs.batch}, self.mesh)
+        return sharding.place_batch({name: batch[name] for name in self.inputs.batch}, self.mesh)
 
     def _picture(self, batch: dict[str, jax.Array]) -> Path:
         # The first process's devices hold the first images of the global batch.

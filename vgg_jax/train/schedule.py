@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 class Schedule:
     """What the loop asks: the rate of a step, and whether the run is over.
 
-    Its `state` goes into every checkpoint; `observe` is told each validation accuracy and answers what it decided.
+    Its `state` goes into every checkpoint; `observe` is reported each validation accuracy and answers what it decided.
     """
 
     rate: float
@@ -116,9 +116,9 @@ class Plateau(Schedule):
 
 
 def make_schedule(config: ConfigDict) -> Schedule:
-    """The schedule that `config.schedule` asks for, starting at `config.train.rate`."""
+    """The schedule that `config.schedule` asks for, starting at `config.train.learning_rate`."""
     common = {
-        "rate": config.train.rate,
+        "rate": config.train.learning_rate,
         "warmup_steps": config.schedule.warmup_steps,
         "factor": config.schedule.factor,
     }

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from vgg_jax.config import frozen
+from vgg_jax.errors import ConfigError
+from vgg_jax.model.specs import Spec
 from vgg_jax.model.vgg import VGG
 
 
@@ -35,7 +36,7 @@ def split_network(net: VGG, freeze: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.
     Frozen layers are not differentiated, so those below the lowest trainable layer cost no backward pass and none of
     them has a velocity.
     """
-    return nnx.split(net, lambda path, value: isinstance(value, nnx.Param) and not frozen(path[0], freeze), ...)
+    return nnx.split(net, lambda path, value: isinstance(value, nnx.Param) and not is_frozen(path[0], freeze), ...)
 
 
 def new_state(
@@ -44,3 +45,34 @@ def new_state(
     """The state of a run at step 0, and the structure that `nnx.merge` puts its parameters into."""
     graphdef, trainable, rest = split_network(net, freeze)
     return graphdef, TrainState(jnp.zeros((), jnp.int32), trainable, rest, optimizer.init(trainable))
+
+
+def layers_of(group: str, layers: list[str]) -> list[str]:
+    """Layers that a group names: itself, or a stage's, `conv1` for conv1_1 and conv1_2.
+
+    >>> layers_of("conv1", ["conv1_1", "conv1_2", "conv2_1"])
+    ['conv1_1', 'conv1_2']
+    """
+    return [layer for layer in layers if layer == group or layer.startswith(group + "_")]
+
+
+def is_frozen(layer: str, groups: tuple[str, ...]) -> bool:
+    """Whether a layer belongs to one of the frozen groups; batch normalisation goes with its convolution."""
+    convolution = layer.replace("bn", "conv", 1) if layer.startswith("bn") else layer
+    return any(layers_of(group, [convolution]) for group in groups)
+
+
+def check_freeze(spec: Spec, freeze: tuple[str, ...]) -> None:
+    """Refuses groups of layers that the net has not, and to freeze all of it.
+
+    Raises:
+      ConfigError: with the layers that there are.
+    """
+    layers = [*spec.convolutions, "fc6", "fc7", "fc8"]
+    for group in freeze:
+        if not layers_of(group, layers):
+            raise ConfigError(
+                f"config.train.freeze: no layer {group!r} in net {spec.name}; there are {', '.join(layers)}"
+            )
+    if all(is_frozen(layer, freeze) for layer in layers):
+        raise ConfigError("config.train.freeze names every layer: nothing is left to train")

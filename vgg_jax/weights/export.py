@@ -13,10 +13,10 @@ from safetensors.numpy import save_file
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.specs import ALIASES
 from vgg_jax.model.vgg import VGG
-from vgg_jax.weights.naming import stored_shape
+from vgg_jax.weights.formats.safetensors import METADATA
+from vgg_jax.weights.formats.torchvision import TORCHVISION
+from vgg_jax.weights.layouts import stored_shape
 from vgg_jax.weights.preprocessing import PREPROCESSING
-from vgg_jax.weights.safetensors import METADATA
-from vgg_jax.weights.torchvision import TORCHVISION
 
 
 def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]:

@@ -18,12 +18,13 @@ from flax import nnx
 
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.model.vgg import VGG
-from vgg_jax.weights import caffe, hub, keras, matconvnet, npz, run, safetensors, torchvision
 from vgg_jax.weights import classes as class_names
-from vgg_jax.weights.audit import Architecture, Asked, identified
-from vgg_jax.weights.contents import MAX_FILE, Contents, Reader
-from vgg_jax.weights.naming import as_hwio
+from vgg_jax.weights import hub
+from vgg_jax.weights.formats import caffe, keras, matconvnet, npz, run, safetensors, torchvision
+from vgg_jax.weights.identify import Architecture, Hints, identified
+from vgg_jax.weights.layouts import as_hwio
 from vgg_jax.weights.preprocessing import PREPROCESSING, Preprocessing, preprocessing_of
+from vgg_jax.weights.raw_checkpoint import MAX_FILE, RawCheckpoint, Reader
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def read(
     contents = _contents(path)
     label = str(source)
     fit = identified(
-        label, contents.tensors, contents.naming, Asked(net or contents.net, partial, num_classes, hidden, crop)
+        label, contents.tensors, contents.naming, Hints(net or contents.net, partial, num_classes, hidden, crop)
     )
     stated = contents.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
     if stated is None:
@@ -199,7 +200,7 @@ def read(
     )
 
 
-def _contents(path: Path) -> Contents:
+def _contents(path: Path) -> RawCheckpoint:
     """What is in a file or a folder."""
     reader, kind = _recognised(path)
     try:
@@ -264,7 +265,7 @@ def _recognised_archive(path: Path) -> tuple[Reader, str]:
     raise CheckpointError(f"{path} is a zip archive of {', '.join(members[:5]) or 'nothing'}; known are {FORMATS}")
 
 
-def _layers(label: str, contents: Contents, fit: Architecture) -> dict[str, dict[str, np.ndarray]]:
+def _layers(label: str, contents: RawCheckpoint, fit: Architecture) -> dict[str, dict[str, np.ndarray]]:
     """The arrays by layer in our layout, taken out of the contents; a NaN is refused."""
     layers: dict[str, dict[str, np.ndarray]] = {}
     faults = []
@@ -288,7 +289,7 @@ def _layers(label: str, contents: Contents, fit: Architecture) -> dict[str, dict
 
 
 def _classes(
-    label: str, contents: Contents, fit: Architecture, class_order: str | Path | None, layers: dict
+    label: str, contents: RawCheckpoint, fit: Architecture, class_order: str | Path | None, layers: dict
 ) -> tuple[str, ...]:
     """The classes in the order of the network's columns, which are sorted if that is asked for."""
     carried = contents.classes

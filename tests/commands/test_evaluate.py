@@ -1,0 +1,271 @@
+"""The evaluation mode as a whole: a run in, the paper's tables out, nothing computed twice, every mistake reported."""
+
+import csv
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+from tests.model.test_vgg import reference
+from vgg_jax import VGG, ConfigError, DataError, Scorer
+from vgg_jax.checkpoint import load_network
+from vgg_jax.commands import evaluate as module
+from vgg_jax.commands.evaluate import evaluate, fuse
+from vgg_jax.commands.target import of_run, of_weights
+from vgg_jax.config import default_config
+from vgg_jax.data.decode import decode
+from vgg_jax.data.open import open_source
+from vgg_jax.evaluate.paper import ERRORS, Setting
+from vgg_jax.evaluate.posteriors import read
+from vgg_jax.evaluate.tables import markdown, row
+from vgg_jax.tasks.classification import Classification
+from vgg_jax.train.loop import train
+from vgg_jax.weights import imagenet, save_torchvision
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Pictures of many sizes: bright above, bright on the left, and noise; 8 to train on and 5 to test, a class."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("photographs")
+    for split, count in (("train", 8), ("validation", 2), ("test", 5)):
+        for name in ("above", "left", "noise"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                height, width = rng.integers(30, 70, 2)
+                pixels = rng.integers(0, 90, (height, width, 3))
+                if name == "above":
+                    pixels[: height // 2] += 150
+                elif name == "left":
+                    pixels[:, : width // 2] += 150
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def config_of(photographs, net="A"):
+    config = default_config()
+    config.model.net, config.model.width, config.init.scheme = net, 0.0625, "he"
+    config.data.source, config.data.crop, config.data.scale = f"folder:{photographs}", 32, (40, 40)
+    config.train.batch_size, config.train.steps, config.schedule.kind = 8, 12, "fixed"
+    config.evaluate.every, config.checkpoint.every = 12, 12
+    config.evaluate.split = "test"
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(photographs, tmp_path_factory):
+    """Two trained nets, A and B."""
+    folder = tmp_path_factory.mktemp("runs")
+    for net in "AB":
+        train(config_of(photographs, net), folder / net, Classification)
+    return folder
+
+
+@pytest.fixture
+def trained(runs, tmp_path):
+    """A copy of them that a test may write to."""
+    shutil.copytree(runs, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
+PROTOCOLS = {"evaluate.protocols": ("centre", "dense", "crops", "both")}
+
+
+def test_the_tables_are_those_of_an_independent_evaluation(trained, photographs):
+    text = evaluate([of_run(trained / "A", overrides=PROTOCOLS)], trained / "A" / "evaluation")
+    net = load_network(trained / "A")[0]
+    posteriors, labels, names = {}, [], []
+    for label, name in enumerate(("above", "left", "noise")):
+        for file in sorted((photographs / "test" / name).iterdir()):
+            labels.append(label)
+            names.append(f"{name}/{file.name}")
+            image = Image.open(file)
+            for q in (40, 72):  # 8 would be below the crop
+                width, height = (int(side * q / min(image.size) + 0.5) for side in image.size)
+                pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+                views = [reference(net, view[None].astype(np.float64))["fc8"] for view in (pixels, pixels[:, ::-1])]
+                scores = np.stack([view[0].mean((0, 1)) for view in views])
+                soft = np.exp(scores - scores.max(1, keepdims=True))
+                posteriors.setdefault(q, []).append((soft / soft.sum(1, keepdims=True)).mean(0))
+    labels = np.array(labels)
+    records = json.loads((trained / "A/evaluation/tables.json").read_text())
+    for table, scales in ((3, [40]), (4, [40, 72])):
+        average = np.mean([posteriors[q] for q in scales], axis=0)
+        error = 100 * (average.argmax(1) != labels).mean()
+        found = next(record for record in records if record["table"] == table)
+        assert found["Q"] == scales and found["images"] == 15 and found["protocol"] == "dense"
+        assert found["top1"] == pytest.approx(error) and found["top5"] == 0
+        assert f"| {error:.2f} " in text
+    saved = read(next((trained / "A/evaluation/12").iterdir()) / "dense.npz")
+    assert sorted(saved.images) == names and saved.scales == (40, 72)
+    order = [saved.images.index(name) for name in names]
+    np.testing.assert_allclose(saved.values[:, order], np.array([posteriors[40], posteriors[72]]), atol=1e-5)
+    np.testing.assert_array_equal(saved.labels[order], labels)
+    headings = [line for line in text.splitlines() if line.startswith(("Table ", "Centre"))]
+    assert [heading[:7] for heading in headings] == ["Table 3", "Table 4", "Table 5", "Centre "]
+    assert [record["protocol"] for record in records if record["table"] == 5] == ["dense", "crops", "both"]
+
+
+def test_files_for_people_and_programs(trained):
+    evaluate([of_run(trained / "A")], trained / "A" / "evaluation")
+    (home,) = (trained / "A/evaluation/12").iterdir()
+    for name in ("confusion.png", "mistakes.png"):
+        with Image.open(home / name) as picture:
+            assert min(picture.size) > 100
+    with (home / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == ["above", "left", "noise"]
+    assert [row["images"] for row in rows] == ["5", "5", "5"]
+    saved = read(home / "dense.npz")
+    guesses = saved.mean().argmax(1)
+    expected = [100 * (guesses[saved.labels == number] != number).mean() for number in range(3)]
+    assert [float(row["top1_error"]) for row in rows] == pytest.approx(expected, abs=0.01)
+    with (home / "mistakes.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == min(24, (guesses != saved.labels).sum())
+    with (trained / "A/evaluation/tables.csv").open() as file:
+        assert {row["network"] for row in csv.DictReader(file)} == {"A"}
+
+
+def test_what_was_computed_is_found_again_and_other_weights_are_not(trained, monkeypatch, caplog):
+    first = evaluate([of_run(trained / "A")], trained / "A" / "evaluation")
+    counted = []
+    real = module.Examination.__call__
+    monkeypatch.setattr(module.Examination, "__call__", lambda *given: counted.append(given) or real(*given))
+    assert evaluate([of_run(trained / "A")], trained / "A" / "evaluation") == first and not counted
+    # One more scale costs that scale only.
+    evaluate([of_run(trained / "A", overrides={"evaluate.scales": (40, 48)})], trained / "A" / "evaluation")
+    assert [view.scale for view in counted[0][1].views] == [48]
+    # B's weights in A's place: nothing of A's may be taken for them.
+    (home,) = (trained / "B/evaluation/12").iterdir() if (trained / "B/evaluation").exists() else (None,)
+    assert home is None
+    evaluate([of_run(trained / "B")], trained / "B" / "evaluation")
+    shutil.copytree(trained / "A/evaluation/12", trained / "B/evaluation/12", dirs_exist_ok=True)
+    before = len(counted)
+    evaluate([of_run(trained / "B")], trained / "B" / "evaluation")
+    assert len(counted) == before + 1
+
+
+def test_several_networks_are_fused_and_so_are_their_files(trained):
+    out = trained / "both" / "evaluation"
+    text = evaluate([of_run(trained / net) for net in "AB"], out)
+    files = [next((trained / net / "evaluation/12").iterdir()) / "dense.npz" for net in "AB"]
+    parts = [np.load(file)["posteriors"] for file in files]
+    average = (parts[0].mean(0) + parts[1].mean(0)) / 2
+    labels = np.load(files[0])["labels"]
+    error = 100 * (average.argmax(1) != labels).mean()
+    fused = [r for r in json.loads((out / "tables.json").read_text()) if r["table"] == 6 and r["protocol"] == "dense"]
+    assert [r["network"] for r in fused] == ["A + B"] and fused[0]["top1"] == pytest.approx(error)
+    assert "Table 6: fusion" in text
+    last = fuse(files).splitlines()[-1]
+    assert last.startswith("| A + B ") and f"| {error:.2f} " in last
+
+
+def test_mistakes_are_told_before_any_work(trained, photographs, tmp_path):
+    for number, name in enumerate(("above", "left", "other")):
+        (tmp_path / "other" / name).mkdir(parents=True)
+        shutil.copy(photographs / "test/noise/0.png", tmp_path / f"other/{name}/{number}.png")
+    out = tmp_path / "out"
+    for overrides, error, message in (
+        ({"data.source": "mnist5k"}, DataError, "knows 3 classes, mnist5k has 10"),
+        ({"data.source": f"folder:{tmp_path}/other", "evaluate.split": "train"}, DataError, "class 2 is 'noise' there"),
+        ({"evaluate.scale": 20}, ConfigError, "Q is below the crop"),
+        ({"evaluate.scales": (40, 31)}, ConfigError, "Q is below the crop"),
+        ({"evaluate.protocols": ("dens",)}, ConfigError, "one or more of dense, crops, both, centre"),
+    ):
+        with pytest.raises(error, match=message):
+            evaluate([of_run(trained / "A", overrides=overrides)], out)
+    with pytest.raises(DataError, match="no-such.npz: is not there"):
+        fuse(["no-such.npz", "no-such.npz"])
+    with pytest.raises(ConfigError, match="two or more files"):
+        fuse([])
+
+
+def test_the_papers_figure_stands_beside_ours_only_where_protocol_and_data_are_the_papers():
+    labels = np.array([0, 1])
+    posteriors = np.eye(2, dtype=np.float32)
+    setting = Setting("D", (256, 512), (256, 384, 512), "both")
+    assert "24.4 / 7.2" in markdown([row(setting, posteriors, labels, table=5, of_the_paper=True)])
+    assert "24.4" not in markdown([row(setting, posteriors, labels, table=5)])
+    # PAPER, Tables 3 to 6, a few by hand.
+    assert ERRORS[Setting("A-LRN", (256, 256), (256,), "dense")] == (29.7, 10.5)
+    assert ERRORS[Setting("C", (384, 384), (352, 384, 416), "dense")] == (27.8, 9.2)
+    assert ERRORS[Setting("D + E", (256, 512), (256, 384, 512), "both")] == (23.7, 6.8)
+    assert len(ERRORS) == 12 + 10 + 4 + 3
+    assert Setting("B", (384, 384), (384,), "dense") not in ERRORS
+
+
+@pytest.mark.parametrize("protocol", ["dense", "crops", "both", "centre"])
+def test_every_protocol_can_drive_the_schedule(protocol, photographs, tmp_path):
+    config = config_of(photographs)
+    config.evaluate.validation, config.train.steps, config.evaluate.every, config.checkpoint.every = protocol, 2, 2, 2
+    metrics = train(config, tmp_path, Classification)
+    assert metrics["images"] == 6 and 0 <= metrics["top1"] <= 1
+    overrides = {"evaluate.protocols": (protocol,), "evaluate.split": "validation", "evaluate.scales": (40,)}
+    evaluate([of_run(tmp_path, overrides=overrides)], tmp_path / "evaluation")
+    first = json.loads((tmp_path / "evaluation/tables.json").read_text())[0]
+    assert first["top1"] == pytest.approx(100 * (1 - metrics["top1"]))
+
+
+def test_an_unreadable_image_is_left_out_counted_and_named(trained, photographs, tmp_path):
+    shutil.copytree(photographs, tmp_path / "photographs")
+    (tmp_path / "photographs/test/left/0.png").write_bytes(b"no image")
+    overrides = {"data.source": f"folder:{tmp_path}/photographs", "data.on_error": "skip"}
+    text = evaluate([of_run(trained / "A", overrides=overrides)], tmp_path / "out")
+    assert "1 images could not be read" in text and "left/0.png: not an image" in text and "| 14 " in text
+    with pytest.raises(DataError, match=r"left/0.png: not an image"):
+        evaluate([of_run(trained / "A", overrides=overrides | {"data.on_error": "raise"})], tmp_path / "out")
+
+
+def test_eight_devices_score_as_one(trained, one_device, photographs):
+    from vgg_jax.evaluate.dataset import Examination
+    from vgg_jax.inference.scorer import EvalView, Scoring
+
+    net, source = load_network(trained / "A")[0], open_source(f"folder:{photographs}", "test")
+    assert jax.device_count() == 8
+    views = [EvalView("dense", 40), EvalView("centre", 40)]
+    eight = Examination(source)(Scoring(net, views))
+    one = Examination(source)(Scoring(net, views, mesh=one_device, batch_size=3))
+    for view in views:
+        np.testing.assert_allclose(eight.posteriors[view], one.posteriors[view], atol=1e-5)
+    np.testing.assert_array_equal(eight.labels, one.labels)
+
+
+def test_published_weights_are_evaluated_like_a_run(tmp_path, photographs):
+    classes = imagenet()
+    net = VGG("A", num_classes=1000, crop=32, width=0.0625, init="he", classes=classes, rngs=nnx.Rngs(0))
+    save_torchvision(net, tmp_path / "weights.safetensors")
+    overrides = {"data.source": f"folder:{photographs}", "evaluate.split": "test"}
+    target = of_weights(str(tmp_path / "weights.safetensors"), overrides=overrides)
+    assert (target.S, target.home, target.net.classes) == ((0, 0), None, classes)
+    with pytest.raises(DataError, match="knows 1000 classes, folder:.* has 3"):
+        evaluate([target], tmp_path / "out")
+
+    class Thousand:
+        name, split, classes = "all", "validation", tuple(name.split()[0] for name in imagenet())
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return {"image": (photographs / f"test/left/{index}.png").read_bytes(), "label": 999 * index}
+
+        def name_of(self, index):
+            return f"{index}.png"
+
+        def describe(self):
+            return "two images"
+
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patched:
+        patched.setattr(module, "open_source", lambda name, split: Thousand())
+        text = evaluate([target], tmp_path / "out")
+    assert "| A       | –" in text and "two images" in text
+    saved = read(next((tmp_path / "out").glob("*/*/dense.npz")))
+    alone = Scorer(net, scales=saved.scales)(
+        [decode((photographs / f"test/left/{i}.png").read_bytes()) for i in (0, 1)]
+    )
+    np.testing.assert_allclose(saved.mean(), alone, atol=1e-5)
+    assert saved.labels.tolist() == [0, 999]

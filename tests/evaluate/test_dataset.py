@@ -1,0 +1,170 @@
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+import vgg_jax
+from tests.inference.test_scorer import image_of, score, telling
+from vgg_jax.data.open import open_source
+from vgg_jax.data.source import Source
+from vgg_jax.evaluate.dataset import Examination
+from vgg_jax.inference.scorer import Scoring, eval_views
+
+WAYS = eval_views(["dense", "centre"], [40])
+SIZES = [(33, 57), (75, 41), (20, 31), (64, 64), (41, 75), (57, 33), (90, 48)]
+
+
+@pytest.fixture(scope="module")
+def net():
+    return telling(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes with fourteen images of several sizes, without loss, in test/."""
+    for number in range(14):
+        path = tmp_path / "photos" / "test" / "cab"[number % 3] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image_of(SIZES[number % 7], number)).save(path)
+    return tmp_path / "photos"
+
+
+def opened(folder, split="test"):
+    return open_source(f"folder:{folder}", split)
+
+
+def files_of(folder):
+    source = opened(folder)
+    return [Path(source.name_of(index)) for index in range(len(source))]
+
+
+def scoring(net, mesh, **options):
+    return Scoring(net, WAYS, mesh=mesh, **options)
+
+
+def assert_answers(answers, net, files):
+    assert answers.labels.tolist() == ["abc".index(file.parent.name) for file in files]
+    assert set(answers.posteriors) == set(WAYS)
+    images = [np.asarray(Image.open(file)) for file in files]
+    for view, posteriors in answers.posteriors.items():
+        expected = score(net, images, (view.scale,), view.protocol)
+        assert posteriors.dtype == np.float32
+        np.testing.assert_allclose(posteriors, expected, atol=1e-5, rtol=0)
+
+
+def test_every_image_once_in_the_sources_order(folder, net, one_device, eight_devices):
+    files, reported = files_of(folder), []
+    for mesh, options in ((one_device, {"batch_size": 3}), (eight_devices, {})):
+        scorer = scoring(net, mesh, **options)
+        examination = Examination(opened(folder))
+        for _ in range(2):  # as while training
+            del reported[:]
+            answers = examination(scorer, lambda done, of: reported.append((done, of)))
+            assert_answers(answers, net, files)
+            assert answers.index.tolist() == list(range(14)) and answers.index.dtype == np.int64
+            assert reported == [(done, 28) for done in range(1, 29)]
+        assert not examination.problems
+
+
+def test_an_unreadable_image_stops_the_run_or_is_left_out(folder, net, one_device):
+    files = files_of(folder)
+    bad, empty = files[3], files[9]
+    bad.write_bytes(bad.read_bytes()[:200])
+    empty.write_bytes(b"")
+    with pytest.raises(vgg_jax.DataError, match=rf"({bad}|{empty}): .*\nTo leave such images out: --config.data.on"):
+        Examination(opened(folder))(scoring(net, one_device))
+    examination, reported = Examination(opened(folder), on_error="skip"), []
+    for _ in range(2):
+        answers = examination(scoring(net, one_device), lambda done, of: reported.append((done, of)))
+        assert set(examination.problems) == {str(bad), str(empty)}
+        assert examination.problems[str(empty)] == "the file is empty"
+        assert answers.index.tolist() == [index for index in range(14) if index not in (3, 9)]
+        assert_answers(answers, net, [file for file in files if file not in (bad, empty)])
+        assert reported[-1] == (24, 24)
+
+
+def test_nothing_to_evaluate_on_is_refused(folder, net, one_device):
+    class Empty(Source):
+        def __len__(self):
+            return 0
+
+        read = where = None
+
+    with pytest.raises(vgg_jax.DataError, match="nowhere, split test: 0 images of 1 classes: the source is empty"):
+        Examination(Empty("nowhere", "test", ("a",)))
+    for file in files_of(folder):
+        file.write_bytes(b"noise")
+    with pytest.raises(vgg_jax.DataError, match="14 images of 3 classes: no image could be read"):
+        Examination(opened(folder), on_error="skip")(scoring(net, one_device))
+    with pytest.raises(vgg_jax.DataError, match="on_error='ignore'"):
+        Examination(opened(folder), on_error="ignore")
+
+
+def test_an_image_too_elongated_is_named(folder, net, one_device):
+    path = files_of(folder)[5]
+    Image.new("RGB", (5000, 2)).save(path)
+    with pytest.raises(vgg_jax.DataError, match=f"{path}: 2 x 5000 pixels are too elongated"):
+        Examination(opened(folder))(scoring(net, one_device))
+    skipping = Examination(opened(folder), on_error="skip")
+    assert len(skipping(scoring(net, one_device)).index) == len(files_of(folder)) - 1
+    assert [*skipping.problems] == [str(path)] and "too elongated" in skipping.problems[str(path)]
+
+
+PROCESS = """
+import sys
+import jax
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+import numpy as np
+from flax import nnx
+import vgg_jax
+from tests.evaluate.test_dataset import WAYS, opened, telling
+from vgg_jax.evaluate.dataset import Examination
+from vgg_jax.inference.scorer import Scoring
+
+assert jax.process_count() == 2
+net = telling(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
+scoring = Scoring(net, WAYS)
+for split in ("test", "test[:1]"):
+    examination = Examination(opened(sys.argv[3], split), on_error="skip")
+    index, labels, posteriors = examination(scoring)
+    rows = {view.protocol: posteriors[view] for view in WAYS} | {"bad": len(examination.problems)}
+    np.savez(f"{sys.argv[4]}/{split}{sys.argv[2]}.npz", index=index, labels=labels, **rows)
+"""
+
+
+def test_two_processes_are_one(folder, net, tmp_path, one_device):
+    """An odd number of images, one of them unreadable; and a single image, which leaves a process without any."""
+    files = files_of(folder)
+    files[13].unlink()
+    files[2].write_bytes(b"noise")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, address, str(rank), str(folder), str(tmp_path)],
+            cwd=Path(__file__).parents[2],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    logs = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], logs
+    for split in ("test", "test[:1]"):
+        alone = Examination(opened(folder, split), on_error="skip")
+        expected, bad = alone(scoring(net, one_device)), 0
+        for rank in range(2):
+            with np.load(tmp_path / f"{split}{rank}.npz") as found:
+                np.testing.assert_array_equal(found["index"], expected.index)
+                np.testing.assert_array_equal(found["labels"], expected.labels)
+                assert found["index"].dtype == np.int64 and found["labels"].dtype == np.int32
+                for view, posteriors in expected.posteriors.items():
+                    np.testing.assert_allclose(found[view.protocol], posteriors, atol=1e-5, rtol=0)
+                bad += found["bad"]
+        assert bad == len(alone.problems) == (split == "test")

@@ -1,0 +1,234 @@
+from fractions import Fraction
+from math import floor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+
+import vgg_jax
+from tests.model.test_vgg import reference
+from vgg_jax.evaluate.metrics import ranks
+from vgg_jax.inference.scorer import EvalView, Scorer, Scoring, grid_crops
+from vgg_jax.model import convolution
+
+SIZES = [(40, 40), (33, 57), (75, 41), (64, 256), (131, 33), (20, 31), (9, 12), (57, 33), (48, 90), (50, 90)]
+"""Odd, portrait, landscape, 1:4, smaller than Q, and some that share a bucket."""
+
+
+def telling(net):
+    """The net with biases, and with class scores that a soft-max spreads over the classes, differently by image."""
+    rng = np.random.default_rng(1)
+    biased = lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) * (a.ndim == 1)
+    nnx.update(net, jax.tree.map(biased, nnx.state(net, nnx.Param)))
+    crops = np.stack([image_of((net.crop, net.crop), seed) for seed in range(16)])
+    scores = reference(net, crops)["fc8"][:, 0, 0]
+    net.fc8.kernel[...] /= scores.std(0).mean()
+    net.fc8.bias[...] = (net.fc8.bias[...] - scores.mean(0)) / scores.std(0).mean()
+    return net
+
+
+def image_of(size, seed):
+    """Coarse patches of colour and a little noise."""
+    rng = np.random.default_rng(seed)
+    patches = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(patches) + rng.integers(-20, 21, (*size, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return telling(vgg_jax.VGG("A", num_classes=10, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return [image_of(size, seed) for seed, size in enumerate(SIZES)]
+
+
+def score(net, images, *arguments, **options):
+    """On one device, which compiles faster than eight."""
+    return Scorer(net, *arguments, mesh=jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)), **options)(images)
+
+
+def rescaled(image, scale):
+    """Pillow's, to sides that are exact and rounded half up."""
+    factor = Fraction(scale, min(image.shape[:2]))
+    height, width = (floor(side * factor + Fraction(1, 2)) for side in image.shape[:2])
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def softmax(scores):
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def expected_dense(net, image, scale, flip=True):
+    alone = rescaled(image, scale)[None]
+    views = [alone, alone[:, :, ::-1]] if flip else [alone]
+    return np.mean([softmax(reference(net, view)["fc8"].mean((1, 2)))[0] for view in views], 0)
+
+
+def expected_crops(net, image, scale, flip=True):
+    whole = rescaled(image, scale)
+    tops, lefts = (
+        [floor(Fraction(i * (side - net.crop), 4) + Fraction(1, 2)) for i in range(5)] for side in whole.shape[:2]
+    )
+    crops = [whole[top : top + net.crop, left : left + net.crop] for top in tops for left in lefts]
+    crops += [crop[:, ::-1] for crop in crops] if flip else []
+    assert len(crops) == (50 if flip else 25)
+    return softmax(reference(net, np.stack(crops))["fc8"][:, 0, 0]).mean(0)
+
+
+def expected_centre(net, image, scale):
+    whole = rescaled(image, scale)
+    top, left = (floor(Fraction(side - net.crop, 2) + Fraction(1, 2)) for side in whole.shape[:2])
+    return softmax(reference(net, whole[None, top : top + net.crop, left : left + net.crop])["fc8"][:, 0, 0])[0]
+
+
+def assert_alike(posteriors, expected):
+    expected = np.array(expected)
+    assert posteriors.shape == expected.shape and posteriors.dtype == np.float32
+    np.testing.assert_allclose(posteriors, expected, atol=1e-5, rtol=0)
+    assert (expected.max(1) < 0.999).all() and np.ptp(expected, 0).max() > 0.1  # they tell something
+
+
+def test_dense_is_the_reference_on_each_image_alone(net, images):
+    assert_alike(score(net, images, (48,)), [expected_dense(net, image, 48) for image in images])
+
+
+def test_dense_without_the_mirror_image(net, images):
+    posteriors = score(net, images, (48,), flip=False)
+    assert_alike(posteriors, [expected_dense(net, image, 48, flip=False) for image in images])
+    assert np.abs(posteriors - score(net, images, (48,))).max() > 1e-3
+
+
+def test_dense_at_several_scales_is_their_mean(net, images):
+    images, scales = images[:3], (40, 48, 64)
+    expected = [np.mean([expected_dense(net, image, scale) for scale in scales], 0) for image in images]
+    assert_alike(score(net, images, scales), expected)
+
+
+def test_dense_at_the_crops_size_is_the_net_on_the_crop(net):
+    crops = np.stack([image_of((32, 32), seed) for seed in range(5)])
+    expected = jax.nn.softmax(jax.jit(net)(crops)[:, 0, 0])
+    np.testing.assert_allclose(score(net, list(crops), (32,), flip=False), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_crops_are_the_references(flip, net, images):
+    posteriors = score(net, images, (49,), "crops", flip)
+    assert_alike(posteriors, [expected_crops(net, image, 49, flip) for image in images])
+
+
+def test_a_hundred_and_fifty_crops_and_both_are_the_references(net, images):
+    images, scales = images[:3], (32, 40, 51)
+    crops = np.mean([[expected_crops(net, image, scale) for image in images] for scale in scales], 0)
+    dense = np.mean([[expected_dense(net, image, scale) for image in images] for scale in scales], 0)
+    assert_alike(score(net, images, scales, "crops"), crops)
+    assert_alike(score(net, images, scales, "both"), (crops + dense) / 2)
+    assert np.abs(crops - dense).max() > 1e-3
+
+
+def test_the_centre_crop_is_the_references(net, images):
+    assert_alike(score(net, images, (49,), "centre"), [expected_centre(net, image, 49) for image in images])
+
+
+def test_batches_devices_and_order_change_nothing(net, images, one_device, eight_devices, rng):
+    labels = rng.integers(0, 10, len(images))
+    expected = score(net, images, (48,), "both", batch_size=1)
+    order = rng.permutation(len(images))
+    for mesh, batch_size in ((one_device, None), (one_device, 7), (eight_devices, None)):
+        scorer = Scorer(net, (48,), "both", mesh=mesh, batch_size=batch_size)
+        for which in (np.arange(len(images)), order):
+            posteriors = scorer([images[position] for position in which])
+            np.testing.assert_allclose(posteriors, expected[which], atol=1e-5, rtol=0)
+            np.testing.assert_array_equal(ranks(posteriors, labels[which]), ranks(expected, labels)[which])
+
+
+def test_several_ways_in_one_pass_are_each_alone(net, images, one_device):
+    views = (EvalView("dense", 40), EvalView("centre", 40), EvalView("crops", 48), EvalView("dense", 40))
+    scoring = Scoring(net, views, mesh=one_device)
+    assert scoring.views == views[:3]
+    found = {}
+    with scoring.scaled_images(lambda number: None if number == 3 else images[number], range(4)) as views:
+        for key, view, posterior in scoring.score(views):
+            assert (key, view) not in found
+            found[key, view] = posterior
+    assert set(found) == {(key, view) for key in (0, 1, 2) for view in views[:3]}
+    for (key, view), posterior in found.items():
+        alone = score(net, images[key : key + 1], (view.scale,), view.protocol)[0]
+        np.testing.assert_allclose(posterior, alone, atol=1e-5, rtol=0)
+
+
+def test_other_parameters_take_effect(net, images, one_device):
+    images, scorer = images[:2], Scorer(net, (48,), mesh=one_device)
+    before = scorer(images)
+    other = nnx.clone(net)
+    other.fc8.kernel[...] = other.fc8.kernel[...][..., ::-1]
+    scorer.use(*nnx.split(other, nnx.Param, ...)[1:])
+    np.testing.assert_allclose(scorer(images), score(other, images, (48,)), atol=1e-6)
+    assert np.abs(scorer(images) - before).max() > 1e-2
+
+
+def test_the_grid_touches_the_borders_and_is_rounded_half_up():
+    bucket = np.zeros((2, 64, 64, 3), np.uint8)
+    bucket[..., 0], bucket[..., 1] = np.arange(64)[:, None], np.arange(64)
+    crops = np.asarray(grid_crops(jnp.asarray(bucket), jnp.array([[38, 64], [32, 33]]), crop=32))
+    assert crops.shape == (5, 2, 5, 32, 32, 3)
+    assert crops[:, 0, 0, 0, 0, 0].tolist() == [0, 2, 3, 5, 6]  # 1.5 and 4.5 are rounded up
+    assert crops[0, 0, :, 0, 0, 1].tolist() == [0, 8, 16, 24, 32]
+    assert crops[:, 1, 0, 0, 0, 0].tolist() == [0] * 5
+    assert crops[0, 1, :, 0, 0, 1].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_a_wide_net_goes_by_tiles(monkeypatch, one_device):
+    net = telling(vgg_jax.VGG("A", num_classes=10, crop=32, width=0.5, init="he", rngs=nnx.Rngs(0)))
+    traced, tiles = [], convolution.convolution_3x3
+    monkeypatch.setattr(convolution, "convolution_3x3", lambda x, kernel: traced.append(len(x)) or tiles(x, kernel))
+    images = [image_of((33, 40 + number), number) for number in range(3)]
+    posteriors = Scorer(net, (32,), batch_size=1, mesh=one_device)(images)
+    assert traced
+    assert_alike(posteriors, [expected_dense(net, image, 32) for image in images])
+
+
+def test_a_huge_image_is_scored(net):
+    image = np.broadcast_to(image_of((1, 8000), 0), (6000, 8000, 3))
+    np.testing.assert_allclose(score(net, [image], (48,))[0], expected_dense(net, image, 48), atol=1e-5)
+
+
+def test_no_images_give_no_posteriors(net):
+    posteriors = score(net, [], (32,))
+    assert posteriors.shape == (0, 10) and posteriors.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scales": (31,)}, "test scale Q = 31 is below the net's crop, 32 pixels"),
+        ({"scales": (64, 16)}, "test scale Q = 16 is below the net's crop"),
+        ({"scales": ()}, "one or more test scales"),
+        ({"scales": (64.5,)}, "in whole pixels"),
+        ({"protocol": "densely"}, "protocol='densely': there are dense, crops, both, centre"),
+    ],
+)
+def test_impossible_scorers_are_refused(options, message, net):
+    with pytest.raises(vgg_jax.ConfigError, match=message):
+        Scorer(net, **{"scales": (32,)} | options)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((40, 40, 3), np.float32), "image 1 is of type float32: images are RGB in 0..255, uint8"),
+        ([[1, 2], [3, 4]], "image 1 is of type list"),
+        (np.zeros((40, 40), np.uint8), r"image 1 is of shape \(40, 40\): expected \(height, width, 3\), RGB"),
+        (np.zeros((40, 40, 4), np.uint8), r"image 1 is of shape \(40, 40, 4\)"),
+        (np.zeros((0, 40, 3), np.uint8), r"image 1 is of shape \(0, 40, 3\)"),
+        (np.zeros((2, 4000, 3), np.uint8), "image 1: 2 x 4000 pixels are too elongated"),
+    ],
+)
+def test_impossible_images_are_refused(image, message, net, images):
+    with pytest.raises(vgg_jax.DataError, match=message):
+        score(net, [images[0], image], (48,))

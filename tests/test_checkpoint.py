@@ -1,0 +1,205 @@
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vgg_jax import CheckpointError, ConfigError
+from vgg_jax.checkpoint import Checkpoints, find, load_network, new_network
+from vgg_jax.config import default_config
+from vgg_jax.train.initialize import finetune_from, initialize
+from vgg_jax.train.optimizer import krizhevsky_momentum
+from vgg_jax.train.state import new_state
+
+CLASSES = [f"class {number}" for number in range(10)]
+
+
+@pytest.fixture
+def config():
+    config = default_config()
+    config.model.net, config.model.width, config.data.crop = "A", 0.0625, 32
+    return config
+
+
+def state_of(config, freeze=(), seed=0):
+    config.seed = seed
+    _, state = new_state(new_network(config, 10, jnp.float32), freeze, krizhevsky_momentum())
+    return state
+
+
+def meta(config, step, **more):
+    return {"step": step, "config": json.loads(config.to_json()), "classes": CLASSES, "source": "x", **more}
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def save(folder, config, state, step=1, accuracy=None, keep=3):
+    checkpoints = Checkpoints(folder, keep)
+    checkpoints.save(state, meta(config, step), accuracy)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_state_comes_back_bit_for_bit(tmp_path, config, batch_norm):
+    config.model.batch_norm = batch_norm
+    state = state_of(config, freeze=("conv1",), seed=1)
+    state = state.replace(optimizer=jax.tree.map(lambda v: v + 0.25, state.optimizer))
+    save(tmp_path, config, state, step=7)
+    other = state_of(config, freeze=("conv1",), seed=2)
+    assert not same(state.trainable, other.trainable)
+    checkpoints = Checkpoints(tmp_path, 3)
+    restored, reported = checkpoints.restore(other)
+    checkpoints.close()
+    assert restored.step == 7 and reported["classes"] == CLASSES
+    for part in ("trainable", "rest", "optimizer"):
+        assert same(getattr(state, part), getattr(restored, part)), part
+
+
+def test_a_state_comes_back_onto_eight_devices(tmp_path, config, eight_devices):
+    state = state_of(config)
+    save(tmp_path, config, state)
+    placed = jax.device_put(state_of(config, seed=3), jax.sharding.NamedSharding(eight_devices, jax.P()))
+    checkpoints = Checkpoints(tmp_path, 3)
+    restored, _ = checkpoints.restore(placed)
+    checkpoints.close()
+    assert same(state.trainable, restored.trainable)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(restored.trainable))
+
+
+def test_saving_is_not_disturbed_by_the_steps_that_follow(tmp_path, config):
+    state = state_of(config)
+    kept = jax.tree.map(np.array, state.trainable)
+    spoil = jax.jit(lambda tree: jax.tree.map(lambda a: a * 0 - 1, tree), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path, 3)
+    checkpoints.save(state, meta(config, 1), None)
+    jax.block_until_ready(spoil(spoil(state.trainable)))  # donated, as the train step does
+    checkpoints.close()
+    net, _ = load_network(tmp_path)
+    assert same(kept, nnx.state(net, nnx.Param))
+
+
+def test_the_last_n_and_the_best_are_kept(tmp_path, config):
+    state = state_of(config)
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, accuracy in [(1, 0.3), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)]:
+        checkpoints.save(state, meta(config, step), accuracy)
+    checkpoints.wait()
+    assert (checkpoints.latest, checkpoints.best) == (5, 2)
+    checkpoints.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 5]
+
+
+def test_a_network_opens_without_optimiser_and_config_file(tmp_path, config, rng):
+    config.model.batch_norm = True
+    state = state_of(config, seed=4)
+    save(tmp_path, config, state, step=3)
+    shutil.rmtree(tmp_path / "checkpoints/3/optimizer")
+    net, reported = load_network(tmp_path)
+    images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    original = new_network(config, 10, jnp.float32)
+    np.testing.assert_array_equal(net(images), original(images))
+    assert reported["step"] == 3 and net.num_classes == 10
+
+
+def test_a_half_written_checkpoint_is_not_used(tmp_path, config):
+    state = state_of(config)
+    save(tmp_path, config, state, step=1)
+    folder = tmp_path / "checkpoints"
+    (folder / "2.orbax-checkpoint-tmp").mkdir()
+    (folder / "2.orbax-checkpoint-tmp" / "net").mkdir()
+    assert find(tmp_path) == folder / "1"
+    checkpoints = Checkpoints(tmp_path, 3)
+    assert checkpoints.latest == 1
+    # The run that goes on writes that step anew.
+    checkpoints.save(state, meta(config, 2), None)
+    checkpoints.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    assert load_network(tmp_path)[1]["step"] == 2
+
+
+def test_a_path_may_be_a_run_its_checkpoints_or_one_step(tmp_path, config):
+    state = state_of(config)
+    checkpoints = Checkpoints(tmp_path, 3)
+    for step in (9, 10):
+        checkpoints.save(state, meta(config, step), None)
+    checkpoints.close()
+    latest = tmp_path / "checkpoints" / "10"
+    assert find(tmp_path) == find(tmp_path / "checkpoints") == find(latest) == latest
+    assert find(tmp_path / "checkpoints" / "9").name == "9"
+
+
+def test_missing_damaged_and_foreign_checkpoints_are_told(tmp_path, config):
+    with pytest.raises(CheckpointError, match="nowhere: is not there; give a run's --workdir"):
+        find(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
+        find(tmp_path)
+    save(tmp_path, config, state_of(config), step=1)
+    checkpoints = Checkpoints(tmp_path, 3)
+    config.model.net = "B"
+    with pytest.raises(CheckpointError, match="missing conv1_2/bias.*missing conv1_2/kernel"):
+        checkpoints.restore(state_of(config))
+    config.model.net, config.model.width = "A", 0.125
+    with pytest.raises(CheckpointError, match=r"conv1_1/kernel is \(3, 3, 3, 4\), here \(3, 3, 3, 8\)"):
+        checkpoints.restore(state_of(config))
+    config.model.width = 0.0625
+    with pytest.raises(
+        CheckpointError, match="optimizer is of another network or freezes other layers: missing conv1_1/bias"
+    ):
+        save(tmp_path / "frozen", config, state_of(config, freeze=("conv1",)), step=1)
+        Checkpoints(tmp_path / "frozen", 3).restore(state_of(config))
+    checkpoints.close()
+    (tmp_path / "checkpoints/1/meta/metadata").write_text('{"step": 1')
+    with pytest.raises(CheckpointError, match="meta cannot be read"):
+        load_network(tmp_path)
+
+
+def test_a_checkpoint_with_missing_files_is_told(tmp_path, config):
+    save(tmp_path, config, state_of(config), step=1)
+    for path in (tmp_path / "checkpoints/1/net").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="checkpoints/1/net"):
+        load_network(tmp_path)
+
+
+def layers(config, classes=10):
+    arrays = nnx.to_pure_dict(nnx.state(new_network(config, classes, jnp.float32)))
+    del arrays["mean_rgb"]
+    return arrays
+
+
+def test_fine_tuning_takes_all_layers_and_draws_fc8_only_for_other_classes(config):
+    donor = layers(config)
+    config.seed = 1
+    for classes, drawn in ((10, []), (4, ["fc8"])):
+        fresh = layers(config, classes)
+        params, new = finetune_from(fresh, donor, "runs/x")
+        assert new == drawn
+        for layer in params:
+            expected = fresh if layer in drawn else donor
+            np.testing.assert_array_equal(params[layer]["kernel"], expected[layer]["kernel"])
+
+
+def test_fine_tuning_refuses_another_network(config):
+    donor = layers(config)
+    config.model.net = "B"
+    with pytest.raises(ConfigError, match="config.init.from_run='runs/x' is another network: conv1_2 is missing there"):
+        finetune_from(layers(config), donor, "runs/x")
+
+
+def test_a_run_begins_from_another_with_its_mean(tmp_path, config, caplog):
+    save(tmp_path, config, state_of(config, seed=5), step=2)
+    config.seed, config.init.from_run = 6, str(tmp_path)
+    with caplog.at_level("INFO", logger="vgg_jax"):
+        net = initialize(config, 4, (1.0, 2.0, 3.0), jnp.float32)
+    config.init.from_run, config.seed = "", 5
+    original = new_network(config, 10, jnp.float32)
+    np.testing.assert_array_equal(net.mean_rgb[...], original.mean_rgb[...])
+    np.testing.assert_array_equal(net.conv5_2.kernel[...], original.conv5_2.kernel[...])
+    assert net.fc8.kernel.shape[-1] == 4
+    assert "copied conv1_1, conv2_1" in caplog.text and "drawn (glorot) fc8" in caplog.text

@@ -1,0 +1,100 @@
+"""What is evaluated: the network of a run, or published weights, and how it is to be evaluated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from vgg_jax.config import default_config, validate, with_defaults
+from vgg_jax.model.vgg import VGG
+
+
+class EvalTarget(NamedTuple):
+    """A network and how it is to be evaluated."""
+
+    name: str
+    """The checkpoint's folder, or where the weights are from."""
+    net: VGG
+    S: tuple[int, int]
+    """(Smin, Smax) of its training; (0, 0) if that is not known."""
+    config: ConfigDict
+    home: Path | None
+    """Where results of it alone belong: None if no run's folder can be written to."""
+
+
+def of_run(
+    path: str | Path, config: ConfigDict | None = None, overrides: Mapping[str, object] | None = None
+) -> EvalTarget:
+    """The network of a run.
+
+    Args:
+      path: the run's folder (its latest checkpoint) or one checkpoint's.
+      config: where the data come from and how to evaluate; by default as the training had it.
+      overrides: keys of that config and their values.
+
+    Raises:
+      CheckpointError: there is none.
+      ConfigError: the config cannot work.
+    """
+    from vgg_jax.checkpoint import find, load_network  # Orbax takes a second to import
+
+    folder = find(path)
+    net, meta = load_network(folder)
+    saved = with_defaults(meta["config"])
+    run = folder.parent.parent
+    home = run / "evaluation" / folder.name if os.access(run, os.W_OK) else None
+    config = (config or saved).copy_and_resolve_references()
+    config.model = saved.model
+    return EvalTarget(
+        str(folder), net, tuple(saved.data.scale), _adapted(config, net, overrides, saved.data.scale), home
+    )
+
+
+def of_weights(
+    source: str,
+    config: ConfigDict | None = None,
+    overrides: Mapping[str, object] | None = None,
+    *,
+    partial: bool = False,
+) -> EvalTarget:
+    """A network with published weights: whatever `vgg_jax.load` takes.
+
+    Args:
+      source: the weights; `config.init.preprocessing` and `config.init.class_order` say what the file does not.
+      config, overrides: as in `of_run`.
+      partial: whether FC layers may be missing, for features of the convolutions.
+
+    Raises:
+      CheckpointError: they cannot be loaded.
+      ConfigError: the config cannot work.
+    """
+    from vgg_jax.weights import load
+
+    config = (config or default_config()).copy_and_resolve_references()
+    config.update_from_flattened_dict(overrides or {})
+    net = load(
+        source,
+        partial=partial,
+        preprocessing=config.init.preprocessing or None,
+        class_order=config.init.class_order or None,
+    )
+    config.init.weights = source
+    config.model.net, config.model.batch_norm = net.spec.name, net.batch_norm
+    # The published nets' usual test scale for a crop of 224 is 256.
+    scale = net.crop + net.crop // 7
+    return EvalTarget(source, net, (0, 0), _adapted(config, net, overrides, (scale, scale)), None)
+
+
+def _adapted(config: ConfigDict, net: VGG, overrides: Mapping | None, S: tuple[int, int]) -> ConfigDict:
+    """The config with what the network decides, then with what the user overrides."""
+    config.data.crop = net.crop
+    config.data.scale = tuple(S)
+    config.train.freeze = ()
+    config.update_from_flattened_dict(overrides or {})
+    config.data.crop = net.crop
+    validate(config)
+    return config

@@ -1,0 +1,50 @@
+"""The contract of a source: one split of a data set, an example by its index (Sec. 3.1, 4).
+
+A source is a fixed sequence, open to random access: the position in the data is then a function of the training step
+alone, and resuming needs nothing but the step. `data.open` opens one by its name.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+
+class Source(ABC):
+    """One split of a data set, as a sequence of encoded images with what is known of them.
+
+    Attributes:
+      name, split: what it was opened with.
+      classes: the class names; a label is a position in them.
+      note: a remark that a reader of the log should not miss, or "".
+      jpegs: whether JPEGs are to be expected; the pipeline then looks for them first.
+    """
+
+    def __init__(self, name: str, split: str, classes: tuple[str, ...], note: str = ""):
+        self.name, self.split, self.classes, self.note = name, split, classes, note
+        self.jpegs = True
+
+    @property
+    def files(self) -> list[str] | None:
+        """The paths of the images where each is a file of its own, which TensorFlow then reads; otherwise None."""
+        return None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> dict:
+        """An example: `image`, the encoded bytes (JPEG, PNG, ...), and `label`, an int. Called from many threads.
+
+        Raises:
+          OSError, DataError: the bytes cannot be read.
+        """
+
+    @abstractmethod
+    def name_of(self, index: int) -> str:
+        """Where a person finds this image: its path, or its file and record number."""
+
+    def describe(self) -> str:
+        """One line for the log: classes, images, split, and what is unusual."""
+        summary = f"{self.name}, split {self.split}: {len(self):,} images of {len(self.classes):,} classes"
+        return f"{summary} ({self.note})" if self.note else summary

@@ -1,0 +1,1 @@
+"""Functions of a network over images of any size (Sec. 3.2)."""

@@ -1,0 +1,1 @@
+"""The formats in which weights of VGG are published, a module each."""
