@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from tests.model.test_vgg import reference
+from tests.oracles import reference
 from vgg_jax import VGG, ConfigError, DataError, Scorer
 from vgg_jax.checkpoint import load_network
 from vgg_jax.commands import evaluate as module

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.model.test_vgg import reference
+from tests.oracles import reference
 from vgg_jax import ConfigError
 from vgg_jax.commands.predict import class_score_map, draw_heat_map, images_of, predict
 from vgg_jax.commands.target import EvalTarget

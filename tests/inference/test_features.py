@@ -18,7 +18,7 @@ from PIL import Image
 
 import vgg_jax
 from tests.inference.test_scorer import image_of, rescaled
-from tests.model.test_vgg import convolved, reference
+from tests.oracles import convolved, reference
 from vgg_jax.inference import feature_file
 from vgg_jax.inference.buckets import MAX_PIXELS
 from vgg_jax.inference.features import features

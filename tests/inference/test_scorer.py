@@ -9,7 +9,7 @@ from flax import nnx
 from PIL import Image
 
 import vgg_jax
-from tests.model.test_vgg import reference
+from tests.oracles import reference
 from vgg_jax.evaluate.metrics import ranks
 from vgg_jax.inference.scorer import EvalView, Scorer, Scoring, grid_crops
 from vgg_jax.model import convolution

@@ -43,7 +43,7 @@ def test_biases_begin_at_zero(scheme, tiny_net):
 
 
 def test_an_unknown_scheme_is_refused():
-    with pytest.raises(vgg_jax.ConfigError, match="no initialisation 'kaiming'.*paper, gaussian, glorot, he"):
+    with pytest.raises(vgg_jax.ConfigError, match="no initialization 'kaiming'.*paper, gaussian, glorot, he"):
         initializer("kaiming", 16)
 
 
@@ -54,23 +54,25 @@ def layers(net):
 @pytest.mark.parametrize("deep", ["B", "C", "D", "E"])
 def test_growing_from_a_copies_its_first_four_convolutions_and_the_head(deep, tiny_net):
     shallow = layers(tiny_net("A"))
-    drawn = layers(vgg_jax.VGG(deep, num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(1)))
-    params, copied, new = grow_from(drawn, shallow)
-    assert copied == ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"]
-    assert sorted(copied + new) == sorted(params)
+    fresh = layers(vgg_jax.VGG(deep, num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(1)))
+    params, random = grow_from(fresh, shallow)
+    copied = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"]
+    assert list(params) == list(fresh) and random == [layer for layer in fresh if layer not in copied]
     for name in params:
-        source = shallow if name in copied else drawn
+        source = shallow if name in copied else fresh
         np.testing.assert_array_equal(params[name]["kernel"], source[name]["kernel"])
         np.testing.assert_array_equal(params[name]["bias"], source[name]["bias"])
-    assert not np.array_equal(drawn["conv1_1"]["kernel"], shallow["conv1_1"]["kernel"])
+    assert not np.array_equal(fresh["conv1_1"]["kernel"], shallow["conv1_1"]["kernel"])
 
 
-def test_growing_refuses_another_width(tiny_net):
-    with pytest.raises(vgg_jax.ConfigError, match="conv1_1 has shape .* both nets need the same width"):
+def test_growing_refuses_another_width_and_a_layer_without_counterpart(tiny_net):
+    with pytest.raises(vgg_jax.ConfigError, match="cannot grow .*; conv1_1/kernel is .*, here .* of the same width"):
         grow_from(layers(tiny_net("D", width=0.125)), layers(tiny_net("A")))
+    with pytest.raises(vgg_jax.ConfigError, match="cannot grow from this net: unexpected conv1_2/bias.* B to E from A"):
+        grow_from(layers(tiny_net("A")), layers(tiny_net("D")))
 
 
-def test_the_seed_draws_the_net():
+def test_the_seed_decides_the_net():
     first, again, other = (
         vgg_jax.VGG("A", num_classes=2, crop=32, width=0.0625, rngs=nnx.Rngs(params=seed)) for seed in (3, 3, 4)
     )

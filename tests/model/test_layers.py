@@ -1,50 +1,67 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from jax import export
 
-from vgg_jax.model.convolution import max_pool
-from vgg_jax.model.layers import dropout, local_response_normalisation
-
-
-def lrn_loop(a, size=5, k=2.0, alpha=1e-4, beta=0.75):
-    """Krizhevsky et al. 2012, Sec. 3.3, literally, in float64."""
-    b, channels = np.empty(a.shape), a.shape[-1]
-    for index in np.ndindex(a.shape[:-1]):
-        for i in range(channels):
-            total = sum(a[index][j] ** 2 for j in range(max(0, i - size // 2), min(channels - 1, i + size // 2) + 1))
-            b[index][i] = a[index][i] / (k + alpha * total) ** beta
-    return b
+from tests.oracles import lrn_loop
+from vgg_jax.model.layers import dropout, local_response_normalization, max_pool
 
 
 def test_lrn_is_krizhevskys_formula(rng):
     # Activations large enough that the sum matters: alpha * sum is about k.
     activations = rng.normal(0, 100, (2, 3, 3, 17))
-    normalised = local_response_normalisation(jnp.asarray(activations, jnp.float32))
+    normalised = local_response_normalization(jnp.asarray(activations, jnp.float32))
     np.testing.assert_allclose(normalised, lrn_loop(activations), rtol=2e-6)
     assert np.abs(normalised / activations - 2**-0.75).max() > 0.1  # the sum is not negligible
 
 
 def test_lrn_with_fewer_channels_than_its_window(rng):
     activations = rng.normal(0, 100, (1, 2, 2, 3))
-    normalised = local_response_normalisation(jnp.asarray(activations, jnp.float32))
+    normalised = local_response_normalization(jnp.asarray(activations, jnp.float32))
     np.testing.assert_allclose(normalised, lrn_loop(activations), rtol=2e-6)
 
 
-def test_max_pool_drops_an_odd_last_row_and_column(rng):
-    x = rng.normal(size=(2, 7, 6, 3)).astype(np.float32)
-    expected = np.stack([[x[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max((1, 2)) for j in range(3)] for i in range(3)])
-    np.testing.assert_array_equal(max_pool(jnp.asarray(x)), np.moveaxis(expected, 2, 0))
+def pooled(x):
+    """Max-pooling window by window in float64: the result, and in each window the place of its first maximum."""
+    n, h, w, c = x.shape
+    y, first = np.empty((n, h // 2, w // 2, c)), np.zeros(x.shape, bool)
+    for image, row, column, channel in np.ndindex(y.shape):
+        window = np.s_[image, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2, channel]
+        y[image, row, column, channel] = x[window].max()
+        first[window][np.unravel_index(x[window].argmax(), (2, 2))] = True
+    return y, first
 
 
-def test_max_pool_gradient_goes_to_the_largest(rng):
-    x = rng.permutation(2 * 6 * 6 * 2).reshape(2, 6, 6, 2).astype(np.float32)
-    gradient = jax.grad(lambda x: (max_pool(x) * jnp.arange(1.0, 3.0)).sum())(jnp.asarray(x))
-    expected = np.zeros_like(x)
-    for n, i, j, c in np.ndindex(2, 3, 3, 2):
-        window = x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c]
-        di, dj = np.unravel_index(window.argmax(), (2, 2))
-        expected[n, 2 * i + di, 2 * j + dj, c] = c + 1
-    np.testing.assert_array_equal(gradient, expected)
+@pytest.mark.parametrize("shape", [(2, 6, 4, 3), (2, 7, 5, 3), (1, 2, 2, 1), (1, 3, 2, 1)])
+@pytest.mark.parametrize("values", [2, 4, 1000], ids=["many ties", "some ties", "few ties"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_max_pool_and_its_gradient_go_to_the_first_maximum_of_each_window(shape, values, dtype, rng):
+    x = jnp.asarray(rng.integers(0, values, shape) / 4, dtype)
+    expected, first = pooled(np.float64(x))
+    dy, dx = (jnp.asarray(rng.normal(size=size), dtype) for size in (expected.shape, shape))
+    actual, pullback = jax.vjp(max_pool, x)
+    np.testing.assert_array_equal(actual, expected)
+    odd = [(0, 0), (0, shape[1] % 2), (0, shape[2] % 2), (0, 0)]
+    everywhere = np.pad(np.float32(dy).repeat(2, 1).repeat(2, 2), odd)
+    np.testing.assert_array_equal(np.float32(pullback(dy)[0]), np.where(first, everywhere, 0))
+    tangent = np.float32(jax.jvp(max_pool, (x,), (dx,))[1])
+    np.testing.assert_array_equal(np.pad(tangent.repeat(2, 1).repeat(2, 2), odd)[first], np.float32(dx)[first])
+
+
+def test_max_pool_keeps_nan():
+    x = np.zeros((1, 4, 4, 1), np.float32)
+    x[0, 1, 2, 0] = np.nan
+    np.testing.assert_array_equal(np.isnan(max_pool(x))[0, :, :, 0], [[False, True], [False, False]])
+
+
+def test_max_pool_and_its_gradient_take_symbolic_sizes(rng):
+    shape = jax.ShapeDtypeStruct(export.symbolic_shape("n, h, w, 3"), jnp.float32)
+    exported = export.deserialize(export.export(jax.jit(max_pool))(shape).serialize(vjp_order=1))
+    x = rng.integers(0, 3, (2, 7, 6, 3)).astype(np.float32)
+    np.testing.assert_array_equal(exported.call(x), max_pool(x))
+    gradient = lambda pool: jax.grad(lambda x: (pool(x) ** 2).sum())(x)
+    np.testing.assert_array_equal(gradient(exported.call), gradient(max_pool))
 
 
 def test_dropout_drops_half_and_doubles_the_rest():

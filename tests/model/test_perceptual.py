@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.model.test_vgg import reference
+from tests.oracles import reference
 from vgg_jax import CheckpointError, ConfigError
 from vgg_jax.model import perceptual
 

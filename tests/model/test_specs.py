@@ -5,6 +5,7 @@ import pytest
 from flax import nnx
 
 import vgg_jax
+from vgg_jax.model.match import shapes_of
 from vgg_jax.model.specs import spec_of
 
 # PAPER: torchvision's documentation for A, B, D, E and the _bn variants; A-LRN has A's layers; C is B's count plus its
@@ -49,10 +50,22 @@ def test_the_shallow_net_replaces_each_pair_by_one_5x5():
 
 @pytest.mark.parametrize("batch_norm", [False, True])
 @pytest.mark.parametrize("net", vgg_jax.SPECS)
-def test_the_built_net_has_as_many_parameters_as_its_spec_says(net, batch_norm):
-    built = nnx.eval_shape(lambda: vgg_jax.VGG(net, batch_norm=batch_norm, num_classes=7, width=0.5, rngs=nnx.Rngs(0)))
+def test_the_built_net_has_the_arrays_that_its_spec_says(net, batch_norm):
+    sizes = {"num_classes": 7, "crop": 64, "width": 0.5, "batch_norm": batch_norm, "hidden": 5}
+    built = nnx.eval_shape(lambda: vgg_jax.VGG(net, **sizes, rngs=nnx.Rngs(0)))
+    spec, arrays = vgg_jax.SPECS[net], nnx.to_pure_dict(nnx.state(built))
+    assert arrays.pop("mean_rgb").shape == (3,)
+    assert shapes_of(arrays) == spec.parameter_shapes(**sizes)
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(built, nnx.Param)))
-    assert count == vgg_jax.SPECS[net].parameter_count(7, width=0.5, batch_norm=batch_norm)
+    assert count == spec.parameter_count(**sizes)
+    assert set(arrays) == set(spec.layers(batch_norm)) and len(spec.layers()) == spec.weight_layers
+
+
+def test_multiply_adds_are_those_of_the_places_of_each_stage():
+    table = [[(3, 64), (64, 64)], [(64, 128), (128, 128)]]
+    table += [[(c, k), (k, k), (k, k)] for c, k in ((128, 256), (256, 512), (512, 512))]
+    by_hand = sum(9 * c * k * (224 // 2**number) ** 2 for number, stage in enumerate(table) for c, k in stage)
+    assert vgg_jax.SPECS["D"].multiply_adds() * 224**2 == by_hand
 
 
 def test_weight_layers():

@@ -5,61 +5,13 @@ import pytest
 from flax import nnx
 
 import vgg_jax
-from tests.model.test_layers import lrn_loop
-
-
-def convolved(x, kernel, bias, padding):
-    """A convolution in float64, by its definition."""
-    size = kernel.shape[0]
-    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    height, width = x.shape[1] - size + 1, x.shape[2] - size + 1
-    y = np.zeros((x.shape[0], height, width, kernel.shape[3])) + bias
-    for i in range(size):
-        for j in range(size):
-            y += x[:, i : i + height, j : j + width] @ kernel[i, j]
-    return y
-
-
-def reference(net, images):
-    """Every activation of a net, in float64 NumPy, from Table 1 as the paper prints it."""
-    table = {
-        "A": "64 M 128 M 256 256 M 512 512 M 512 512 M",
-        "A-LRN": "64 LRN M 128 M 256 256 M 512 512 M 512 512 M",
-        "B": "64 64 M 128 128 M 256 256 M 512 512 M 512 512 M",
-        "B-5x5": "64 M 128 M 256 M 512 M 512 M",
-        "C": "64 64 M 128 128 M 256 256 1x M 512 512 1x M 512 512 1x M",
-        "D": "64 64 M 128 128 M 256 256 256 M 512 512 512 M 512 512 512 M",
-        "E": "64 64 M 128 128 M 256 256 256 256 M 512 512 512 512 M 512 512 512 512 M",
-    }
-    params = jax.tree.map(lambda a: np.asarray(a, np.float64), nnx.to_pure_dict(nnx.state(net)))
-    seen, x, stage, number = {}, images - params["mean_rgb"], 1, 1
-    for entry in table[net.spec.name].split():
-        if entry == "M":
-            height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-            x = np.maximum.reduce([x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
-            seen[f"pool{stage}"] = x
-            stage, number = stage + 1, 1
-        elif entry == "LRN":
-            seen["norm1"] = x = lrn_loop(x)
-        else:
-            name = f"{stage}_{number}"
-            kernel = params[f"conv{name}"]["kernel"]
-            assert kernel.shape[0] == (1 if entry == "1x" else 5 if net.spec.name == "B-5x5" else 3)
-            seen[f"conv{name}"] = convolved(x, kernel, params[f"conv{name}"]["bias"], kernel.shape[0] // 2)
-            seen[f"relu{name}"] = x = np.maximum(seen[f"conv{name}"], 0)
-            number += 1
-    for name in ("fc6", "fc7", "fc8"):
-        seen[name] = convolved(x, params[name]["kernel"], params[name]["bias"], 0)
-        x = np.maximum(seen[name], 0)
-        if name != "fc8":
-            seen[name.replace("fc", "relu")] = x
-    return seen
+from tests.oracles import reference
 
 
 @pytest.mark.parametrize("net", vgg_jax.SPECS)
 def test_every_activation_is_the_float64_reference(net, tiny_net, rng):
     built = tiny_net(net)
-    # Biases that matter: the initialisation's are zero.
+    # Biases that matter: the initialization's are zero.
     state = nnx.state(built, nnx.Param)
     nnx.update(
         built, jax.tree.map(lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) * (a.ndim == 1), state)
@@ -127,7 +79,28 @@ def test_bfloat16_computes_near_float32_with_float32_parameters(tiny_net, rng):
     assert 1e-5 < difference < 0.05  # bfloat16 has 8 bits: it must differ, and not by much
 
 
-def test_batch_normalisation_uses_the_batch_in_training_and_averages_after(tiny_net, rng):
+@pytest.mark.parametrize("net", ["A-LRN", "C"])
+def test_forward_mode_is_the_slope_of_the_float64_reference(net, tiny_net, rng):
+    built = tiny_net(net, conv="lax")
+    images, direction = rng.uniform(0, 255, (2, 32, 32, 3)).astype(np.float32), rng.normal(size=(2, 32, 32, 3))
+    scores, slope = jax.jvp(built, (images,), (direction.astype(np.float32),))
+    step = 1e-6 * direction
+    expected = (reference(built, images + step)["fc8"] - reference(built, images - step)["fc8"]) / 2e-6
+    np.testing.assert_allclose(slope, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(scores, tiny_net(net)(images), atol=1e-5 * np.abs(scores).max())
+
+
+def test_convolutions_by_tiles_are_those_of_lax(tiny_net, rng):
+    images = rng.integers(0, 256, (2, 32, 45, 3), np.uint8)
+    by_lax, by_tiles = (tiny_net("A", width=0.25, conv=conv) for conv in ("lax", "winograd"))
+    programs = [str(jax.make_jaxpr(net)(images)) for net in (by_lax, by_tiles)]
+    assert ["custom_vjp" in program for program in programs] == [False, True]
+    assert programs[0].count("conv_general_dilated") > programs[1].count("conv_general_dilated") > 0
+    expected = np.asarray(by_lax(images))
+    np.testing.assert_allclose(by_tiles(images), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_batch_normalization_uses_the_batch_in_training_and_averages_after(tiny_net, rng):
     net = tiny_net("A", batch_norm=True)
     images = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
     _, tapped = net(images, taps=("conv1_1", "bn1_1"), keys=jax.random.split(jax.random.key(0), 8))
@@ -150,8 +123,9 @@ def test_batch_normalisation_uses_the_batch_in_training_and_averages_after(tiny_
         ({"width": -1}, "width=-1"),
         ({"dropout": 1.0}, "dropout=1.0 is not a probability"),
         ({"mean_rgb": (1, 2)}, "three components"),
-        ({"init": "xavier"}, "no initialisation 'xavier'"),
+        ({"init": "xavier"}, "no initialization 'xavier'"),
         ({"net": "F"}, "no net 'F'"),
+        ({"conv": "winogard"}, "conv='winogard': there are auto, lax, winograd; did you mean 'winograd'"),
     ],
 )
 def test_impossible_networks_are_refused(arguments, message, tiny_net):

@@ -1,8 +1,7 @@
-"""How a net begins: the initialisations of Sec. 3.1, and growing a deep net from a trained shallow one."""
+"""Initialization: the schemes of Sec. 3.1, and growing a deep net from a trained shallow one."""
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import jax
@@ -10,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import initializers
 
-from vgg_jax.errors import ConfigError
+from vgg_jax.errors import ConfigError, did_you_mean
+from vgg_jax.model.match import match, shapes_of
+from vgg_jax.model.specs import FULLY_CONNECTED
 
 INPUT_GAIN = 256.0
 """What pixels and pools add to the scale of the scores: a deviation of about 64 in 0..255, and about 4 over five
@@ -22,26 +23,26 @@ SCHEMES: dict[str, str] = {
     "glorot": "Glorot and Bengio (2010), uniform: the paper's later remark",
     "he": "He et al. (2015), normal, made for ReLU",
 }
-"""The weights' first distribution, by name; biases begin at zero in all.
+"""The weights' first distribution, by name; biases are zero at first in all.
 
 In brackets the deviation of the first scores on photographs at 224 pixels, net A at full width and D at a quarter.
 
 `paper`     Deviation 0.1 (1e8, 6e5): for the shallow net A as written, and its loss starts in the millions even there.
             To study what was written.
 `gaussian`  Deviation 0.01 (1e-3, 6e-11): activations shrink in every layer. Net A can train from it; the nets from B on
-            stay at a loss of ln(classes) unless they are grown (below) or normalised.
+            stay at a loss of ln(classes) unless they are grown (below) or normalized.
 `glorot`    "It is possible to initialise the weights without pre-training" (0.7, 0.1). The default. It does not count
             the ReLU, so activations shrink by about 0.7 a layer, which the pixels' scale makes up for.
 `he`        Variance 2 / fan-in, which keeps the activations' scale at any depth (1.2, 0.6), divided by 256^(1 / layers)
-            a layer for the scale of pixels and pools, so that all layers learn at one pace. The surest choice for
+            a layer for the scale of pixels and pools, so that all layers learn at one rate. The surest choice for
             narrow nets and small data.
 """
 
 
 def initializer(scheme: str, layers: int) -> initializers.Initializer:
-    """The initialiser of the kernels by its name in `SCHEMES`.
+    """The initializer of the kernels by its name in `SCHEMES`.
 
-    It draws with NumPy on the host: JAX would compile a program for each of a net's shapes, seconds for a deep one.
+    It samples with NumPy on the host: JAX would compile a program for each of a net's shapes, seconds for a deep one.
 
     Args:
       scheme: the name.
@@ -51,11 +52,11 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
       ConfigError: no such scheme.
     """
     if scheme not in SCHEMES:
-        nearest = difflib.get_close_matches(scheme, SCHEMES, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise ConfigError(f"no initialisation {scheme!r}: there are {', '.join(SCHEMES)}{hint}")
+        raise ConfigError(
+            f"no initialization {scheme!r}: there are {', '.join(SCHEMES)}{did_you_mean(scheme, SCHEMES)}"
+        )
 
-    def draw(words: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(words: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(np.asarray(words).tolist())))
         window = math.prod(shape[:-2])
         fan_in, fan_out = window * shape[-2], window * shape[-1]
@@ -66,18 +67,19 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
         deviation = {"paper": 0.1, "gaussian": 0.01, "he": he}[scheme]
         return generator.standard_normal(shape, np.float32) * np.float32(deviation)
 
-    def initialise(
+    def initialize(
         key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, out_sharding=None
     ) -> jax.Array:
         del out_sharding
-        drawn = jax.ShapeDtypeStruct(shape, jnp.float32)
-        # A callback, so that shapes can be asked for without drawing and a jitted constructor works too.
-        return jax.pure_callback(lambda words: draw(words, tuple(shape)), drawn, jax.random.key_data(key)).astype(dtype)
+        result = jax.ShapeDtypeStruct(shape, jnp.float32)
+        # A callback, so that `eval_shape` samples nothing and a jitted constructor works too.
+        words = jax.random.key_data(key)
+        return jax.pure_callback(lambda words: sample(words, tuple(shape)), result, words).astype(dtype)
 
-    return initialise
+    return initialize
 
 
-def grow_from(params: dict, donor: dict) -> tuple[dict, list[str], list[str]]:
+def grow_from(params: dict, donor: dict) -> tuple[dict, list[str]]:
     """A deep net's parameters with the first four convolutions and the three FC layers of a trained shallower one.
 
     Sec. 3.1 says "the first four convolutional layers"; in Table 1 only layers of one name have one shape (A's second
@@ -85,25 +87,20 @@ def grow_from(params: dict, donor: dict) -> tuple[dict, list[str], list[str]]:
     and conv3_2.
 
     Args:
-      params: the deep net's parameters as drawn, {layer: {"kernel": ..., "bias": ...}}.
+      params: the deep net's parameters, randomly initialized, {layer: {"kernel": ..., "bias": ...}}.
       donor: the trained net's parameters, likewise.
 
     Returns:
-      The parameters, the copied layers and the drawn layers.
+      The parameters, and the names of the layers that stay randomly initialized.
 
     Raises:
       ConfigError: a layer to copy is missing in the deep net or of another shape.
     """
     convolutions = sorted(layer for layer in donor if layer.startswith("conv"))
-    copied = convolutions[:4] + ["fc6", "fc7", "fc8"]
-    for layer in copied:
-        if layer not in params:
-            raise ConfigError(f"cannot grow from this net: its {layer} has no counterpart; grow B to E from A")
-        ours, theirs = params[layer]["kernel"].shape, donor[layer]["kernel"].shape
-        if ours != theirs:
-            raise ConfigError(
-                f"cannot grow from this net: its {layer} has shape {theirs}, here it is {ours}; "
-                "both nets need the same width, crop and classes"
-            )
-    together = {layer: donor[layer] if layer in copied else params[layer] for layer in params}
-    return together, copied, [layer for layer in params if layer not in copied]
+    copied = [*convolutions[:4], *FULLY_CONNECTED]
+    here, there = ({layer: net[layer] for layer in copied if layer in net} for net in (params, donor))
+    if mismatch := match(shapes_of(here), shapes_of(there)):
+        raise ConfigError(
+            f"cannot grow from this net: {mismatch}; grow B to E from A, both of the same width, crop and classes"
+        )
+    return params | there, [layer for layer in params if layer not in there]

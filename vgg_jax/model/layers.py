@@ -1,30 +1,62 @@
-"""The layers that Flax has not: response normalisation, dropout with a key an image, borders (Sec. 2.1, 3.1, 3.2)."""
+"""The layers that Flax lacks: Winograd's convolutions, max-pooling with a gradient of its own, response normalization,
+dropout with one key per image, and borders inside a bucket (Sec. 2.1, 3.1, 3.2).
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
-from vgg_jax.model.convolution import NHWC, add_bias, convolution
+from vgg_jax.model.convolution import convolution
 
 
 class Conv(nnx.Conv):
-    """`flax.nnx.Conv` with stride 1, by `vgg_jax.model.convolution`."""
+    """`flax.nnx.Conv` with stride 1, computed by `vgg_jax.model.convolution`."""
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps (n, h, w, channels) to maps, in the layer's dtype."""
-        x, kernel, bias = self.promote_dtype((x, self.kernel[...], self.bias[...]), dtype=self.dtype)
-        return add_bias(convolution(x, kernel, (1, 1), self.padding, dimension_numbers=NHWC), bias)
+    def __call__(self, x: jax.Array, conv: str = "auto") -> jax.Array:
+        """Maps (n, h, w, channels) to maps, in the layer's dtype; `conv` is one of `CONVOLUTIONS`."""
+        arrays = self.promote_dtype((x, self.kernel[...], self.bias[...]), dtype=self.dtype)
+        return convolution(*arrays, self.padding, conv)
 
 
-def local_response_normalisation(
+@jax.custom_jvp
+def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
+    """2x2 max-pooling with stride 2; an odd last row or column is dropped (Sec. 2.1).
+
+    The gradient of a window goes to its maximum alone, of several equal ones to the first in row-major order. It is
+    written out: those of `lax.reduce_window` (a scatter) and of a maximum of slices move more memory.
+    """
+    a, b, c, d = _corners(x)
+    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+
+
+@max_pool.defjvp
+def _max_pool_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    y = max_pool(x)
+    n, h, w, c = y.shape
+    first, second, third, _ = (corner == y for corner in _corners(x))
+    winner = jnp.where(first, 0, jnp.where(second, 1, jnp.where(third, 2, 3))).astype(jnp.int8)
+    number = jnp.array([[0, 1], [2, 3]], jnp.int8).reshape(1, 1, 2, 1, 2, 1)
+    windows = dx[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c)
+    return y, jnp.where(winner[:, :, None, :, None] == number, windows, 0).sum((2, 4))
+
+
+def _corners(x):
+    """The four pixels of every window, in row-major order."""
+    h, w = (size // 2 * 2 for size in x.shape[1:3])
+    return [x[:, row:h:2, column:w:2] for row in (0, 1) for column in (0, 1)]
+
+
+def local_response_normalization(
     x: jax.Array, *, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
 ) -> jax.Array:
-    """Krizhevsky's normalisation across channels, b = a / (k + alpha * sum a^2)^beta (Krizhevsky et al. 2012, 3.3).
+    """Krizhevsky's normalization across channels, b = a / (k + alpha * sum a^2)^beta (Krizhevsky et al. 2012, 3.3).
 
-    The sum runs over `size` neighbouring channels, fewer at the ends. `alpha` is as published: Caffe's and PyTorch's
-    layers divide it by `size`, so theirs take 5e-4 for the same answer.
+    The sum runs over `size` neighboring channels, fewer at the ends. `alpha` is as published: Caffe's and PyTorch's
+    layers divide it by `size`, so theirs need 5e-4 for the same result.
 
     Args:
       x: activations, shape (..., channels).
@@ -45,7 +77,7 @@ def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
 
     Args:
       x: activations, shape (n, ...).
-      keys: one PRNG key an image, shape (n,).
+      keys: one PRNG key per image, shape (n,).
       rate: a probability in [0, 1).
     """
     if rate == 0.0:

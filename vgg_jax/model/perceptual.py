@@ -82,7 +82,7 @@ def style_distance(net: VGG, a: Images, b: Images, layers: Sequence[str] = STYLE
 
 
 def lpips(net: VGG, linear: Mapping[str, Float[Array, " c"]], a: Images, b: Images) -> Float[Array, " n"]:
-    """LPIPS, version 0.1: learned weights on the differences of normalised activations (arXiv 1801.03924, Eq. 1).
+    """LPIPS, version 0.1: learned weights on the differences of normalized activations (arXiv 1801.03924, Eq. 1).
 
     At every place the activations are scaled to length 1 over the channels; the squared difference is weighted by
     `linear`, summed over the channels, averaged over the places and summed over the layers.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import math
 
-from vgg_jax.errors import ConfigError
+from vgg_jax.errors import ConfigError, did_you_mean
 
 HIDDEN_UNITS = 4096
 """Width of the first two fully-connected layers, fc6 and fc7."""
+
+FULLY_CONNECTED = ("fc6", "fc7", "fc8")
+"""The last three layers of every net."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Spec:
     Attributes:
       name: the paper's letter.
       stages: five stages of convolutions; a 2x2 max-pool with stride 2 ends each.
-      lrn: whether local response normalisation follows the first convolution (A-LRN).
+      lrn: whether local response normalization follows the first convolution (A-LRN).
 
     >>> SPECS["E"].weight_layers, SPECS["E"].parameter_count()
     (19, 143667240)
@@ -57,39 +60,58 @@ class Spec:
     @property
     def weight_layers(self) -> int:
         """How many layers have weights, the three fully-connected ones included: 11 for A, 19 for E."""
-        return len(self.convolutions) + 3
+        return len(self.layers())
 
     @property
     def stride(self) -> int:
-        """Pixels of the image between neighbouring places of the score map."""
+        """Pixels of the image between neighboring places of the score map."""
         return 2 ** len(self.stages)
 
-    def parameter_count(
+    def layers(self, batch_norm: bool = False) -> list[str]:
+        """All layers with arrays, in order: conv1_1, bn1_1, ..., fc8.
+
+        >>> SPECS["A"].layers(batch_norm=True)[:3]
+        ['conv1_1', 'bn1_1', 'conv2_1']
+        """
+        return list(dict.fromkeys(name.split("/")[0] for name in self.parameter_shapes(batch_norm=batch_norm)))
+
+    def parameter_shapes(
         self,
         num_classes: int = 1000,
         crop: int = 224,
         width: float = 1.0,
         batch_norm: bool = False,
         hidden: int | None = None,
-    ) -> int:
-        """How many parameters the net has (Table 2), without building it.
+    ) -> dict[str, tuple[int, ...]]:
+        """The shapes of the net's arrays by their names `LAYER/ARRAY`, in order; kernels are (h, w, inputs, outputs).
 
         Args:
           num_classes: outputs of fc8.
           crop: side of the training crop in pixels; the fc6 window is crop / 32.
           width: factor on every layer's channels.
-          batch_norm: whether each convolution is followed by batch normalisation (a scale and a shift a channel).
+          batch_norm: whether each convolution is followed by batch normalization: scale and bias, and the averages mean
+            and var, which are not trained.
           hidden: units of fc6 and of fc7; by default 4096, times the width.
+
+        >>> SPECS["A"].parameter_shapes(crop=64, hidden=24)["fc6/kernel"]
+        (2, 2, 512, 24)
         """
-        count, channels = 0, 3
-        for convolution in self.convolutions.values():
-            outputs = scaled(convolution.channels, width)
-            count += convolution.size**2 * channels * outputs + outputs + (2 * outputs if batch_norm else 0)
+        hidden = hidden or scaled(HIDDEN_UNITS, width)
+        layers = [(name, row.size, scaled(row.channels, width)) for name, row in self.convolutions.items()]
+        layers += [("fc6", crop // self.stride, hidden), ("fc7", 1, hidden), ("fc8", 1, num_classes)]
+        shapes, channels = {}, 3
+        for layer, size, outputs in layers:
+            shapes |= {f"{layer}/kernel": (size, size, channels, outputs), f"{layer}/bias": (outputs,)}
+            if batch_norm and layer not in FULLY_CONNECTED:
+                norm = layer.replace("conv", "bn")
+                shapes |= {f"{norm}/{array}": (outputs,) for array in ("scale", "bias", "mean", "var")}
             channels = outputs
-        hidden, window = hidden or scaled(HIDDEN_UNITS, width), crop // self.stride
-        count += window**2 * channels * hidden + hidden
-        count += hidden * hidden + hidden
-        return count + hidden * num_classes + num_classes
+        return shapes
+
+    def parameter_count(self, *sizes, **named_sizes) -> int:
+        """How many parameters the net has (Table 2), without building it; the arguments are `parameter_shapes`'s."""
+        shapes = self.parameter_shapes(*sizes, **named_sizes)
+        return sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith(("/mean", "/var")))
 
     def multiply_adds(self, width: float = 1.0) -> float:
         """Multiplications of the convolutions for one pixel of the image, each with its addition.
@@ -97,13 +119,9 @@ class Spec:
         >>> round(SPECS["D"].multiply_adds() * 224**2 / 1e9, 2)  # published: 15.47 with the FC layers' 0.12
         15.35
         """
-        work, channels = 0.0, 3
-        for stage, convolutions in enumerate(self.stages):
-            for convolution in convolutions:
-                outputs = scaled(convolution.channels, width)
-                work += convolution.size**2 * channels * outputs / 4**stage
-                channels = outputs
-        return work
+        shapes = self.parameter_shapes(width=width)
+        places = {layer: 4.0 ** (1 - int(layer[4])) for layer in self.convolutions}  # one digit of stage: conv3_2
+        return sum(share * math.prod(shapes[f"{layer}/kernel"]) for layer, share in places.items())
 
     def receptive_field(self, layer: str | None = None) -> int:
         """Side in pixels of the square of the image that one place of `layer` sees (Sec. 2.3).
@@ -134,7 +152,7 @@ class Spec:
 
 
 def _stages(*rows: str) -> tuple[tuple[Convolution, ...], ...]:
-    """Table 1's own notation: one string a stage, `size-channels` a convolution."""
+    """Table 1's own notation: one string per stage, `size-channels` per convolution."""
     return tuple(tuple(Convolution(*map(int, entry.split("-"))) for entry in row.split()) for row in rows)
 
 
@@ -178,6 +196,4 @@ def spec_of(net: str) -> Spec:
     if name in SPECS:
         return SPECS[name]
     known = [*SPECS, *ALIASES]
-    nearest = difflib.get_close_matches(net, known, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ConfigError(f"no net {net!r}: there are {', '.join(known)}{hint}")
+    raise ConfigError(f"no net {net!r}: there are {', '.join(known)}{did_you_mean(net, known)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -10,18 +9,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from vgg_jax.errors import ConfigError
+from vgg_jax.errors import ConfigError, did_you_mean
 from vgg_jax.model import specs
-from vgg_jax.model.convolution import max_pool
+from vgg_jax.model.convolution import CONVOLUTIONS
 from vgg_jax.model.init import initializer
-from vgg_jax.model.layers import Conv, dropout, local_response_normalisation, mask_outside
+from vgg_jax.model.layers import Conv, dropout, local_response_normalization, mask_outside, max_pool
 
 IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""
 
 
 class MeanRGB(nnx.Variable):
-    """The training set's mean colour, in 0..255: not trained, part of every checkpoint."""
+    """The training set's mean color, in 0..255: not trained, part of every checkpoint."""
 
 
 class VGG(nnx.Module):
@@ -37,13 +36,15 @@ class VGG(nnx.Module):
       width: factor on the channels of every layer, 1 being the paper's.
       hidden: units of fc6 and of fc7; by default 4096, times the width.
       dropout: probability with which units of fc6 and fc7 are dropped in training.
-      batch_norm: batch normalisation after every convolution (not the paper's).
-      init: name of the initialisation (`vgg_jax.model.init.SCHEMES`).
+      batch_norm: batch normalization after every convolution (not the paper's).
+      init: name of the initialization (`vgg_jax.model.init.SCHEMES`).
       mean_rgb: what is subtracted from every pixel, in 0..255.
       classes: names of the classes, where they are known.
       dtype: the dtype of the computation; parameters and scores are float32.
       remat: compute each stage again in the backward pass instead of keeping its activations.
-      rngs: the stream `params` draws the weights.
+      conv: how convolutions are computed, "lax", "winograd", or by backend and dtype "auto"
+        (`vgg_jax.model.convolution`). `jax.jvp` takes "lax".
+      rngs: the stream `params` initializes the weights.
 
     Raises:
       ConfigError: an argument is out of range; the message names it.
@@ -68,6 +69,7 @@ class VGG(nnx.Module):
         classes: Sequence[str] = (),
         dtype: jnp.dtype = jnp.float32,
         remat: bool = False,
+        conv: str = "auto",
         rngs: nnx.Rngs,
     ):
         self.spec = specs.spec_of(net)
@@ -84,32 +86,26 @@ class VGG(nnx.Module):
         if classes and len(classes) != num_classes:
             raise ConfigError(f"classes has {len(classes)} names for num_classes={num_classes}")
         if len(mean_rgb) != 3:
-            raise ConfigError(f"mean_rgb={tuple(mean_rgb)}: the mean colour has three components")
-        self.crop, self.width, self.dropout, self.remat = crop, width, dropout, remat
+            raise ConfigError(f"mean_rgb={tuple(mean_rgb)}: the mean color has three components")
+        if conv not in CONVOLUTIONS:
+            raise ConfigError(f"conv={conv!r}: there are {', '.join(CONVOLUTIONS)}{did_you_mean(conv, CONVOLUTIONS)}")
+        self.crop, self.width, self.dropout, self.remat, self.conv = crop, width, dropout, remat, conv
         self.num_classes, self.batch_norm, self.dtype = num_classes, batch_norm, jnp.dtype(dtype)
         self.hidden = hidden or specs.scaled(specs.HIDDEN_UNITS, width)
         self.classes = tuple(classes)
         self.mean_rgb = MeanRGB(jnp.asarray(mean_rgb, jnp.float32))
 
         kernel_init = initializer(init, self.spec.weight_layers)
-
-        def layer(inputs: int, outputs: int, size: int, padding: str) -> Conv:
-            return Conv(
-                inputs, outputs, (size, size), padding=padding, dtype=self.dtype, kernel_init=kernel_init, rngs=rngs
-            )
-
-        channels = 3
-        for name, row in self.spec.convolutions.items():
-            outputs = specs.scaled(row.channels, width)
-            setattr(self, name, layer(channels, outputs, row.size, "SAME"))
-            if batch_norm:
+        shapes = self.spec.parameter_shapes(num_classes, crop, width, batch_norm, self.hidden)
+        for name, shape in shapes.items():
+            layer, array = name.split("/")
+            if array == "kernel":
+                padding = "VALID" if layer in specs.FULLY_CONNECTED else "SAME"
+                options = {"padding": padding, "dtype": self.dtype, "kernel_init": kernel_init}
+                setattr(self, layer, Conv(*shape[2:], shape[:2], **options, rngs=rngs))
+            elif array == "scale":
                 # epsilon and momentum of the published _bn weights.
-                norm = nnx.BatchNorm(outputs, momentum=0.9, epsilon=1e-5, dtype=self.dtype, rngs=rngs)
-                setattr(self, _norm_name(name), norm)
-            channels = outputs
-        self.fc6 = layer(channels, self.hidden, crop // self.spec.stride, "VALID")
-        self.fc7 = layer(self.hidden, self.hidden, 1, "VALID")
-        self.fc8 = layer(self.hidden, num_classes, 1, "VALID")
+                setattr(self, layer, nnx.BatchNorm(*shape, momentum=0.9, epsilon=1e-5, dtype=self.dtype, rngs=rngs))
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -140,8 +136,8 @@ class VGG(nnx.Module):
             of one bucket; what lies beyond an image then has no influence on it, and all its activations are those of
             the image alone, with zeros beyond them.
           taps: names of activations to return as well; `fc6` is before its ReLU, `relu6` after it.
-          keys: one PRNG key an image. With them the net is in training: dropout draws from them and batch
-            normalisation uses the batch (and updates its averages). Without them it is deterministic.
+          keys: one PRNG key per image. With them the net is in training: dropout draws from them and batch
+            normalization uses the batch (and updates its averages). Without them it is deterministic.
 
         Returns:
           float32 scores before the soft-max; with `taps` a pair of them and {name: activation}.
@@ -255,7 +251,7 @@ class VGG(nnx.Module):
         """
         for number in range(1, len(self.spec.stages[stage - 1]) + 1):
             name = f"{stage}_{number}"
-            x = getattr(self, f"conv{name}")(mask_outside(x, sizes))
+            x = getattr(self, f"conv{name}")(mask_outside(x, sizes), self.conv)
             yield f"conv{name}", x, sizes
             if self.batch_norm:
                 x = getattr(self, f"bn{name}")(x, use_running_average=not training)
@@ -263,7 +259,7 @@ class VGG(nnx.Module):
             x = jax.nn.relu(x)
             yield f"relu{name}", x, sizes
             if self.spec.lrn and stage == number == 1:
-                x = local_response_normalisation(x)
+                x = local_response_normalization(x)
                 yield "norm1", x, sizes
         # An odd border has no place in the pool's output, and half a window in the bucket's.
         yield f"pool{stage}", max_pool(x), None if sizes is None else sizes >> 1
@@ -280,31 +276,23 @@ class VGG(nnx.Module):
             return x
 
         for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
-            x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x))))
+            x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x, self.conv))))
             if keys is not None:
                 x = dropout(
                     x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
                 )
-        return seen("fc8", mask_outside(self.fc8(x), sizes)).astype(jnp.float32), tapped
+        return seen("fc8", mask_outside(self.fc8(x, self.conv), sizes)).astype(jnp.float32), tapped
 
     def _check(self, images: Array, taps: Sequence[str]) -> None:
         if images.ndim != 4 or images.shape[-1] != 3:
             raise ConfigError(f"images of shape {images.shape}: expected (n, h, w, 3), RGB in 0..255")
         for tap in taps:
             if tap not in self.activations:
-                nearest = difflib.get_close_matches(tap, self.activations, n=1)
-                hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-                raise ConfigError(
-                    f"no activation {tap!r} in net {self.spec.name}: it has {', '.join(self.activations)}{hint}"
-                )
+                known = ", ".join(self.activations) + did_you_mean(tap, self.activations)
+                raise ConfigError(f"no activation {tap!r} in net {self.spec.name}: it has {known}")
 
 
 def _check_sides(images: Array, smallest: int, reason: str) -> None:
     height, width = images.shape[1:3]
     if height < smallest or width < smallest:
         raise ConfigError(f"images of {height} x {width} pixels are smaller than {reason}, {smallest}: rescale them")
-
-
-def _norm_name(convolution_name: str) -> str:
-    """The batch normalisation that follows a convolution: conv1_1 -> bn1_1."""
-    return "bn" + convolution_name.removeprefix("conv")
