@@ -6,7 +6,7 @@ Both libraries get their best: on the CPU float32, all cores and, in PyTorch, ch
 PyTorch, channels_last, autocast and torch.compile. A training step is the loss, its gradients and the update with
 momentum and weight decay, without dropout. Each library has a process of its own, set up as its user finds it (vgg_jax
 as its commands do), and they take turns, so that a busy machine slows both alike. A ratio above 1 says that vgg_jax is
-the faster by that factor: it is the median of the ratios of neighbouring runs. On a GPU whose peak is known its share
+the faster by that factor: it is the median of the ratios of neighboring runs. On a GPU whose peak is known its share
 is printed too.
 """
 
@@ -88,7 +88,7 @@ def worker(name: str, net: str, batch: int) -> Iterator[Callable[[str], float]]:
 
 
 def work(name: str, net: str, batch: int) -> None:
-    """What a worker does: a task a line, until there are no more."""
+    """What a worker does: one task per line, until there are no more."""
     on_gpu = torch.cuda.is_available()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, CROP, CROP, 3), np.uint8)
@@ -112,8 +112,8 @@ def ours_of(net: str, images: np.ndarray, labels: np.ndarray, on_gpu: bool) -> d
     optimizer = krizhevsky_momentum(MOMENTUM, DECAY)
     graphdef, state = new_state(module, (), optimizer)
     update = make_train_step(graphdef, classification_loss, optimizer, lambda x, keys: x.astype(jnp.float32), seed=0)
-    update = jax.jit(update, donate_argnums=0)
-    forward = jax.jit(lambda trainable, rest, images: nnx.merge(graphdef, trainable, rest)(images))
+    update = compiler.jit(update, donate_argnums=0)
+    forward = compiler.jit(lambda trainable, rest, images: nnx.merge(graphdef, trainable, rest)(images))
     batch = jax.device_put({"image": images, "label": labels, "mask": np.ones(len(labels), np.float32)})
 
     def train():

@@ -7,10 +7,6 @@
 138357544
 """
 
-from vgg_jax import compiler
-
-compiler.set_flags()  # before JAX's back end starts
-
 from vgg_jax.commands.predict import class_score_map
 from vgg_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from vgg_jax.inference.features import features

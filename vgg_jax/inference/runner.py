@@ -52,8 +52,7 @@ class Runner(abc.ABC):
         pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * _batch_pixels()
         self.batcher = Batcher(pixels, self._mesh.size, smallest)
         self.use(nnx.state(net))
-        compiler_options = compiler.QUICK_COMPILATION if jax.default_backend() == "cpu" else None
-        jit = functools.partial(jax.jit, static_argnames="flip", compiler_options=compiler_options)
+        jit = functools.partial(compiler.jit, quick=True, static_argnames="flip")
         graphdef = nnx.graphdef(net)
         self._programs = {name: jit(functools.partial(function, graphdef)) for name, function in functions.items()}
 

@@ -29,7 +29,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vgg_jax import sharding
+from vgg_jax import compiler, sharding
 from vgg_jax.data.batch_stream import BatchStream, Requests, process_slice
 from vgg_jax.data.source import Source
 from vgg_jax.data.statistics import ColorStatistics
@@ -144,7 +144,7 @@ class Views:
         """Fills the folder: all views of all images from the `first` view on, a few at a time on all devices."""
         graphdef, state = nnx.split(net)
 
-        @jax.jit
+        @compiler.jit
         def convolved(state, batch):
             pixels = self._augmented(batch["image"], batch["index"], batch["view"])
             pool5 = nnx.merge(graphdef, state).activations_of(pixels, ["pool5"])["pool5"].astype(jnp.float32)

@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vgg_jax import sharding
+from vgg_jax import compiler, sharding
 from vgg_jax.checkpoint import Checkpoints, new_network
 from vgg_jax.config import validate
 from vgg_jax.data.source import Source
@@ -162,7 +162,7 @@ class Run:
             seed=config.seed,
             microbatches=config.train.microbatches,
         )
-        self.update = jax.jit(update, donate_argnums=0)
+        self.update = compiler.jit(update, donate_argnums=0)
         self.evaluate = task.evaluator(self.graphdef)
 
     def until_done(self) -> dict[str, float]:

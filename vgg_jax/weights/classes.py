@@ -30,10 +30,10 @@ def imagenet() -> tuple[str, ...]:
     return tuple(f"{wnid} {name}" for wnid, name in table)
 
 
-def labelled(name: str) -> str:
+def labeled(name: str) -> str:
     """A class's label, from its WordNet id or a line that begins with one; other names stay as they are.
 
-    >>> labelled("n01440764"), labelled("n01440764 tench, Tinca tinca"), labelled("goose")
+    >>> labeled("n01440764"), labeled("n01440764 tench, Tinca tinca"), labeled("goose")
     ('n01440764 tench', 'n01440764 tench', 'goose')
     """
     return _labels().get(name.split(" ")[0], name)
@@ -61,7 +61,7 @@ def order(choice: str | Path, carried: tuple[str, ...], source: str) -> tuple[st
         lines = Path(choice).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"class_order={str(choice)!r} cannot be read: {error}") from error
-    return tuple(labelled(line.strip()) for line in lines if line.strip())
+    return tuple(labeled(line.strip()) for line in lines if line.strip())
 
 
 def sorted_columns(labels: tuple[str, ...], num_classes: int, source: str) -> np.ndarray:

@@ -23,7 +23,7 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
     """Saves a network as safetensors with torchvision's names and shapes, `features.0.weight` and so on.
 
     The saved network is fed as torchvision's are, RGB in [0, 1] through `Normalize(mean, std)`: `std` is torchvision's
-    (0.229, 0.224, 0.225), `mean` the network's own colour / 255, which is torchvision's (0.485, 0.456, 0.406) only if
+    (0.229, 0.224, 0.225), `mean` the network's own color / 255, which is torchvision's (0.485, 0.456, 0.406) only if
     its weights came from there. Both are returned, and stated with the classes in the file's metadata under "vgg_jax";
     `vgg_jax.load` reads them. Folding another mean into the bias would be wrong at the image's border.
 
@@ -34,7 +34,7 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
     width 1 and 4096 hidden units; for others make the layers of the same sizes yourself.
 
     Args:
-      net: one of A, B, D, E, with batch normalisation or without.
+      net: one of A, B, D, E, with batch normalization or without.
       path: of the file.
 
     Returns:
@@ -59,7 +59,7 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
             array = array.transpose(3, 2, 0, 1).reshape(shape)
         tensors[theirs] = np.ascontiguousarray(array, np.float32)
     fed = {
-        "mean": tuple(float(colour) / 255 for colour in net.mean_rgb[...]),
+        "mean": tuple(float(color) / 255 for color in net.mean_rgb[...]),
         "std": tuple(deviation / 255 for deviation in std),
     }
     stated = {"net": net.spec.name, **fed, "classes": net.classes, "input": "RGB in [0, 1], then (input - mean) / std"}

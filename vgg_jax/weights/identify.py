@@ -57,7 +57,7 @@ class Architecture:
     faults: tuple[str, ...]
 
     def __str__(self) -> str:
-        norm = " with batch normalisation" if self.batch_norm else ""
+        norm = " with batch normalization" if self.batch_norm else ""
         return (
             f"net {self.spec.name}{norm}, width {self.width:g}, {self.hidden} hidden units, "
             f"{self.num_classes} classes, crop {self.crop}"

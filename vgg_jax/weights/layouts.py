@@ -23,10 +23,10 @@ class Layout:
     A layout is written as its axes, flattened ones in brackets: `o(ihw)` is a matrix (outputs, inputs * h * w).
 
     Attributes:
-      names: a net's tensors, {our name: their name}, for its spec and whether it has batch normalisation.
+      names: a net's tensors, {our name: their name}, for its spec and whether it has batch normalization.
       convolution: the layout of the convolutions' kernels.
       dense: the layouts fc6, fc7 and fc8 may have; the file's rank chooses.
-      batch_norm: whether there are such files of nets with batch normalisation.
+      batch_norm: whether there are such files of nets with batch normalization.
     """
 
     names: Callable[[specs.Spec, bool], dict[str, str]]

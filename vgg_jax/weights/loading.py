@@ -1,6 +1,6 @@
 """Published weights, whatever their format, as a network on plain RGB in 0..255 that answers as the original does.
 
-A file is recognised by its content, read without executing anything, held against the paper's networks (`audit`), its
+A file is recognized by its content, read without executing anything, held against the paper's networks (`audit`), its
 preprocessing folded in (`preprocessing`) and its classes named (`classes`).
 """
 
@@ -106,11 +106,11 @@ def load(
 ) -> VGG:
     """A network with published weights, or those of a run, on plain RGB images in 0..255.
 
-    It answers as the original does on what the original is fed: whatever that is, is folded into the mean colour and
+    It answers as the original does on what the original is fed: whatever that is, is folded into the mean color and
     conv1_1. What was loaded and what was drawn is logged; `vgg_jax.weights.read` returns it.
 
     Args:
-      source: a file or a folder, recognised by its content: a state dict of torchvision or timm (`.pth`, safetensors),
+      source: a file or a folder, recognized by its content: a state dict of torchvision or timm (`.pth`, safetensors),
         Keras's `.h5`, `.weights.h5` and `.keras`, a `.caffemodel`, MatConvNet's `.mat`, an `.npz` by layer name, a run
         of this package. Or the name of a repository on the Hugging Face hub, `timm/vgg16.tv_in1k`.
       net: the paper's letter or an alias, where the file cannot tell: for A-LRN, or a few convolutions alone.
@@ -125,7 +125,7 @@ def load(
       seed: of the layers drawn.
 
     Returns:
-      The network, its crop, classes and mean colour set. `net.classes` says the order of its classes, `()` if unknown.
+      The network, its crop, classes and mean color set. `net.classes` says the order of its classes, `()` if unknown.
 
     Raises:
       CheckpointError: there is no such file or repository; it is of no known format, damaged, hostile or of another
@@ -202,7 +202,7 @@ def read(
 
 def _contents(path: Path) -> RawCheckpoint:
     """What is in a file or a folder."""
-    reader, kind = _recognised(path)
+    reader, kind = _recognized(path)
     try:
         return reader(path)
     except CheckpointError:
@@ -214,7 +214,7 @@ def _contents(path: Path) -> RawCheckpoint:
         ) from error
 
 
-def _recognised(path: Path) -> tuple[Reader, str]:
+def _recognized(path: Path) -> tuple[Reader, str]:
     """The reader of a file, by its first bytes or its members, and its format's name."""
     if path.is_dir():
         if (path / hub.FILE).is_file():
@@ -228,7 +228,7 @@ def _recognised(path: Path) -> tuple[Reader, str]:
     with path.open("rb") as file:
         head = file.read(128)
     if head[:4] == b"PK\x03\x04":
-        return _recognised_archive(path)
+        return _recognized_archive(path)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return keras.read, "HDF5"
     if head.startswith(b"MATLAB 5.0 MAT-file"):
@@ -250,7 +250,7 @@ _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How files of torch.save began until 2020, some of torchvision's among them."""
 
 
-def _recognised_archive(path: Path) -> tuple[Reader, str]:
+def _recognized_archive(path: Path) -> tuple[Reader, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()

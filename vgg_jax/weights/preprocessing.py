@@ -1,6 +1,6 @@
-"""One input convention: any published preprocessing, folded into the mean colour and conv1_1 (Sec. 2.1).
+"""One input convention: any published preprocessing, folded into the mean color and conv1_1 (Sec. 2.1).
 
-A mean/std net computes conv((x / 255 - m) / s) = conv((x - 255 m) / (255 s)), so the mean colour is 255 m and conv1_1's
+A mean/std net computes conv((x / 255 - m) / s) = conv((x - 255 m) / (255 s)), so the mean color is 255 m and conv1_1's
 kernel is divided by 255 s for each input channel. The zero padding stands after the subtraction in both, so the fold is
 exact at the borders too; folding the mean into the bias would not be. A BGR net has conv1_1's input channels swapped.
 """

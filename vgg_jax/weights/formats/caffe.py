@@ -1,4 +1,4 @@
-"""Caffe's `.caffemodel`, the form of the paper's own release: BGR, less a mean colour that is not in the file.
+"""Caffe's `.caffemodel`, the form of the paper's own release: BGR, less a mean color that is not in the file.
 
 It is one protocol-buffer message. Of its public schema (BVLC/caffe, caffe.proto) four messages and ten fields matter;
 they are read off the wire, where a length can be checked before it is believed and floats are not copied.

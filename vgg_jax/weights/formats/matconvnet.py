@@ -1,4 +1,4 @@
-"""MatConvNet's `.mat`: the VGG team's own conversion, RGB, with the mean colour and the classes in the file.
+"""MatConvNet's `.mat`: the VGG team's own conversion, RGB, with the mean color and the classes in the file.
 
 Layers are named as the paper names them, their kernels (h, w, i, o), those of fc6 to fc8 too. Until 2015 a layer had
 `filters` and `biases` and the file `normalization` and `classes`; later `weights`, and both below `meta`.
@@ -44,13 +44,13 @@ def read(path: Path) -> RawCheckpoint:
             tensors[name] = array.ravel() if role == "bias" else array.reshape(array.shape + (1,) * (4 - array.ndim))
     meta = net["meta"] if isinstance(net.get("meta"), dict) else net
     contents = RawCheckpoint("MatConvNet", tensors, OURS, None, classes=_classes(meta.get("classes")))
-    colours = _average(meta.get("normalization"))
-    if colours is not None:
-        mean = tuple(colours.mean(0))
-        if np.ptp(colours, axis=0).max() < 1e-3:  # of 255
+    colors = _average(meta.get("normalization"))
+    if colors is not None:
+        mean = tuple(colors.mean(0))
+        if np.ptp(colors, axis=0).max() < 1e-3:  # of 255
             contents.preprocessing = Preprocessing(mean)
         else:
-            contents.because = f"subtracts an image, our networks a colour; the mean of the image is {mean}"
+            contents.because = f"subtracts an image, our networks a color; the mean of the image is {mean}"
     return contents
 
 
@@ -62,7 +62,7 @@ def _weights(layer: dict[str, Any]) -> list[Any]:
 
 
 def _average(normalization: Any) -> np.ndarray | None:
-    """The colours, (n, 3), of the image that is subtracted; None if there is none."""
+    """The colors, (n, 3), of the image that is subtracted; None if there is none."""
     average = normalization.get("averageImage") if isinstance(normalization, dict) else None
     if not isinstance(average, np.ndarray) or not average.size or average.size % 3:
         return None
@@ -75,4 +75,4 @@ def _classes(classes: Any) -> tuple[str, ...]:
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return ()
-    return tuple(map(class_names.labelled, names))
+    return tuple(map(class_names.labeled, names))

@@ -1,6 +1,6 @@
 """torchvision's state dicts, `.pth`, and timm's: tables of names and the reader, which executes nothing.
 
-torchvision counts every module of `features`, the ReLUs, pools and batch normalisations too; its fc6 is a matrix over
+torchvision counts every module of `features`, the ReLUs, pools and batch normalizations too; its fc6 is a matrix over
 the flattened (channels, h, w). timm has fc6 and fc7 as convolutions `pre_logits.fc1` and `.fc2`, and fc8 as a matrix.
 """
 
@@ -42,7 +42,7 @@ TIMM = Layout(timm_names, convolution="oihw", dense=("oihw", "o(ihw)"))
 def contents_of(tensors: dict[str, np.ndarray], kind: str) -> RawCheckpoint:
     """A state dict of torchvision's or timm's.
 
-    The counter of batch normalisation's batches is dropped. A classifier that is NaN throughout counts as absent: so
+    The counter of batch normalization's batches is dropped. A classifier that is NaN throughout counts as absent: so
     does torchvision publish the convolutions trained with the paper's preprocessing, IMAGENET1K_FEATURES.
     """
     tensors = {
