@@ -188,7 +188,7 @@ def test_fine_tuning_takes_all_layers_and_draws_fc8_only_for_other_classes(confi
 def test_fine_tuning_refuses_another_network(config):
     donor = layers(config)
     config.model.net = "B"
-    with pytest.raises(ConfigError, match="config.init.from_run='runs/x' is another network: conv1_2 is missing there"):
+    with pytest.raises(ConfigError, match="config.init.from_run='runs/x' is another network: missing conv1_2/"):
         finetune_from(layers(config), donor, "runs/x")
 
 
@@ -202,4 +202,4 @@ def test_a_run_begins_from_another_with_its_mean(tmp_path, config, caplog):
     np.testing.assert_array_equal(net.mean_rgb[...], original.mean_rgb[...])
     np.testing.assert_array_equal(net.conv5_2.kernel[...], original.conv5_2.kernel[...])
     assert net.fc8.kernel.shape[-1] == 4
-    assert "copied conv1_1, conv2_1" in caplog.text and "drawn (glorot) fc8" in caplog.text
+    assert "copied conv1_1, conv2_1" in caplog.text and "randomly initialized (glorot) fc8" in caplog.text

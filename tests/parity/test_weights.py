@@ -200,6 +200,6 @@ def test_kerass_convolutions_alone(tmp_path, crops, applications):
     expected = model.predict(applications.vgg16.preprocess_input(crops.astype(np.float32)), verbose=0)
     model.save_weights(tmp_path / "a.weights.h5")
     weights = read(tmp_path / "a.weights.h5", partial=True, num_classes=2, hidden=8)
-    assert weights.drawn == ("fc6", "fc7", "fc8")
+    assert weights.absent == ("fc6", "fc7", "fc8")
     _, tapped = weights.network()(crops, taps=("pool5",))
     agree(np.asarray(tapped["pool5"]), expected)

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.weights.originals import FED, answer, original, state_dict
-from tests.weights.test_hostile import Payload, mutated
+from tests.weights.originals import FED, Payload, answer, mutated, original, state_dict
 from vgg_jax import CheckpointError, UserError
 from vgg_jax.weights import load, read
 

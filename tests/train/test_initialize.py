@@ -1,4 +1,4 @@
-"""A run that begins from published weights: what is copied, what is drawn, what is refused."""
+"""A run that begins from published weights: what is copied, what stays random, what is refused."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +58,7 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize(
-    ("changes", "classes", "drawn"),
+    ("changes", "classes", "random"),
     [
         ({}, 10, []),
         ({}, 4, ["fc8"]),
@@ -68,22 +68,22 @@ def equal(a, b):
         ({"keep": lambda layer: layer != "fc7"}, 10, ["fc7", "fc8"]),
     ],
 )
-def test_layers_are_the_files_up_to_the_first_that_does_not_fit(config, published, caplog, changes, classes, drawn):
+def test_layers_are_the_files_up_to_the_first_that_does_not_fit(config, published, caplog, changes, classes, random):
     path, there = published(**changes)
     with caplog.at_level("INFO", logger="vgg_jax"):
         net, here, fresh = begun(config, path, classes)
-    copied = [layer for layer in [*CONVOLUTIONS, "fc6", "fc7", "fc8"] if layer not in drawn]
+    copied = [layer for layer in [*CONVOLUTIONS, "fc6", "fc7", "fc8"] if layer not in random]
     for layer in copied:
         assert equal(here[layer], there[layer]), layer
         assert not equal(here[layer], fresh[layer]), layer
-    for layer in drawn:
+    for layer in random:
         assert equal(here[layer], fresh[layer]), layer
-    assert f"copied {', '.join(copied)}; drawn (glorot) {', '.join(drawn) or 'none'}" in caplog.text
+    assert f"copied {', '.join(copied)}; randomly initialized (glorot) {', '.join(random) or 'none'}" in caplog.text
     np.testing.assert_array_equal(here["mean_rgb"], np.float32(PREPROCESSING["rgb"].mean_rgb))
     assert net.num_classes == classes
 
 
-def test_batch_normalisation_comes_along(config, published):
+def test_batch_normalization_comes_along(config, published):
     config.model.batch_norm = True
     path, there = published()
     _, here, _ = begun(config, path)
@@ -130,9 +130,9 @@ def test_a_file_that_is_none_or_lacks_convolutions_is_refused(config, published,
             initialize(config, 10, MEAN, jnp.float32)
 
 
-def test_frozen_layers_that_were_drawn_are_warned_of(config, published, caplog):
+def test_frozen_layers_that_are_random_are_warned_of(config, published, caplog):
     config.train.freeze = ("conv1", "fc6")
     path, _ = published(keep=lambda layer: layer.startswith("conv"))
     config.init.weights = str(path)
     initialize(config, 10, MEAN, jnp.float32)
-    assert "frozen as they were drawn, at random: fc6;" in caplog.text
+    assert "frozen as they were randomly initialized: fc6;" in caplog.text

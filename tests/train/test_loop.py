@@ -172,7 +172,10 @@ def test_growing_and_fine_tuning_from_runs(config, tmp_path, caplog):
     config.model.net, config.init.grow_from = "B", str(tmp_path / "A")
     with caplog.at_level("INFO", logger="vgg_jax"):
         train(config, tmp_path / "B")
-    assert "copied conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8; drawn (he) conv1_2, conv2_2" in caplog.text
+    assert (
+        "copied conv1_1, conv2_1, conv3_1, conv3_2, fc6, fc7, fc8; randomly initialized (he) conv1_2, conv2_2"
+        in caplog.text
+    )
     config.init.grow_from, config.init.from_run = "", str(tmp_path / "B")
     config.data.scale, config.train.learning_rate = (40, 48), 1e-3
     config.train.freeze = ("conv1", "conv2")

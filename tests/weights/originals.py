@@ -4,6 +4,7 @@ Nothing here imports `vgg_jax.weights`: names and layouts are typed from the for
 """
 
 import json
+import os
 import struct
 import zipfile
 
@@ -12,7 +13,7 @@ import numpy as np
 import scipy.io
 from safetensors.numpy import save_file
 
-from tests.model.test_vgg import convolved
+from tests.oracles import convolved
 
 WIDTH, CROP, HIDDEN, CLASSES = 1 / 16, 64, 24, 7
 TABLE = {
@@ -31,7 +32,7 @@ FED = {
     "caffe": lambda rgb: rgb[..., ::-1] - BGR_MEAN,
     "rgb": lambda rgb: rgb - BGR_MEAN[::-1],
 }
-"""What the original is fed, as its documentation says it."""
+"""What the original is fed, as its documentation has it."""
 
 
 def convolutions(net):
@@ -297,3 +298,36 @@ WRITERS = {
 
 def mat_header():
     return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
+
+
+class Payload:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def mutated(data, random):
+    """One damage to a file: cut, overwritten, a byte or a block of its own elsewhere, mostly where its structure is."""
+    data = bytearray(data)
+    kind = random.randrange(5)
+    size = len(data)
+    place = random.choice(
+        (random.randrange(min(size, 3000)), random.randrange(size), size - 1 - random.randrange(min(size, 2000)))
+    )
+    if kind == 0:
+        return bytes(data[:place])
+    if kind == 1:
+        data[place : place + random.randrange(1, 9)] = random.randbytes(random.randrange(1, 9))
+    elif kind == 2:
+        data[place : place + 4] = random.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\0\x80", b"\xff\xff\xff\x7f"))
+    elif kind == 3:
+        for _ in range(random.randrange(1, 30)):
+            data[random.randrange(min(size, 3000))] ^= 1 << random.randrange(8)
+    else:
+        other = random.randrange(size)
+        data[place : place + 64] = data[other : other + 64]
+    return bytes(data)

@@ -33,7 +33,7 @@ def test_a_file_answers_as_its_original(kind, net, written, images):
 
 
 @pytest.mark.parametrize("kind", ["torchvision", "timm", "npz"])
-def test_batch_normalisation_comes_with_its_averages(kind, written, images):
+def test_batch_normalization_comes_with_its_averages(kind, written, images):
     loaded = load(written(kind, "A", batch_norm=True))
     assert loaded.batch_norm
     agree(loaded(images), answer("A", original("A", True), FED["torchvision"](np.float64(images))))
@@ -107,6 +107,15 @@ def test_the_preprocessing_can_be_stated(tmp_path, images, written):
     agree(load(written("caffe", "A"), preprocessing="rgb")(images), expected)
 
 
+def test_a_safetensors_file_may_begin_as_a_pickle_does(tmp_path):
+    """It begins with the length of its header, in steps of 8 bytes."""
+    for length in range(0, 256, 8):
+        save_file(originals.state_dict("A", original("A")), tmp_path / "net", metadata={"remark": "x" * length})
+        if (tmp_path / "net").read_bytes()[0] == 0x80:
+            break
+    assert (tmp_path / "net").read_bytes()[0] == 0x80 and load(tmp_path / "net").spec.name == "A"
+
+
 def test_timms_config_beside_the_file_states_the_preprocessing(tmp_path, images):
     weights = original("A")
     originals.write_timm(tmp_path / "model.safetensors", "A", weights)
@@ -144,25 +153,24 @@ def only_convolutions(weights):
 
 
 @pytest.mark.parametrize("kind", ["keras legacy", "keras 3", "npz"])
-def test_convolutions_alone_are_loaded_and_the_head_is_drawn(kind, written, images, caplog):
+def test_convolutions_alone_are_loaded_and_the_head_is_random(kind, written, images, caplog):
     path = written(kind, "D", only_convolutions)
     with pytest.raises(
-        CheckpointError, match=r"missing .*predictions/bias|dense|fc8.*partial=True draws .* fc6, fc7, fc8"
+        CheckpointError, match=r"missing .*predictions/bias|dense|fc8.*partial=True initializes .* fc6, fc7, fc8"
     ):
         load(path)
     weights = read(path, partial=True, num_classes=5, hidden=12, crop=32)
-    assert weights.drawn == ("fc6", "fc7", "fc8")
+    assert weights.absent == ("fc6", "fc7", "fc8")
     assert list(weights.layers) == [f"conv{name}" for name in originals.convolutions("D")]
     with caplog.at_level(logging.INFO, "vgg_jax.weights"):
         net = load(path, partial=True, num_classes=5, hidden=12, crop=32, seed=1)
-    assert "loaded conv1_1," in caplog.text and "to draw: fc6, fc7, fc8" in caplog.text
+    assert "loaded conv1_1," in caplog.text and "randomly initialized: fc6, fc7, fc8" in caplog.text
     assert net.fc6.kernel.shape == (1, 1, 32, 12) and net(images).shape == (2, 2, 3, 5)
     same, other = weights.network(seed=1), weights.network(seed=2)
     np.testing.assert_array_equal(net.fc6.kernel[...], same.fc6.kernel[...])
     assert np.any(net.fc6.kernel[...] != other.fc6.kernel[...])
     np.testing.assert_array_equal(net.conv1_2.kernel[...], original("D")["conv1_2/kernel"])
-    drawn = np.asarray(net.fc6.kernel[...])
-    assert drawn.std() == pytest.approx(np.sqrt(2 / 32) / 256 ** (1 / 16), rel=0.2)  # He et al.
+    assert np.std(net.fc6.kernel[...]) == pytest.approx(np.sqrt(2 / 32) / 256 ** (1 / 16), rel=0.2)  # He et al.
     default = read(path, partial=True)
     assert (default.num_classes, default.hidden, default.crop) == (1000, 256, 224)
 

@@ -44,7 +44,7 @@ def test_every_missing_unexpected_and_mis_shaped_tensor_is_named_at_once(tmp_pat
     assert "missing features.2.bias" in reported and "classifier.6" not in reported
 
 
-def test_a_net_of_another_depth_than_asked_for_is_told_from_it(tmp_path):
+def test_a_net_of_another_depth_than_asked_for_is_refused(tmp_path):
     save_file(state_dict("D", original("D")), tmp_path / "net")
     reported = refusal(tmp_path / "net", net="vgg19")
     assert "nearest to net E" in reported and "missing features.34.weight (conv5_4/kernel)" in reported
@@ -58,7 +58,7 @@ def test_a_transposed_head_is_mis_shaped(written):
     assert "classifier.6.weight (fc8/kernel) is (24, 7), expected (24, 24)" in reported
 
 
-def test_another_network_is_told_so(tmp_path):
+def test_another_network_is_refused(tmp_path):
     save_file({f"layer{n}.weight": np.zeros(3, np.float32) for n in range(9)}, tmp_path / "net")
     reported = refusal(tmp_path / "net")
     assert (
@@ -101,7 +101,7 @@ def test_negative_variances_are_named(tmp_path):
     assert "features.1.running_var (bn1_1/var) has negative variances" in refusal(tmp_path / "net")
 
 
-def test_what_is_no_file_of_weights_is_told_what_would_be(tmp_path):
+def test_what_is_no_file_of_weights_is_refused_with_what_would_be(tmp_path):
     assert "no such file or folder" in refusal(tmp_path / "absent.pth")
     assert "holds no complete checkpoint" in refusal(tmp_path)
     (tmp_path / "photo").write_bytes(b"\xff\xd8\xff\xe0 JFIF")
@@ -116,7 +116,7 @@ def test_what_is_no_file_of_weights_is_told_what_would_be(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in originals.WRITERS if kind != "keras archive"])
-def test_a_file_that_is_cut_short_is_told_so(kind, written):
+def test_a_file_that_is_cut_short_is_refused(kind, written):
     path = written(kind, "D")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
@@ -146,7 +146,7 @@ def test_an_npz_states_its_mean_with_its_deviation(tmp_path):
     assert load(tmp_path / "net").classes == tuple("abcdefg")
 
 
-def test_average_images_that_are_no_colour_and_dags_are_refused(tmp_path):
+def test_average_images_that_are_no_color_and_dags_are_refused(tmp_path):
     layers = originals.matlab_layers("A", original("A"), False)
     image = np.random.default_rng(0).uniform(90, 130, (8, 8, 3))
 
@@ -156,7 +156,7 @@ def test_average_images_that_are_no_colour_and_dags_are_refused(tmp_path):
         (tmp_path / "net").write_bytes(stream.getvalue())
 
     save({"net": {"layers": layers, "normalization": {"averageImage": image}}})
-    with pytest.raises(ConfigError, match="net subtracts an image, our networks a colour; the mean .* preprocessing="):
+    with pytest.raises(ConfigError, match="net subtracts an image, our networks a color; the mean .* preprocessing="):
         load(tmp_path / "net")
     assert load(tmp_path / "net", preprocessing="rgb").spec.name == "A"
     save({"net": {"layers": {"name": "conv1"}, "params": {"name": "x"}, "vars": {"name": "y"}}})

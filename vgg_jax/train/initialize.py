@@ -1,24 +1,22 @@
-"""How a run begins: drawn, grown from a shallower net, or fine-tuned from a run or published weights (Sec. 3.1)."""
+"""The network of step 0: random, grown from a shallower one, or fine-tuned from a run or a published net (Sec. 3.1)."""
 
 from __future__ import annotations
 
+import itertools
 import logging
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vgg_jax import checkpoint
+from vgg_jax import checkpoint, weights
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.model.init import grow_from
-from vgg_jax.model.specs import scaled, spec_of
-from vgg_jax.model.vgg import VGG, MeanRGB
+from vgg_jax.model.match import match, shapes_of
+from vgg_jax.model.specs import FULLY_CONNECTED, scaled, spec_of
+from vgg_jax.model.vgg import VGG
 from vgg_jax.train.state import is_frozen
-
-if TYPE_CHECKING:
-    from vgg_jax.weights import Weights
 
 log = logging.getLogger(__name__)
 
@@ -37,39 +35,36 @@ def initialize(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, floa
       CheckpointError: the run to begin from has no checkpoint, or the file of weights cannot be used.
       ConfigError: its network does not fit.
     """
-    net = checkpoint.new_network(config, num_classes, dtype)
-    net.mean_rgb = MeanRGB(jnp.asarray(mean_rgb, jnp.float32))
-    drawn = list(_layers(net))
-    if config.init.grow_from:
-        folder = checkpoint.find(config.init.grow_from)
-        params, copied, drawn = grow_from(_layers(net), _donor(folder))
+    net, init = checkpoint.new_network(config, num_classes, dtype), config.init
+    state = nnx.state(net)
+    fresh = nnx.to_pure_dict(state)
+    del fresh["mean_rgb"]
+    origin, params, random = None, fresh, list(fresh)
+    if init.grow_from or init.from_run:
+        folder = checkpoint.find(init.grow_from or init.from_run)
+        donor = checkpoint.read_arrays(folder)
+        mean_rgb = donor.pop("mean_rgb")
+        if init.grow_from:
+            origin, (params, random) = f"grown from {folder}", grow_from(fresh, donor)
+        else:
+            origin, (params, random) = f"fine-tuned from {folder}", finetune_from(fresh, donor, str(folder))
+    elif init.weights:
+        found = _published(config)
+        mean_rgb, origin = found.mean_rgb, f"fine-tuned from {init.weights} ({found.format})"
+        params, random = published(fresh, found.layers)
+    nnx.replace_by_pure_dict(
+        state, jax.tree.map(jnp.asarray, params) | {"mean_rgb": jnp.asarray(mean_rgb, jnp.float32)}
+    )
+    nnx.update(net, state)
+    if origin:
+        copied = ", ".join(layer for layer in params if layer not in random)
         log.info(
-            "grown from %s: copied %s; drawn (%s) %s", folder, ", ".join(copied), config.init.scheme, ", ".join(drawn)
+            "%s: copied %s; randomly initialized (%s) %s; mean RGB %s",
+            *(origin, copied, init.scheme, ", ".join(random) or "none"),
+            [round(float(value), 2) for value in mean_rgb],
         )
-        _put(net, params | _mean(folder))
-    elif config.init.from_run:
-        folder = checkpoint.find(config.init.from_run)
-        params, drawn = finetune_from(_layers(net), _donor(folder), str(folder))
-        copied = [layer for layer in params if layer not in drawn]
-        log.info(
-            "fine-tuned from %s: copied %s; drawn (%s) %s",
-            folder,
-            ", ".join(copied),
-            config.init.scheme,
-            ", ".join(drawn) or "none",
-        )
-        _put(net, params | _mean(folder))
-    elif config.init.weights:
-        weights = _published(config)
-        params, drawn = published(_layers(net), weights.layers)
-        log.info(
-            "fine-tuned from %s (%s): copied %s; drawn (%s) %s; mean RGB %s",
-            *(config.init.weights, weights.format, ", ".join(layer for layer in params if layer not in drawn)),
-            *(config.init.scheme, ", ".join(drawn) or "none", [round(value, 2) for value in weights.mean_rgb]),
-        )
-        _put(net, params | {"mean_rgb": jnp.asarray(weights.mean_rgb, jnp.float32)})
-    if still := [layer for layer in drawn if is_frozen(layer, tuple(config.train.freeze))]:
-        log.warning("frozen as they were drawn, at random: %s; config.init.weights says otherwise", ", ".join(still))
+    if frozen := [layer for layer in random if is_frozen(layer, tuple(config.train.freeze))]:
+        log.warning("frozen as they were randomly initialized: %s; config.init.weights avoids it", ", ".join(frozen))
     return net
 
 
@@ -82,55 +77,44 @@ def finetune_from(params: dict, donor: dict, name: str) -> tuple[dict, list[str]
       name: of the donor, for the message.
 
     Returns:
-      The layers, and the names of those that stay as drawn.
+      The layers, and the names of those that stay randomly initialized.
 
     Raises:
       ConfigError: a layer other than fc8 is missing or of another shape.
     """
-    faults = [f"{layer} is missing there" for layer in params if layer not in donor]
-    faults += [f"{layer} is missing here" for layer in donor if layer not in params]
-    drawn = []
-    for layer in params:
-        if layer in donor and (here := _shapes(params[layer])) != (there := _shapes(donor[layer])):
-            if layer == "fc8":
-                drawn.append(layer)
-            else:
-                faults.append(f"{layer} is {there} there, {here} here")
-    if faults:
+    mismatch = match(shapes_of(params), shapes_of(donor))
+    others = {array: shapes for array, shapes in mismatch.reshaped.items() if not array.startswith("fc8/")}
+    random = ["fc8"] if len(others) < len(mismatch.reshaped) else []
+    if mismatch := mismatch._replace(reshaped=others):
         raise ConfigError(
-            f"config.init.from_run={name!r} is another network: {'; '.join(faults)}. Give config.model and "
-            "config.data.crop that run's values, or config.init.grow_from to grow from a shallower net"
+            f"config.init.from_run={name!r} is another network: {mismatch}. Give config.model and config.data.crop "
+            "that run's values, or config.init.grow_from to grow from a shallower net"
         )
-    return {layer: params[layer] if layer in drawn else donor[layer] for layer in params}, drawn
+    return {layer: params[layer] if layer in random else donor[layer] for layer in params}, random
 
 
 def published(params: dict, donor: dict) -> tuple[dict, list[str]]:
     """A published net's convolutions, and its FC layers up to the first of another shape.
 
     fc6 is of another shape if the crop or the hidden units are others, fc8 if the classes are. What comes after a layer
-    that is drawn is drawn too.
+    that is randomly initialized is so too.
 
     Args:
       params: the new net's layers, {layer: {array name: array}}.
       donor: the published net's; it may lack FC layers.
 
     Returns:
-      The layers, and the names of those that stay as drawn.
+      The layers, and the names of those that stay randomly initialized.
     """
-    together, drawn = dict(params), []
-    for layer in params:
-        fits = layer in donor and _shapes(params[layer]) == _shapes(donor[layer])
-        if layer.startswith("fc") and (drawn or not fits):
-            drawn.append(layer)
-        else:
-            together[layer] = donor[layer]
-    return together, drawn
+    mismatch = match(shapes_of(params), shapes_of(donor))
+    unlike = {array.split("/")[0] for array in [*mismatch.missing, *mismatch.reshaped]}
+    fitting = itertools.takewhile(lambda layer: layer not in unlike, FULLY_CONNECTED)
+    random = list(FULLY_CONNECTED[len(list(fitting)) :])
+    return {layer: params[layer] if layer in random else donor[layer] for layer in params}, random
 
 
-def _published(config: ConfigDict) -> Weights:
+def _published(config: ConfigDict) -> weights.Weights:
     """The weights that `config.init.weights` names; their convolutions are those of the config's net."""
-    from vgg_jax import weights  # the libraries of six formats
-
     model, source = config.model, config.init.weights
     spec = spec_of(model.net)
     try:
@@ -159,35 +143,9 @@ def _published(config: ConfigDict) -> Weights:
             f"config.init.weights={source!r} is of another network than config.model ({here}): set "
             + ", ".join(f"config.model.{fault}" for fault in faults)
         )
-    if lacking := [layer for layer in found.drawn if not layer.startswith("fc")]:
+    if missing := [layer for layer in found.absent if layer not in FULLY_CONNECTED]:
         raise CheckpointError(
-            f"config.init.weights={source!r} lacks {', '.join(lacking)}: a run begins from all convolutions of a net, "
+            f"config.init.weights={source!r} lacks {', '.join(missing)}: a run begins from all convolutions of a net, "
             "only FC layers may be missing"
         )
     return found
-
-
-def _layers(net: VGG) -> dict:
-    arrays = nnx.to_pure_dict(nnx.state(net))
-    del arrays["mean_rgb"]
-    return arrays
-
-
-def _donor(folder) -> dict:
-    arrays = checkpoint.read_arrays(folder)
-    del arrays["mean_rgb"]
-    return arrays
-
-
-def _mean(folder) -> dict:
-    return {"mean_rgb": checkpoint.read_arrays(folder)["mean_rgb"]}
-
-
-def _put(net: VGG, arrays: dict) -> None:
-    state = nnx.state(net)
-    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.asarray, arrays))
-    nnx.update(net, state)
-
-
-def _shapes(layer: dict) -> dict:
-    return {name: tuple(array.shape) for name, array in layer.items()}

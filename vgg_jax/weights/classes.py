@@ -1,7 +1,7 @@
 """ImageNet's class names, and the order of fc8's columns.
 
 torchvision, timm and Keras have the 1000 classes sorted by WordNet id. The VGG team's Caffe and MatConvNet releases
-have them in another order: MatConvNet's file names them, for Caffe's they are a file beside it, one synset a line. A
+have them in another order: MatConvNet's file names them, for Caffe's they are a file beside it, one synset per line. A
 label of ours is `n01440764 tench`, so that it says the id, is unique and sorts.
 """
 
@@ -43,7 +43,7 @@ def order(choice: str | Path, carried: tuple[str, ...], source: str) -> tuple[st
     """The labels of fc8's columns in the file's order.
 
     Args:
-      choice: "sorted", or the path of a file with one class a line, the first word of it the synset.
+      choice: "sorted", or the path of a file with one class per line, the first word of it the synset.
       carried: what the weights' own file says.
       source: its name, for the message.
 

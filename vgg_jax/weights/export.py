@@ -11,6 +11,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from vgg_jax.errors import ConfigError
+from vgg_jax.files import written_aside
 from vgg_jax.model.specs import ALIASES
 from vgg_jax.model.vgg import VGG
 from vgg_jax.weights.formats.safetensors import METADATA
@@ -55,7 +56,7 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
         layer, name = ours.split("/")
         array = arrays[layer][name]
         if name == "kernel":
-            shape = stored_shape(TORCHVISION.layout(layer), array.shape)
+            shape = stored_shape(TORCHVISION.axes(layer), array.shape)
             array = array.transpose(3, 2, 0, 1).reshape(shape)
         tensors[theirs] = np.ascontiguousarray(array, np.float32)
     fed = {
@@ -63,5 +64,6 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
         "std": tuple(deviation / 255 for deviation in std),
     }
     stated = {"net": net.spec.name, **fed, "classes": net.classes, "input": "RGB in [0, 1], then (input - mean) / std"}
-    save_file(tensors, path, metadata={"format": "pt", METADATA: json.dumps(stated)})
+    with written_aside(Path(path)) as partial:
+        save_file(tensors, partial, metadata={"format": "pt", METADATA: json.dumps(stated)})
     return fed

@@ -1,7 +1,7 @@
 """Published weights, whatever their format, as a network on plain RGB in 0..255 that answers as the original does.
 
-A file is recognized by its content, read without executing anything, held against the paper's networks (`audit`), its
-preprocessing folded in (`preprocessing`) and its classes named (`classes`).
+A file is recognized by its content, read without executing anything, compared with the paper's networks (`identify`),
+its preprocessing folded in (`preprocessing`) and its classes named (`classes`).
 """
 
 from __future__ import annotations
@@ -33,17 +33,27 @@ FORMATS = (
     ".mat, .npz by layer, a run's --workdir"
 )
 
+READERS: dict[bytes, tuple[Reader, str]] = {
+    b"\x89HDF\r\n\x1a\n": (keras.read, "HDF5"),
+    b"MATLAB 5.0 MAT-file": (matconvnet.read, "a .mat file"),
+    # How files of torch.save began until 2020, some of torchvision's among them.
+    b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.": (torchvision.read, "a file of PyTorch"),
+    # A NetParameter's name, inputs or layers.
+    **dict.fromkeys((b"\x0a", b"\x12", b"\x1a", b"\xa2"), (caffe.read, "a Caffe model")),
+}
+"""The reader of a file by its first bytes, and the format's name."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A file's weights in this package's convention: what was loaded, and what is left to draw.
+    """A file's weights in this package's convention: what was loaded, and what is missing.
 
     Attributes:
       source, format: where they are from, for people.
       net, batch_norm, width, hidden, num_classes, crop, classes, dropout: arguments of `vgg_jax.VGG`.
       mean_rgb: what the network subtracts, RGB in 0..255.
       layers: {layer: {array: values}}, kernels (h, w, i, o) in float32, conv1_1 for RGB in 0..255.
-      drawn: the layers the file lacks; `network` draws them.
+      absent: the layers that the file lacks; `network` initializes them at random.
     """
 
     source: str
@@ -58,34 +68,19 @@ class Weights:
     dropout: float
     mean_rgb: tuple[float, float, float]
     layers: dict[str, dict[str, np.ndarray]]
-    drawn: tuple[str, ...]
+    absent: tuple[str, ...]
 
     def network(self, *, dtype: jnp.dtype = jnp.float32, seed: int = 0) -> VGG:
-        """The network; layers the file lacks are drawn after He et al. (2015).
+        """The network; layers that the file lacks are initialized after He et al. (2015).
 
         Args:
           dtype: of the computation.
-          seed: of the draw.
+          seed: of these layers.
         """
-
-        def new() -> VGG:
-            return VGG(
-                self.net,
-                num_classes=self.num_classes,
-                crop=self.crop,
-                width=self.width,
-                hidden=self.hidden,
-                dropout=self.dropout,
-                batch_norm=self.batch_norm,
-                init="he",
-                mean_rgb=self.mean_rgb,
-                classes=self.classes,
-                dtype=dtype,
-                rngs=nnx.Rngs(params=seed),
-            )
-
-        net = new() if self.drawn else nnx.eval_shape(new)
-        graphdef, state = nnx.split(net)
+        names = "num_classes", "crop", "width", "hidden", "dropout", "batch_norm", "mean_rgb", "classes"
+        arguments = {name: getattr(self, name) for name in names}
+        new = lambda: VGG(self.net, **arguments, init="he", dtype=dtype, rngs=nnx.Rngs(params=seed))
+        graphdef, state = nnx.split(new() if self.absent else nnx.eval_shape(new))
         mean = jnp.asarray(self.mean_rgb, jnp.float32)
         nnx.replace_by_pure_dict(state, {"mean_rgb": mean, **jax.tree.map(jnp.asarray, self.layers)})
         return nnx.merge(graphdef, state)
@@ -107,22 +102,22 @@ def load(
     """A network with published weights, or those of a run, on plain RGB images in 0..255.
 
     It answers as the original does on what the original is fed: whatever that is, is folded into the mean color and
-    conv1_1. What was loaded and what was drawn is logged; `vgg_jax.weights.read` returns it.
+    conv1_1. What was loaded and what is random is logged; `vgg_jax.weights.read` returns it.
 
     Args:
       source: a file or a folder, recognized by its content: a state dict of torchvision or timm (`.pth`, safetensors),
         Keras's `.h5`, `.weights.h5` and `.keras`, a `.caffemodel`, MatConvNet's `.mat`, an `.npz` by layer name, a run
         of this package. Or the name of a repository on the Hugging Face hub, `timm/vgg16.tv_in1k`.
       net: the paper's letter or an alias, where the file cannot tell: for A-LRN, or a few convolutions alone.
-      partial: whether layers may be missing; they are drawn from `seed`.
+      partial: whether layers may be missing; they are initialized at random, from `seed`.
       num_classes, hidden, crop: of a file without fc8, fc6 and fc7; by default 1000, 4096 times the width, 224.
       preprocessing: what the original is fed, if not what its format usually is: a name of `PREPROCESSING`
         ("torchvision", "torchvision-features", "caffe", "rgb") or a `Preprocessing`. An `.npz` must state it here or
         in its arrays `mean_rgb` and `std_rgb`.
       class_order: to have fc8's columns in the sorted order of the classes: "sorted" for a file that names its classes
-        (MatConvNet's), or the path of a list, one synset a line in the order of the file's columns (Caffe's).
+        (MatConvNet's), or the path of a list, one synset per line in the order of the file's columns (Caffe's).
       dtype: of the computation; parameters are float32.
-      seed: of the layers drawn.
+      seed: of the layers that are missing.
 
     Returns:
       The network, its crop, classes and mean color set. `net.classes` says the order of its classes, `()` if unknown.
@@ -159,12 +154,10 @@ def read(
 
     Args and errors are those of `load`.
     """
-    path = hub.fetch(str(source)) if hub.is_name(str(source)) else Path(source)
-    contents = _contents(path)
     label = str(source)
-    fit = identified(
-        label, contents.tensors, contents.naming, Hints(net or contents.net, partial, num_classes, hidden, crop)
-    )
+    contents = _contents(hub.fetch(label) if hub.is_name(label) else Path(source))
+    hints = Hints(net or contents.net, partial, num_classes, hidden, crop)
+    fit = identified(label, contents.tensors, contents.layout, hints)
     stated = contents.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
     if stated is None:
         raise ConfigError(
@@ -174,29 +167,18 @@ def read(
     layers = _layers(label, contents, fit)
     if "conv1_1" in layers:
         layers["conv1_1"]["kernel"] = stated.folded(layers["conv1_1"]["kernel"])
-    labels = _classes(label, contents, fit, class_order, layers)
-    log.info(
-        "%s: %s, %s; loaded %s; to draw: %s",
-        label,
-        contents.format,
-        fit,
-        ", ".join(layers),
-        ", ".join(fit.absent) or "none",
-    )
+    classes = _classes(label, contents, fit, class_order, layers)
+    loaded, random = ", ".join(layers), ", ".join(fit.absent) or "none"
+    log.info("%s: %s, %s; loaded %s; randomly initialized: %s", label, contents.format, fit, loaded, random)
     return Weights(
-        label,
-        contents.format,
-        fit.spec.name,
-        fit.batch_norm,
-        fit.width,
-        fit.hidden,
-        fit.num_classes,
-        fit.crop,
-        labels,
-        contents.dropout,
-        stated.mean_rgb,
-        layers,
-        fit.absent,
+        source=label,
+        format=contents.format,
+        net=fit.spec.name,
+        **{name: getattr(fit, name) for name in ("batch_norm", "width", "hidden", "num_classes", "crop", "absent")},
+        classes=classes,
+        dropout=contents.dropout,
+        mean_rgb=stated.mean_rgb,
+        layers=layers,
     )
 
 
@@ -227,27 +209,18 @@ def _recognized(path: Path) -> tuple[Reader, str]:
         raise CheckpointError(f"{path} has {size:.1e} bytes; no VGG has over {MAX_FILE:.1e}: of another network")
     with path.open("rb") as file:
         head = file.read(128)
-    if head[:4] == b"PK\x03\x04":
+    if head[8:9] == b"{":  # first, for the length before it can look like any of the others
+        return safetensors.read, "safetensors"
+    if head.startswith(b"PK\x03\x04"):
         return _recognized_archive(path)
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return keras.read, "HDF5"
-    if head.startswith(b"MATLAB 5.0 MAT-file"):
-        return matconvnet.read, "a .mat file"
+    for start, reader in READERS.items():
+        if head.startswith(start):
+            return reader
     if head.startswith(b"MATLAB 7.3 MAT-file"):
         raise CheckpointError(f"{path} is of MATLAB 7.3; in MATLAB, save it again with -v7")
-    if head.startswith(_LEGACY_TORCH):
-        return torchvision.read, "a file of PyTorch"
-    if head[:1] == b"\x80":
+    if head.startswith(b"\x80"):
         raise CheckpointError(f"{path} is a Python pickle, which could run any code: not opened. Known: {FORMATS}")
-    if head[8:9] == b"{":
-        return safetensors.read, "safetensors"
-    if head[:1] in (b"\x0a", b"\x12", b"\x1a", b"\xa2"):  # a NetParameter's name, inputs or layers
-        return caffe.read, "a Caffe model"
     raise CheckpointError(f"{path} begins with {head[:8]!r}, which is no format of weights known here: {FORMATS}")
-
-
-_LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""How files of torch.save began until 2020, some of torchvision's among them."""
 
 
 def _recognized_archive(path: Path) -> tuple[Reader, str]:
@@ -275,7 +248,7 @@ def _layers(label: str, contents: RawCheckpoint, fit: Architecture) -> dict[str,
             continue
         array = contents.tensors.pop(theirs)
         if name == "kernel":
-            array = as_hwio(array, contents.naming.layout(layer, array.ndim), fit.shapes[ours])
+            array = as_hwio(array, contents.layout.axes(layer, array.ndim), fit.shapes[ours])
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is named below
             array = np.array(array, np.float32, order="C")  # a copy: the file may be mapped into memory
         if bad := array.size - np.count_nonzero(np.isfinite(array)):

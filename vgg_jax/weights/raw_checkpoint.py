@@ -27,8 +27,8 @@ class RawCheckpoint:
     Attributes:
       format: what the file is, for people.
       tensors: all of them; emptied as they are understood, so that memory holds one copy.
-      naming: the format's table of names.
-      preprocessing: what the original is fed, or None where the file leaves it open,
+      layout: the format's table of names.
+      preprocessing: what the original is fed, or None where the file does not say,
       because: for this reason.
       classes: the columns of fc8 in their order, as far as the file says.
       imagenet: whether a net of 1000 classes in this format has ImageNet's, in sorted order.
@@ -38,7 +38,7 @@ class RawCheckpoint:
 
     format: str
     tensors: dict[str, np.ndarray]
-    naming: Layout
+    layout: Layout
     preprocessing: Preprocessing | None
     because: str = "does not say what its network is fed"
     classes: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""Caffe's `.caffemodel`, the form of the paper's own release: BGR, less a mean color that is not in the file.
+"""Caffe's `.caffemodel`, the form of the paper's own release: BGR, minus a mean color that is not in the file.
 
 It is one protocol-buffer message. Of its public schema (BVLC/caffe, caffe.proto) four messages and ten fields matter;
-they are read off the wire, where a length can be checked before it is believed and floats are not copied.
+they are read off the wire, where a length can be checked before it is trusted and floats are not copied.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from vgg_jax.errors import CheckpointError
-from vgg_jax.weights.layouts import Layout, by_our_names
+from vgg_jax.model.specs import FULLY_CONNECTED
+from vgg_jax.weights.layouts import Layout, our_names
 from vgg_jax.weights.preprocessing import PREPROCESSING
 from vgg_jax.weights.raw_checkpoint import Budget, RawCheckpoint
 
@@ -33,7 +34,7 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 MOST_FIELDS = 100_000
 """Fields of one message. VGG-19's largest has 50."""
 
-CAFFE = Layout(by_our_names, convolution="oihw", dense=("o(ihw)", "oihw"), batch_norm=False)
+CAFFE = Layout(our_names, convolution="oihw", dense=("o(ihw)", "oihw"), batch_norm=False)
 
 
 def read(path: Path) -> RawCheckpoint:
@@ -54,7 +55,7 @@ def read(path: Path) -> RawCheckpoint:
             tensor = f"{name}/{('kernel', 'bias')[place] if place < 2 else f'blob {place}'}"
             if tensor in tensors:
                 raise CheckpointError(f"{path}: {tensor} is there twice; give a file of one network")
-            tensors[tensor] = _blob(blob, f"{path}: {tensor}", name.startswith("fc"), place, budget)
+            tensors[tensor] = _blob(blob, f"{path}: {tensor}", name in FULLY_CONNECTED, place, budget)
     return RawCheckpoint("Caffe model", tensors, CAFFE, PREPROCESSING["caffe"])
 
 
@@ -117,7 +118,7 @@ def _varints(packed: memoryview) -> Iterator[int]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number of seven bits a byte, lowest first, and where it ends."""
+    """A number of seven bits per byte, lowest first, and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):

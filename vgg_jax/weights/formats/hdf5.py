@@ -1,6 +1,6 @@
 """HDF5, read by another process.
 
-A damaged HDF5 file can crash the HDF5 library, or hold it for ever: of random mutations of a small one, the 68th did
+A damaged HDF5 file can crash the HDF5 library, or hold it forever: of random mutations of a small one, the 68th did
 the first and the 314th the second (HDF5 1.14.6). So a child opens the file and copies its arrays to an `.npz`, which is
 read here. It protects from accidents; what a file could make the library execute, the child would.
 """

@@ -1,6 +1,6 @@
 """Keras's VGG16 and VGG19: legacy `.h5`, Keras 3's `.weights.h5` and `.keras`.
 
-The published ones are the paper's Caffe weights with the classes in sorted order. A legacy file has a group a layer,
+The published ones are the paper's Caffe weights with the classes in sorted order. A legacy file has a group per layer,
 `block1_conv1`, with a kernel and a bias somewhere in it under names that changed over the years. A Keras 3 file counts
 the layers of each class, `layers/conv2d_1/vars/0`. Its fc6 is a matrix over the flattened (h, w, channels).
 """
@@ -16,7 +16,7 @@ import numpy as np
 from vgg_jax.errors import CheckpointError
 from vgg_jax.model import specs
 from vgg_jax.weights.formats import hdf5
-from vgg_jax.weights.layouts import FULLY_CONNECTED, Layout
+from vgg_jax.weights.layouts import Layout, renamed
 from vgg_jax.weights.preprocessing import PREPROCESSING
 from vgg_jax.weights.raw_checkpoint import MAX_FILE, RawCheckpoint
 
@@ -24,32 +24,26 @@ WEIGHTS = "model.weights.h5"
 """The member of a `.keras` archive that holds the arrays."""
 
 
-def legacy_names(spec: specs.Spec, _: bool = False) -> dict[str, str]:
+def legacy_names(spec: specs.Spec, batch_norm: bool = False) -> dict[str, str]:
     """{our name: name in a legacy `.h5`}.
 
     >>> legacy_names(specs.SPECS["D"])["conv3_2/kernel"]
     'block3_conv2/kernel'
     """
-    theirs = [f"block{name[4]}_conv{name[6:]}" for name in spec.convolutions] + ["fc1", "fc2", "predictions"]
-    return {
-        f"{ours}/{array}": f"{layer}/{array}"
-        for ours, layer in zip([*spec.convolutions, *FULLY_CONNECTED], theirs)
-        for array in ("kernel", "bias")
-    }
+    layers = {layer: f"block{layer[4]}_conv{layer[6:]}" for layer in spec.convolutions}
+    layers |= {"fc6": "fc1", "fc7": "fc2", "fc8": "predictions"}
+    return renamed(spec, batch_norm, layers, {"kernel": "kernel", "bias": "bias"})
 
 
-def counted_names(spec: specs.Spec, _: bool = False) -> dict[str, str]:
+def counted_names(spec: specs.Spec, batch_norm: bool = False) -> dict[str, str]:
     """{our name: name in Keras 3's files}.
 
     >>> counted_names(specs.SPECS["D"])["conv1_2/bias"]
     'layers/conv2d_1/vars/1'
     """
-    theirs = [f"conv2d_{number}" for number in range(len(spec.convolutions))] + ["dense_0", "dense_1", "dense_2"]
-    return {
-        f"{ours}/{array}": f"layers/{layer.removesuffix('_0')}/vars/{place}"
-        for ours, layer in zip([*spec.convolutions, *FULLY_CONNECTED], theirs)
-        for place, array in enumerate(("kernel", "bias"))
-    }
+    layers = {layer: f"layers/conv2d_{number}" for number, layer in enumerate(spec.convolutions)}
+    layers |= {"conv1_1": "layers/conv2d", "fc6": "layers/dense", "fc7": "layers/dense_1", "fc8": "layers/dense_2"}
+    return renamed(spec, batch_norm, layers, {"kernel": "vars/0", "bias": "vars/1"})
 
 
 LEGACY = Layout(legacy_names, convolution="hwio", dense=("(hwi)o",), batch_norm=False)

@@ -25,11 +25,9 @@ def read(path: Path) -> RawCheckpoint:
     with path.open("rb") as file:
         variables = matlab.variables(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), MAX_FILE)
     net = variables.get("net", variables)
-    if not isinstance(net, dict) or not isinstance(net.get("layers"), list):
+    if not isinstance(net, dict) or "params" in net or not isinstance(net.get("layers"), list):
         what = "a DagNN" if isinstance(net, dict) and "params" in net else "no network of MatConvNet"
         raise CheckpointError(f"{path}: {what}; expected a SimpleNN one, a cell `layers` and `meta`")
-    if "params" in net:
-        raise CheckpointError(f"{path}: a DagNN; expected a SimpleNN network of MatConvNet")
     tensors, budget = {}, Budget(path)
     for layer in net["layers"]:
         if not isinstance(layer, dict):
@@ -46,7 +44,7 @@ def read(path: Path) -> RawCheckpoint:
     contents = RawCheckpoint("MatConvNet", tensors, OURS, None, classes=_classes(meta.get("classes")))
     colors = _average(meta.get("normalization"))
     if colors is not None:
-        mean = tuple(colors.mean(0))
+        mean = tuple(colors.mean(0).tolist())
         if np.ptp(colors, axis=0).max() < 1e-3:  # of 255
             contents.preprocessing = Preprocessing(mean)
         else:

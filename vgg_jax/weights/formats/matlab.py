@@ -1,6 +1,6 @@
 """MATLAB's `.mat` of version 5 (also -v6 and -v7): structs, cells, strings and arrays of numbers.
 
-Written from the public description of the format. Every length is checked against what is left before it is believed,
+Written from the public description of the format. Every length is checked against what is left before it is trusted,
 which `scipy.io.loadmat` leaves to its C code.
 """
 

@@ -6,6 +6,7 @@ the flattened (channels, h, w). timm has fc6 and fc7 as convolutions `pre_logits
 
 from __future__ import annotations
 
+import functools
 import zipfile
 from pathlib import Path
 
@@ -13,37 +14,45 @@ import numpy as np
 
 from vgg_jax.errors import CheckpointError
 from vgg_jax.model import specs
-from vgg_jax.weights.layouts import Layout
+from vgg_jax.weights.layouts import Layout, renamed
 from vgg_jax.weights.preprocessing import PREPROCESSING
 from vgg_jax.weights.raw_checkpoint import MAX_FILE, Budget, RawCheckpoint
 
-TORCHVISION_HEAD = {"fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6"}
-TIMM_HEAD = {"fc6": "pre_logits.fc1", "fc7": "pre_logits.fc2", "fc8": "head.fc"}
+ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-def torchvision_names(spec: specs.Spec, batch_norm: bool) -> dict[str, str]:
-    """{our name: torchvision's name} of all tensors.
+def names(head: tuple[str, str, str], spec: specs.Spec, batch_norm: bool) -> dict[str, str]:
+    """{our name: name in the state dict} of all tensors, given the names of fc6, fc7 and fc8.
 
-    >>> torchvision_names(specs.SPECS["A"], False)["conv2_1/kernel"]
+    >>> names(("classifier.0", "classifier.3", "classifier.6"), specs.SPECS["A"], False)["conv2_1/kernel"]
     'features.3.weight'
     """
-    return _features(spec, batch_norm) | _head(TORCHVISION_HEAD)
+    layers, module = dict(zip(specs.FULLY_CONNECTED, head, strict=True)), 0
+    for stage, convolutions in enumerate(spec.stages, start=1):
+        for number in range(1, len(convolutions) + 1):
+            layers[f"conv{stage}_{number}"], layers[f"bn{stage}_{number}"] = (f"features.{module + i}" for i in (0, 1))
+            module += 3 if batch_norm else 2  # its ReLU is a module too
+        module += 1  # and so is the pool
+    return renamed(spec, batch_norm, layers, ARRAYS, ".")
 
 
-def timm_names(spec: specs.Spec, batch_norm: bool) -> dict[str, str]:
-    """{our name: timm's name} of all tensors."""
-    return _features(spec, batch_norm) | _head(TIMM_HEAD)
-
-
-TORCHVISION = Layout(torchvision_names, convolution="oihw", dense=("o(ihw)", "oihw"))
-TIMM = Layout(timm_names, convolution="oihw", dense=("oihw", "o(ihw)"))
+TORCHVISION = Layout(
+    functools.partial(names, ("classifier.0", "classifier.3", "classifier.6")),
+    convolution="oihw",
+    dense=("o(ihw)", "oihw"),
+)
+TIMM = Layout(
+    functools.partial(names, ("pre_logits.fc1", "pre_logits.fc2", "head.fc")),
+    convolution="oihw",
+    dense=("oihw", "o(ihw)"),
+)
 
 
 def contents_of(tensors: dict[str, np.ndarray], kind: str) -> RawCheckpoint:
     """A state dict of torchvision's or timm's.
 
-    The counter of batch normalization's batches is dropped. A classifier that is NaN throughout counts as absent: so
-    does torchvision publish the convolutions trained with the paper's preprocessing, IMAGENET1K_FEATURES.
+    The counter of batch normalization's batches is dropped. A classifier that is NaN throughout counts as absent: that
+    is how torchvision publishes the convolutions trained with the paper's preprocessing, IMAGENET1K_FEATURES.
     """
     tensors = {
         name.removeprefix("module."): tensor
@@ -95,33 +104,3 @@ def read(path: Path) -> RawCheckpoint:
         budget.take(name, tuple(tensor.shape), max(4, tensor.element_size()))
         tensors[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
     return contents_of(tensors, ".pth")
-
-
-def _features(spec: specs.Spec, batch_norm: bool) -> dict[str, str]:
-    table, index = {}, 0
-    for stage, convolutions in enumerate(spec.stages, start=1):
-        for number in range(1, len(convolutions) + 1):
-            name = f"{stage}_{number}"
-            table |= {
-                f"conv{name}/kernel": f"features.{index}.weight",
-                f"conv{name}/bias": f"features.{index}.bias",
-            }
-            if batch_norm:
-                index += 1
-                table |= {
-                    f"bn{name}/scale": f"features.{index}.weight",
-                    f"bn{name}/bias": f"features.{index}.bias",
-                    f"bn{name}/mean": f"features.{index}.running_mean",
-                    f"bn{name}/var": f"features.{index}.running_var",
-                }
-            index += 2  # the ReLU, the next module
-        index += 1  # the pool
-    return table
-
-
-def _head(head: dict[str, str]) -> dict[str, str]:
-    return {
-        f"{ours}/{array}": f"{theirs}.{kind}"
-        for ours, theirs in head.items()
-        for array, kind in (("kernel", "weight"), ("bias", "bias"))
-    }
