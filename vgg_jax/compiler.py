@@ -24,14 +24,14 @@ fast and take half the processor time to compile, which the batches under way ha
 
 
 def jit(fun: Callable, *, quick: bool = False, **arguments) -> Callable:
-    """`jax.jit` with the compiler options that suit this package's programs; on a CPU alone there are any.
+    """`jax.jit` with the compiler options that suit this package's programs; only a CPU has any.
 
-    Whoever compiles a network in a function of their own gains by it too:
+    It serves functions of your own around a network too:
 
         score = compiler.jit(lambda net, images: net(images).mean((1, 2)))
 
-    It starts JAX's backend, so call it in a function and not while a module is imported. Within another compiled
-    function use `jax.jit`: JAX takes options for the outermost alone.
+    It starts JAX's backend, so call it in a function and not while a module is imported. JAX takes options for the
+    outermost function alone: inside a function that is compiled or differentiated use `jax.jit`.
 
     Args:
       fun: as `jax.jit` has it.

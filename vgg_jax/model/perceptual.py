@@ -1,6 +1,6 @@
 """Distances between images as a net sees them: content, style (Gatys et al. 2016) and LPIPS (Zhang et al. 2018).
 
-Each is a function of a net and of two batches of images (RGB in 0..255), gives one number a pair, and may be
+Each is a function of a net and of two batches of images (RGB in 0..255), gives one number per pair, and may be
 differentiated and compiled. The net is best an argument of what is compiled, for its parameters would otherwise be
 constants there, which XLA takes long over:
 
@@ -13,8 +13,6 @@ small as one unit: `VGG("D", crop=32, hidden=1, num_classes=1, rngs=...)`.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -120,7 +118,12 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
       CheckpointError: the file cannot be read; a layer is missing or unexpected; a weight is negative or not finite.
     """
     path = Path(path)
-    arrays = _read_pth(path) if path.suffix == ".pth" else _read_npz(path)
+    try:
+        arrays = _read_pth(path) if path.suffix == ".pth" else _read_npz(path)
+    except ImportError as error:
+        raise CheckpointError(f"{path}: reading .pth takes torch (pip install torch); an .npz does not") from error
+    except Exception as error:  # a damaged file fails anywhere, in either library: it is the file's fault
+        raise CheckpointError(f"{path}: not a readable file of LPIPS weights: {error}") from error
     if set(arrays) != set(LPIPS_LAYERS):
         raise CheckpointError(
             f"{path}: expected LPIPS weights for {', '.join(LPIPS_LAYERS)}; found {', '.join(arrays)}"
@@ -132,25 +135,17 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
 
 
 def _read_pth(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise CheckpointError(f"{path}: reading .pth takes torch (pip install torch); an .npz does not") from error
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-        # The package's names: lin0 to lin4, after a dropout.
-        names = {f"lin{number}.model.1.weight": layer for number, layer in enumerate(LPIPS_LAYERS)}
-        return {names.get(name, name): tensor.numpy().reshape(-1) for name, tensor in tensors.items()}
-    except (OSError, RuntimeError, EOFError, ValueError, AttributeError, TypeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: not a readable file of LPIPS weights: {error}") from error
+    import torch
+
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    # The package's names: lin0 to lin4, after a dropout.
+    names = {f"lin{number}.model.1.weight": layer for number, layer in enumerate(LPIPS_LAYERS)}
+    return {names.get(name, name): tensor.numpy().reshape(-1) for name, tensor in tensors.items()}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: not a readable file of LPIPS weights: {error}") from error
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        return dict(file)
 
 
 def _activation(net: VGG, images: Images, layer: str) -> Float[Array, "n h w c"]:

@@ -29,6 +29,8 @@ class VGG(nnx.Module):
     The head is convolutional: fc6 is a VALID convolution whose window is crop / 32, fc7 and fc8 are 1x1. A crop gives a
     1 x 1 map of class scores, a larger image an h' x w' map (Sec. 3.2); the weights are the same.
 
+    In a function of your own it is compiled by `jax.jit`, on a CPU better by `vgg_jax.compiler.jit`.
+
     Args:
       net: a letter of Table 1 or its alias (`vgg_jax.SPECS`).
       num_classes: outputs of fc8.

@@ -127,37 +127,26 @@ def load(
         network. Every tensor that is missing, unexpected, mis-shaped or not finite is named.
       ConfigError: an argument contradicts the file, or the preprocessing is not stated.
     """
-    return read(
-        source,
-        net=net,
-        partial=partial,
-        num_classes=num_classes,
-        hidden=hidden,
-        crop=crop,
-        preprocessing=preprocessing,
-        class_order=class_order,
-    ).network(dtype=dtype, seed=seed)
+    hints = {"net": net, "partial": partial, "num_classes": num_classes, "hidden": hidden, "crop": crop}
+    found = read(source, preprocessing=preprocessing, class_order=class_order, **hints)
+    return found.network(dtype=dtype, seed=seed)
 
 
 def read(
     source: str | Path,
     *,
-    net: str | None = None,
-    partial: bool = False,
-    num_classes: int | None = None,
-    hidden: int | None = None,
-    crop: int | None = None,
     preprocessing: str | Preprocessing | None = None,
     class_order: str | Path | None = None,
+    **hints: str | bool | int | None,
 ) -> Weights:
-    """What `load` makes a network of: the arguments, the arrays by layer, and which layers the file lacks.
+    """What `load` makes a network of: its arguments, the arrays by layer, and which layers the file lacks.
 
-    Args and errors are those of `load`.
+    Arguments and errors are those of `load`; `hints` are `vgg_jax.weights.identify.Hints`.
     """
     label = str(source)
     contents = _contents(hub.fetch(label) if hub.is_name(label) else Path(source))
-    hints = Hints(net or contents.net, partial, num_classes, hidden, crop)
-    fit = identified(label, contents.tensors, contents.layout, hints)
+    net = hints.pop("net", None) or contents.net
+    fit = identified(label, contents.tensors, contents.layout, Hints(net, **hints))
     stated = contents.preprocessing if preprocessing is None else preprocessing_of(preprocessing)
     if stated is None:
         raise ConfigError(
