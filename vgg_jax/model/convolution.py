@@ -41,27 +41,25 @@ def convolution(
     Raises:
       ConfigError: conv is "winograd" and a size of x is symbolic.
     """
-    by_tiles, size = _resolved(conv, x) == "winograd", kernel.shape[:2]
+    winograd, size = _resolved(conv, x) == "winograd", kernel.shape[:2]
     if size == (1, 1) or (size == x.shape[1:3] and padding == "VALID"):
         n, h, w, _ = x.shape
         x, kernel = x.reshape(n, h - size[0] + 1, w - size[1] + 1, -1), kernel.reshape(-1, kernel.shape[-1])
-        y = product(x, kernel) if by_tiles else x @ kernel
-    elif by_tiles and size == (3, 3) and padding == "SAME" and min(kernel.shape[2:]) >= FEWEST_CHANNELS:
+        y = product(x, kernel) if winograd else x @ kernel
+    elif winograd and size == (3, 3) and padding == "SAME" and min(kernel.shape[2:]) >= FEWEST_CHANNELS:
         y = convolution_3x3(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
     else:
         y = lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return add_bias(y, bias) if by_tiles else y + bias
+    return add_bias(y, bias) if winograd else y + bias
 
 
 def _resolved(conv: str, x: Array) -> str:
     """What "auto" means for these maps; another choice as it is."""
     symbolic = not all(isinstance(size, int) for size in x.shape)
-    if conv == "winograd" and symbolic:
-        raise ConfigError(
-            f"conv='winograd' needs sizes that are numbers, and maps are {x.shape}: export with conv='lax'"
-        )
     if conv == "auto":
         return "winograd" if jax.default_backend() == "cpu" and x.dtype == jnp.float32 and not symbolic else "lax"
+    if conv == "winograd" and symbolic:
+        raise ConfigError(f"conv='winograd' needs sizes that are numbers, maps are {x.shape}: set net.conv = 'lax'")
     return conv
 
 

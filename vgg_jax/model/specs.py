@@ -146,8 +146,9 @@ class Spec:
             jump *= 2
             if layer == f"pool{stage}":
                 return field
+        known = [*self.convolutions, *(f"pool{stage}" for stage in range(1, len(self.stages) + 1))]
         raise ConfigError(
-            f"net {self.name} has no layer {layer!r}; it has {', '.join(self.convolutions)}, pool1 to pool5"
+            f"net {self.name} has no layer {layer!r}; it has {', '.join(known)}{did_you_mean(layer, known)}"
         )
 
 

@@ -39,7 +39,7 @@ class Architecture:
     """A network by its arguments, and where in the file its tensors are.
 
     Attributes:
-      spec, batch_norm, width, hidden, num_classes, crop: as in `vgg_jax.VGG`.
+      spec, batch_norm: as in `vgg_jax.VGG`, and so are width, hidden, num_classes and crop.
       table: {our name: the file's name} of all its tensors.
       shapes: {our name: shape here} of all its tensors, kernels (h, w, i, o).
       absent: layers of which the file has no tensor.
@@ -49,15 +49,15 @@ class Architecture:
 
     spec: specs.Spec
     batch_norm: bool
-    width: float
-    hidden: int
-    num_classes: int
-    crop: int
     table: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     absent: tuple[str, ...]
     missing: list[str]
     faults: list[str]
+    width: float
+    hidden: int
+    num_classes: int
+    crop: int
 
     def __str__(self) -> str:
         norm = " with batch normalization" if self.batch_norm else ""
@@ -108,39 +108,24 @@ def _compared(
 ) -> Architecture:
     """The file compared with one network."""
     table = layout.names(spec, batch_norm)
-
-    def axes(layer: str) -> str:
-        tensor = tensors.get(table[f"{layer}/kernel"])
-        return layout.axes(layer, None if tensor is None else tensor.ndim)
-
-    def size(layer: str) -> tuple[int, int] | None:
-        tensor = tensors.get(table[f"{layer}/kernel"])
-        return None if tensor is None else outputs_and_inputs(axes(layer), tensor.shape)
-
-    width = _width({row.channels: found[0] for layer, row in spec.convolutions.items() if (found := size(layer))})
-    fc6, fc7, fc8 = map(size, specs.FULLY_CONNECTED)
-    deepest = specs.scaled(list(spec.convolutions.values())[-1].channels, width)
-    in_file = {
-        "num_classes": fc8 and fc8[0],
-        "hidden": fc6[0] if fc6 else fc7[0] if fc7 else fc8 and fc8[1],
-        "crop": fc6 and spec.stride * math.isqrt(fc6[1] // deepest),
-    }
-    default = {"num_classes": 1000, "hidden": specs.scaled(specs.HIDDEN_UNITS, width), "crop": 224}
-    sizes = {name: found or getattr(hints, name) or default[name] for name, found in in_file.items()}
-    shapes = spec.parameter_shapes(width=width, batch_norm=batch_norm, **sizes)
+    kernels = {layer: tensors[name] for layer in spec.layers() if (name := table[f"{layer}/kernel"]) in tensors}
+    axes = {layer: layout.axes(layer, kernels[layer].ndim if layer in kernels else None) for layer in spec.layers()}
+    kernel_sizes = {layer: outputs_and_inputs(axes[layer], kernel.shape) for layer, kernel in kernels.items()}
+    sizes = _sizes(spec, kernel_sizes, hints)
+    shapes = spec.parameter_shapes(batch_norm=batch_norm, **sizes)
 
     layers = {ours: ours.split("/")[0] for ours in table}
     present = {layers[ours] for ours, theirs in table.items() if theirs in tensors}
     label = {theirs: theirs if theirs == ours else f"{theirs} ({ours})" for ours, theirs in table.items()}
     expected = {
-        theirs: stored_shape(axes(layers[ours]), shapes[ours]) if ours.endswith("/kernel") else shapes[ours]
+        theirs: stored_shape(axes[layers[ours]], shapes[ours]) if ours.endswith("/kernel") else shapes[ours]
         for ours, theirs in table.items()
     }
     mismatch = match(expected, {name: tensor.shape for name, tensor in tensors.items()})
-    absences, faults = [], []
+    missing, faults = [], []
     for ours, theirs in table.items():
         if theirs in mismatch.missing:
-            phrases = faults if layers[ours] in present else absences
+            phrases = faults if layers[ours] in present else missing
             phrases.append(f"missing {label[theirs]}, {expected[theirs]}")
         elif theirs in mismatch.reshaped:
             faults.append(f"{label[theirs]} is {tensors[theirs].shape}, expected {expected[theirs]}")
@@ -148,8 +133,26 @@ def _compared(
             faults.append(f"{label[theirs]} is {tensors[theirs].dtype}, expected floating-point numbers")
     faults += [f"unexpected {name}, {shape}" for name, shape in mismatch.unexpected.items()]
     absent = tuple(layer for layer in spec.layers(batch_norm) if layer not in present)
-    found = {"table": table, "shapes": shapes, "absent": absent, "missing": absences, "faults": faults}
-    return Architecture(spec, batch_norm, width, **sizes, **found)
+    return Architecture(spec, batch_norm, table, shapes, absent, missing, faults, **sizes)
+
+
+def _sizes(spec: specs.Spec, kernels: dict[str, tuple[int, int] | None], hints: Hints) -> dict[str, float]:
+    """Width, hidden units, classes and crop: as the kernels in the file have them, else as hinted, else the paper's.
+
+    Args:
+      kernels: (outputs, inputs of one output) of the layers in the file; None for one of another rank.
+    """
+    found = {layer: kernel for layer, kernel in kernels.items() if kernel}
+    width = _width({row.channels: found[layer][0] for layer, row in spec.convolutions.items() if layer in found})
+    deepest = specs.scaled(list(spec.convolutions.values())[-1].channels, width)
+    fc6, fc7, fc8 = map(found.get, specs.FULLY_CONNECTED)
+    in_file = {
+        "num_classes": fc8 and fc8[0],
+        "hidden": fc6[0] if fc6 else fc7[0] if fc7 else fc8 and fc8[1],
+        "crop": fc6 and spec.stride * math.isqrt(fc6[1] // deepest),
+    }
+    default = {"num_classes": 1000, "hidden": specs.scaled(specs.HIDDEN_UNITS, width), "crop": 224}
+    return {"width": width} | {name: size or getattr(hints, name) or default[name] for name, size in in_file.items()}
 
 
 def _check(source: str, fit: Architecture, hints: Hints) -> None:

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from vgg_jax.errors import ConfigError
+from vgg_jax.errors import ConfigError, did_you_mean
 from vgg_jax.model.vgg import IMAGENET_MEAN_RGB
 
 
@@ -83,6 +83,6 @@ def preprocessing_of(choice: str | Preprocessing) -> Preprocessing:
     if choice not in PREPROCESSING:
         raise ConfigError(
             f"preprocessing={choice!r}: there are {', '.join(PREPROCESSING)}, or a "
-            "Preprocessing(mean_rgb, std_rgb, bgr)"
+            f"Preprocessing(mean_rgb, std_rgb, bgr){did_you_mean(choice, PREPROCESSING)}"
         )
     return PREPROCESSING[choice]
