@@ -3,8 +3,10 @@
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from vgg_jax.data import splits
-from vgg_jax.data.source import Source
+from vgg_jax.data.source import Files, Source
 from vgg_jax.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
@@ -50,7 +52,15 @@ class FolderSource(Source):
         notes = [] if divided else [f"{role} by a hash of the path, 80/10/10"]
         notes += [f"other files left alone: {ignored}"] if ignored else []
         super().__init__(f"folder:{path}", split, classes, "; ".join(notes))
+        self._all = Files(
+            [str(file) for file, _ in self._files], np.array([label for _, label in self._files], np.int32)
+        )
         self.jpegs = any(file.suffix.lower() in (".jpg", ".jpeg") for file, _ in self._files)
+
+    @property
+    def files(self) -> Files:
+        """The images' paths and labels."""
+        return self._all
 
     def __len__(self) -> int:
         return len(self._files)
