@@ -1,6 +1,7 @@
 """A folder of class folders: PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and so on."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ def _images(home: Path) -> tuple[dict[str, list[Path]], int]:
         raise DataError(f"no class folders in {home}; images belong in {home}/CLASS/")
     images, ignored = {}, 0
     for name in names:
-        files = sorted(file for file in (home / name).rglob("*") if file.is_file())
+        # Not `rglob` and `is_file`, which ask the system about every file: seconds for ten thousand.
+        files = sorted(Path(folder, file) for folder, _, files in os.walk(home / name) for file in files)
         images[name] = [file for file in files if file.suffix.lower() in SUFFIXES]
         ignored += len(files) - len(images[name])
     empty = [name for name in names if not images[name]]

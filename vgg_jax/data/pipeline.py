@@ -74,8 +74,10 @@ class TrainingBatches:
     ):
         check_on_error(on_error)
         self.problems: dict[str, str] = {}
-        self._source, self._skip = source, on_error == "skip"
-        self._batches = iter(_crops(source, sampler, crop, start, stop, _thread_count(threads)).as_numpy_iterator())
+        self._source, self._sampler, self._crop, self._stop = source, sampler, crop, stop
+        self._skip, self._size = on_error == "skip", len(sampler(start).index)
+        self._planned_at_once = max(1, _PLANNED // self._size)
+        self._batches = iter(self._dataset(start, _thread_count(threads)).as_numpy_iterator())
 
     def __iter__(self):
         return self
@@ -94,6 +96,88 @@ class TrainingBatches:
     def close(self) -> None:
         """Stops TensorFlow's threads; the iteration ends here."""
         self._batches = iter(())
+
+    def _dataset(self, start: int, threads: int):
+        """The graph: a `tf.data.Dataset` of the batches, with the `reason` of each image that cannot be read."""
+        tf, jpeg = _tensorflow()
+        graph = tf.autograph.experimental.do_not_convert
+        size, crop, files = self._size, self._crop, self._source.files
+
+        def plan(k):
+            row = [None, size]
+            outputs = (tf.int64, row), (tf.int32, row), (tf.float64, [*row, 2]), (tf.string, row), (tf.int32, row)
+            return tf.data.Dataset.from_tensor_slices(_python(self._planned, [k], *outputs))
+
+        def one(row, side, place, given):
+            return row, *jpeg.crop(given if files is None else tf.io.read_file(given), side, place, crop)
+
+        def plain(index, side, place, given, label):
+            """The plain JPEGs of a batch and their rows in it; a last row that is none, so that there always is one."""
+            if files is None:
+                given, label = _python(self._records, [index], (tf.string, [size]), (tf.int32, [size]))
+            rows = tf.data.Dataset.from_tensor_slices((tf.range(size), side, place, given))
+            crops = rows.map(graph(one), num_parallel_calls=2 * threads).ignore_errors()
+            crops = crops.concatenate(tf.data.Dataset.from_tensor_slices(none)).batch(size + 1)
+            return index, side, place, label, *crops.get_single_element()
+
+        def complete(index, side, place, label, rows, images, windows):
+            """The whole batch: nearly always these are all of its images."""
+            types = tf.uint8, tf.float32, tf.int32, tf.float32, tf.string
+            shapes = [size, crop, crop, 3], [size, 4], [size], [size], [size]
+            given = [index, side, place, label, rows[:-1], images[:-1], windows[:-1]]
+            image, window, label, mask, reason = tf.cond(
+                tf.size(rows) == size + 1,
+                lambda: (images[:-1], windows[:-1], label, tf.ones([size]), tf.fill([size], "")),
+                lambda: _python(self._completed, given, *zip(types, shapes, strict=True)),
+            )
+            return {"image": image, "window": window, "label": label, "index": index, "mask": mask, "reason": reason}
+
+        none = (tf.constant([size]), tf.zeros([1, crop, crop, 3], tf.uint8), tf.zeros([1, 4]))
+        batches = tf.data.Dataset.range(start, self._stop, self._planned_at_once).flat_map(graph(plan))
+        if self._source.jpegs:
+            batches = batches.map(graph(plain), num_parallel_calls=_AHEAD)
+        else:
+            batches = batches.map(graph(lambda index, side, place, given, label: (index, side, place, label, *none)))
+        batches = batches.map(graph(complete), num_parallel_calls=max(_AHEAD, threads))
+        return batches.prefetch(_AHEAD).with_options(_options(threads))
+
+    # What the graph asks Python for.
+
+    def _planned(self, k: np.int64) -> tuple[np.ndarray, ...]:
+        """The requests of many batches from the k-th on, with paths and labels where each image is a file."""
+        batches = range(k, min(k + self._planned_at_once, self._stop))
+        index, side, place = map(np.stack, zip(*map(self._sampler, batches), strict=True))
+        given, label = np.full(index.shape, b"", object), np.zeros(index.shape, np.int32)
+        if (files := self._source.files) is not None:
+            there = index >= 0
+            given[there] = [os.fsencode(files.paths[i]) for i in index[there]]
+            label[there] = files.labels[index[there]]
+        return index, side.astype(np.int32), place, given, label
+
+    def _records(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The encoded images of one batch and their labels; one that cannot be read is empty: `_completed` says why."""
+        given, label = np.full(len(index), b"", object), np.zeros(len(index), np.int32)
+        for row in np.flatnonzero(index >= 0):
+            with contextlib.suppress(OSError, DataError):
+                example = self._source[int(index[row])]
+                given[row], label[row] = example["image"], example["label"]
+        return given, label
+
+    def _completed(self, index, side, place, label, rows, images, windows) -> tuple[np.ndarray, ...]:
+        """A batch of which these rows are there: image, window, label, mask and, of what cannot be read, the reason."""
+        image = np.zeros((self._size, self._crop, self._crop, 3), np.uint8)
+        window, mask = np.zeros((self._size, 4), np.float32), np.zeros(self._size, np.float32)
+        image[rows], window[rows], mask[rows] = images, windows, 1
+        label, reason = label.copy(), np.full(self._size, b"", object)
+        for row in np.setdiff1d(np.flatnonzero(index >= 0), rows):
+            try:
+                example = self._source[int(index[row])]
+                pixels = decode.decode(example["image"])
+                image[row], window[row] = decode.crop(pixels, int(side[row]), place[row], self._crop)
+                label[row], mask[row] = example["label"], 1
+            except (OSError, DataError) as error:
+                reason[row] = error_reason(error).encode()
+        return image, window, np.where(mask > 0, label, 0), mask, reason
 
 
 @contextlib.contextmanager
@@ -114,7 +198,7 @@ def scaled_images(
     """
     check_on_error(on_error)
     indices, scales = np.fromiter(indices, np.int64), tuple(scales)
-    examples = iter(_wholes(source, indices, scales, _thread_count(threads)).as_numpy_iterator())
+    examples = iter(_scaled(source, indices, scales, _thread_count(threads)).as_numpy_iterator())
 
     def checked() -> Iterator[ScaledExample]:
         for index, label, images, problem in examples:
@@ -131,88 +215,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _crops(source: Source, sampler, crop: int, start: int, stop: int, threads: int):
-    """The batches as a `tf.data.Dataset` of dicts, `reason` among them."""
-    tf, jpeg = _tensorflow()
-    graph = tf.autograph.experimental.do_not_convert
-    size = len(sampler(start).index)
-    together = max(1, _PLANNED // size)
-    files = source.files
-
-    def planned(k: np.int64) -> tuple[np.ndarray, ...]:
-        """The requests of many batches, with paths and labels where each image is a file."""
-        index, side, place = map(np.stack, zip(*map(sampler, range(k, min(k + together, stop))), strict=True))
-        given, label = np.full(index.shape, b"", object), np.zeros(index.shape, np.int32)
-        if files is not None:
-            there = index >= 0
-            given[there] = [os.fsencode(files.paths[i]) for i in index[there]]
-            label[there] = files.labels[index[there]]
-        return index, side.astype(np.int32), place, given, label
-
-    def records(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The encoded images of one batch and their labels; an image that cannot be read is empty."""
-        given, label = np.full(size, b"", object), np.zeros(size, np.int32)
-        for row in np.flatnonzero(index >= 0):
-            with contextlib.suppress(OSError, DataError):  # the slower road says why
-                example = source[int(index[row])]
-                given[row], label[row] = example["image"], example["label"]
-        return given, label
-
-    def patched(index, side, place, label, rows, images, windows):
-        """A batch with the images that are no plain JPEGs as well, and the reasons of those that cannot be read."""
-        image, window = np.zeros((size, crop, crop, 3), np.uint8), np.zeros((size, 4), np.float32)
-        image[rows], window[rows] = images, windows
-        label, mask, reason = label.copy(), np.zeros(size, np.float32), np.full(size, b"", object)
-        mask[rows] = 1
-        for row in np.setdiff1d(np.flatnonzero(index >= 0), rows):
-            try:
-                example = source[int(index[row])]
-                pixels = decode.decode(example["image"])
-                image[row], window[row] = decode.crop(pixels, int(side[row]), place[row], crop)
-                label[row], mask[row] = example["label"], 1
-            except (OSError, DataError) as error:
-                reason[row] = error_reason(error).encode()
-        return image, window, np.where(mask > 0, label, 0), mask, reason
-
-    def plan(k):
-        row = [None, size]
-        outputs = (tf.int64, row), (tf.int32, row), (tf.float64, [*row, 2]), (tf.string, row), (tf.int32, row)
-        return tf.data.Dataset.from_tensor_slices(_python(planned, [k], *outputs))
-
-    def one(row, side, place, given):
-        encoded = given if files is None else tf.io.read_file(given)
-        return row, *jpeg.crop(encoded, side, place, crop)
-
-    def plain(index, side, place, given, label):
-        """The plain JPEGs of a batch, and their rows in it; a last row that is none, so that there is one always."""
-        if files is None:
-            given, label = _python(records, [index], (tf.string, [size]), (tf.int32, [size]))
-        rows = tf.data.Dataset.from_tensor_slices((tf.range(size), side, place, given))
-        crops = rows.map(graph(one), num_parallel_calls=2 * threads, deterministic=True).ignore_errors()
-        crops = crops.concatenate(tf.data.Dataset.from_tensor_slices(none)).batch(size + 1)
-        return index, side, place, label, *crops.get_single_element()
-
-    def complete(index, side, place, label, rows, images, windows):
-        whole = lambda: (images[:-1], windows[:-1], label, tf.ones([size]), tf.fill([size], ""))
-        types = tf.uint8, tf.float32, tf.int32, tf.float32, tf.string
-        shapes = [size, crop, crop, 3], [size, 4], [size], [size], [size]
-        given = [index, side, place, label, rows[:-1], images[:-1], windows[:-1]]
-        patch = lambda: _python(patched, given, *zip(types, shapes, strict=True))
-        image, window, label, mask, reason = tf.cond(tf.size(rows) == size + 1, whole, patch)
-        return {"image": image, "window": window, "label": label, "index": index, "mask": mask, "reason": reason}
-
-    none = (tf.constant([size]), tf.zeros([1, crop, crop, 3], tf.uint8), tf.zeros([1, 4]))
-    batches = tf.data.Dataset.range(start, stop, together).flat_map(graph(plan))
-    if source.jpegs:
-        batches = batches.map(graph(plain), num_parallel_calls=_AHEAD)
-    else:
-        batches = batches.map(graph(lambda index, side, place, given, label: (index, side, place, label, *none)))
-    batches = batches.map(graph(complete), num_parallel_calls=max(_AHEAD, threads))
-    return batches.prefetch(_AHEAD).with_options(_options(threads))
-
-
-def _wholes(source: Source, indices: np.ndarray, scales: tuple[int, ...], threads: int):
-    """Index, label, images and problem of each example, as a `tf.data.Dataset`."""
+def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], threads: int):
+    """The graph: a `tf.data.Dataset` of index, label, images and problem of each example."""
     tf, jpeg = _tensorflow()
     graph = tf.autograph.experimental.do_not_convert
     files = source.files
