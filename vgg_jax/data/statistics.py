@@ -20,8 +20,8 @@ from vgg_jax.files import written_aside
 
 _log = logging.getLogger(__name__)
 
-SAMPLE = 2048
-"""The most images that are looked at: a mean color is then known to about one grey level, which the log states."""
+SAMPLE = 1024
+"""The most images that are looked at: a mean color is then known to one or two grey levels, as the log states."""
 
 Triple = tuple[float, float, float]
 
@@ -54,7 +54,7 @@ def color_statistics(
 ) -> ColorStatistics:
     """Statistics of all pixels of the images, every image with the same weight whatever its size.
 
-    Of more than 2,048 images that many are taken, spread evenly over the source's fixed order shuffled by its size. The
+    Of more than 1,024 images that many are taken, at random but always the same. The
     sums within an image are exact and the images are added in order, so the result has the same bits whatever the
     number of threads.
 
