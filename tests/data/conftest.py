@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
+from vgg_jax.data.decode import rescaled_size
+
 
 @pytest.fixture(scope="session")
 def photograph() -> Image.Image:
@@ -18,6 +20,35 @@ def encode(image: Image.Image, file_format: str = "JPEG", **options) -> bytes:
     file = io.BytesIO()
     image.save(file, file_format, **options)
     return file.getvalue()
+
+
+def with_orientation(image: Image.Image, orientation: int, **options) -> bytes:
+    """A JPEG whose Exif data say how to turn it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encode(image, exif=exif, **options)
+
+
+def pillow_crop(image: np.ndarray, smaller_side: int, place, size: int) -> np.ndarray:
+    """The oracle of a crop: Pillow rescales the whole image, then the window is cut out."""
+    height, width = rescaled_size(*image.shape[:2], smaller_side)
+    whole = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    top, left = int(place[0] * (height - size + 1)), int(place[1] * (width - size + 1))
+    return whole[top : top + size, left : left + size]
+
+
+def triangle_filter(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The oracle of rescaling, by its definition, in float64: a triangle as wide as a pixel of the larger grid."""
+
+    def weights(side: int, rescaled: int) -> np.ndarray:
+        ratio = side / rescaled
+        centers = (np.arange(rescaled) + 0.5) * ratio
+        distance = np.abs(np.arange(side) + 0.5 - centers[:, None]) / max(ratio, 1.0)
+        triangle = np.maximum(1 - distance, 0)
+        return triangle / triangle.sum(1, keepdims=True)
+
+    rows, columns = weights(image.shape[0], height), weights(image.shape[1], width)
+    return np.einsum("yh,hwc,xw->yxc", rows, image.astype(np.float64), columns, optimize=True)
 
 
 def pixels(encoded: bytes) -> np.ndarray:

@@ -1,4 +1,5 @@
 import logging
+import re
 import subprocess
 import sys
 
@@ -37,17 +38,17 @@ def test_the_result_is_kept(source, photo_folder, monkeypatch):
     cache = photo_folder / "workdir" / "colors.json"
     statistics = color_statistics(source, cache=cache)
     with monkeypatch.context() as patched:
-        patched.setattr("vgg_jax.data.statistics.decode", None)
+        patched.setattr("vgg_jax.data.statistics.scaled_images", None)
         assert color_statistics(source, cache=cache) == statistics
     assert [path.name for path in cache.parent.iterdir()] == ["colors.json"]
 
 
-def test_a_result_of_other_data_is_made_anew(source, photo_folder, caplog):
+def test_a_result_of_other_data_is_computed_again(source, photo_folder, caplog):
     cache = photo_folder / "colors.json"
     part = open_source(f"folder:{photo_folder}", "train[:50%]")
     with caplog.at_level(logging.WARNING, "vgg_jax"):
         assert color_statistics(part, cache=cache) != color_statistics(source, cache=cache)
-        assert "train[:50%]" in caplog.text and "computed anew" in caplog.text
+        assert "train[:50%]" in caplog.text and "computed again" in caplog.text
         assert color_statistics(source, cache=cache) == color_statistics(source, cache=None)
 
 
@@ -58,7 +59,7 @@ def test_unreadable_images_are_raised_or_named(source, photo_folder, caplog):
         color_statistics(source, cache=None)
     with caplog.at_level(logging.WARNING, "vgg_jax"):
         left = color_statistics(source, cache=None, on_error="skip")
-    assert f"left out of the colour statistics: {path}: the file is empty" in caplog.text
+    assert f"left out of the color statistics: {path}: the file is empty" in caplog.text
     path.unlink()
     without = color_statistics(open_source(f"folder:{photo_folder}", "train"), cache=None)
     np.testing.assert_allclose(left.mean, without.mean, rtol=1e-12)
@@ -76,19 +77,24 @@ def test_imagenets_are_principal_components():
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-3)
 
 
-def test_nothing_but_jpegs_and_tfds_needs_tensorflow():
-    """The quickstart and the device side start without the seconds that importing TensorFlow takes."""
+def test_a_large_source_is_sampled_with_a_stated_error(source, monkeypatch, caplog):
+    everything = color_statistics(source, cache=None)
+    monkeypatch.setattr("vgg_jax.data.statistics.SAMPLE", 20)
+    with caplog.at_level(logging.INFO, "vgg_jax"):
+        sampled = color_statistics(source, cache=None)
+    stated = float(re.search(r"from 20 of 24 images, standard error (\d+\.\d)", caplog.text)[1])
+    assert 0 < np.abs(np.subtract(sampled.mean, everything.mean)).max() < 4 * stated
+
+
+def test_networks_and_scores_of_arrays_need_no_tensorflow():
     program = (
-        "import sys\n"
-        "from vgg_jax.inference.scorer import Scorer\n"
+        "import sys, numpy as np, vgg_jax\n"
+        "from flax import nnx\n"
         "from vgg_jax.data.open import open_source\n"
-        "from vgg_jax.data.statistics import color_statistics\n"
-        "from vgg_jax.data.train_stream import TrainStream\n"
-        "source = open_source('mnist5k', 'test')\n"
-        "color_statistics(source, cache=None)\n"
-        "stream = TrainStream(source, batch_size=8, crop=28, scale=(28, 32), seed=0)\n"
-        "next(stream)\n"
-        "stream.close()\n"
+        "from vgg_jax.data.statistics import IMAGENET\n"
+        "net = vgg_jax.VGG('A', num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(0))\n"
+        "vgg_jax.Scorer(net, scales=(32,))([np.zeros((40, 50, 3), np.uint8)])\n"
+        "open_source('mnist5k', 'test')\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,7 +8,8 @@ import tensorflow_datasets as tfds
 
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
-from vgg_jax.data.train_stream import TrainStream
+from vgg_jax.data.pipeline import TrainingBatches
+from vgg_jax.data.sampler import Sampler
 from vgg_jax.errors import DataError
 
 FORMATS = ("tfrecord", "array_record")
@@ -118,9 +119,11 @@ def test_test_stands_in_for_a_missing_validation(data_dir):
 
 
 def test_it_trains(data_dir):
-    stream = TrainStream(open_source("tfds:tiny_photos", "train"), batch_size=20, crop=32, scale=(32, 48), seed=0)
-    batches = [next(stream) for _ in range(3)]
-    stream.close()
+    source = open_source("tfds:tiny_photos", "train")
+    sampler = Sampler(len(source), batch_size=20, crop=32, scale=(32, 48), seed=0)
+    batches = list(TrainingBatches(source, sampler, crop=32, stop=3))
+    for batch in batches:
+        assert batch["mask"].all() and list(batch["label"]) == [source[int(i)]["label"] for i in batch["index"]]
     assert sorted(np.concatenate([batch["index"] for batch in batches])) == list(range(60))
 
 
@@ -129,7 +132,7 @@ def test_a_file_that_was_cut_is_named(prepared, tmp_path, monkeypatch):
     file = sorted(tmp_path.glob("tiny_photos/1.0.0/*train*"))[1]
     file.write_bytes(file.read_bytes()[:-1000])
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    with pytest.raises(DataError, match=f"{file} ends within record 19, and should have 20; prepare it anew"):
+    with pytest.raises(DataError, match=f"{file} ends within record 19, and should have 20; prepare it again"):
         open_source("tfds:tiny_photos", "train")
 
 
@@ -174,7 +177,7 @@ def test_a_missing_data_set_says_how_to_get_it(monkeypatch, tmp_path):
 
 
 def test_a_misspelt_name_suggests_the_nearest(data_dir):
-    with pytest.raises(DataError, match=r"TFDS knows no such data set; did you mean tfds:imagenette\?"):
+    with pytest.raises(DataError, match=r"TFDS knows no such data set; did you mean 'imagenette'\?"):
         open_source("tfds:imagenete/full-size", "train")
     with pytest.raises(DataError, match="TFDS knows no such data set\nThe catalogue: https"):
         open_source("tfds:zzzzzzzz", "train")

@@ -1,32 +1,37 @@
-"""From encoded bytes to the pixels of one crop, or of the whole image at a scale (Sec. 3.1, 3.2).
+"""From encoded bytes to the pixels of one crop, or of the whole image at a scale, with Pillow (Sec. 3.1, 3.2).
 
-The paper rescales the whole image to smaller side S and cuts a window out of it. Here only the window is ever made:
-its pixels are weighted means of a few source pixels, so only those are decoded and only these means are taken, by
-Pillow's BILINEAR filter: a triangle, which widens when the image shrinks, so nothing aliases. The result is Pillow's
-resize-then-crop: of its values 99 in 100 are the same, and the others off by one, seldom two, grey levels.
+The paper rescales the whole image to smaller side S and cuts a window out of it. Here only the window is made: its
+pixels are weighted means of a few pixels of the image, by Pillow's BILINEAR filter, a triangle that widens when the
+image shrinks, so nothing aliases.
 
-Nearly every photograph is a plain JPEG, of which only the window is decoded. Anything else is decoded whole:
+This is the road that has an answer to every image, and the one for arrays; `vgg_jax.data.jpeg` does the same to plain
+JPEGs in TensorFlow's graph. What becomes of the rest:
 
   palette, alpha      composited on white
   grey                the value repeated in R, G and B
   16-bit grey         scaled to 8 bits (v * 255 / 65535, rounded); 16-bit RGB keeps its high byte
-  CMYK, YCCK          Pillow's plain conversion, without a colour profile
+  CMYK, YCCK          Pillow's plain conversion, without a color profile
   EXIF orientation    applied: the image stands upright
   animations          the first frame
 
 The format is read from the bytes: a PNG named .JPEG (ImageNet has one) is a PNG.
 """
 
-import importlib
+from __future__ import annotations
+
 import io
-import math
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vgg_jax.data.jpeg_header import MAX_PIXELS, plain_jpeg_size
 from vgg_jax.errors import DataError
+
+MAX_ENCODED_PIXELS = Image.MAX_IMAGE_PIXELS
+"""89 million: Pillow's own limit. A larger image is a mistake or an attack, not a photograph."""
+
+MAX_PIXELS = 2**22
+"""The most pixels of one rescaled image: 2048 x 2048. Net D's activations of one stage take a gigabyte there."""
 
 
 def rescaled_size(height: int, width: int, smaller_side: int) -> tuple[int, int]:
@@ -52,36 +57,23 @@ def rescaled_size(height: int, width: int, smaller_side: int) -> tuple[int, int]
     return tuple((2 * side * smaller_side + smaller) // (2 * smaller) for side in (height, width))
 
 
-def crop(encoded: bytes, smaller_side: int, place: tuple[float, float], size: int) -> np.ndarray:
-    """A square crop of an image that is rescaled isotropically.
-
-    Args:
-      encoded: the image file's bytes, in any format that Pillow reads.
-      smaller_side: S, at least `size`, in pixels. A smaller image is enlarged.
-      place: in [0, 1), where the window lies in the free room, vertically and horizontally. Every window is equally
-        wide in it; 0.5 is the centre, rounded half up.
-      size: side of the crop, in pixels.
-
-    Returns:
-      RGB uint8 (size, size, 3).
+def check_elongated(height: int, width: int, scales: Iterable[int]) -> None:
+    """Refuses an image that takes too much memory at one of the scales, before it is rescaled.
 
     Raises:
-      DataError: see `decode`.
+      DataError: it is too elongated.
     """
-    shape = plain_jpeg_size(encoded)
-    whole = None if shape else decode(encoded)
-    height_width = shape or whole.shape[:2]
-    rows, columns = (
-        _span(side, rescaled, free, size)
-        for side, rescaled, free in zip(height_width, rescaled_size(*height_width, smaller_side), place, strict=True)
-    )
-    window = _decode_window(encoded, rows, columns) if whole is None else whole[rows.pixels, columns.pixels]
-    box = columns.first, rows.first, columns.last, rows.last
-    return np.asarray(Image.fromarray(window).resize((size, size), Image.Resampling.BILINEAR, box))
+    for scale in scales:
+        rows, columns = rescaled_size(height, width, scale)
+        if rows * columns > MAX_PIXELS:
+            raise DataError(
+                f"{height} x {width} pixels are too elongated: at the test scale Q = {scale} they are "
+                f"{rows} x {columns}, and {MAX_PIXELS:,} is the most; crop the image, or use a smaller test scale"
+            )
 
 
 def rescale(image: np.ndarray, smaller_side: int) -> np.ndarray:
-    """A whole image rescaled isotropically, by the same filter as `crop` (Q in Sec. 3.2).
+    """A whole image rescaled isotropically (Q in Sec. 3.2).
 
     Args:
       image: RGB uint8 (height, width, 3).
@@ -96,49 +88,31 @@ def rescale(image: np.ndarray, smaller_side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-class _Span(NamedTuple):
-    """What a crop needs of an image along one axis."""
+def crop(image: np.ndarray, smaller_side: int, place: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """A window of the isotropically rescaled image.
 
-    pixels: slice  # of the image: those that carry weight, and one more on each side
-    first: float
-    last: float  # the crop's borders, in pixels from the slice's start
+    Args:
+      image: RGB uint8 (height, width, 3).
+      smaller_side: S, at least `size`, in pixels. A smaller image is enlarged.
+      place: in [0, 1), where the window lies in the free room, vertically and horizontally. Every window is equally
+        wide in it; 0.5 is the center, rounded half up.
+      size: side of the crop, in pixels.
 
-
-def _span(side: int, rescaled: int, place: float, size: int) -> _Span:
-    scale = side / rescaled
-    offset = int(place * (rescaled - size + 1))
-    first, last = offset * scale, (offset + size) * scale
-    # The outermost pixels' centres lie half a pixel inside, and the triangle reaches `support` beyond them. One pixel
-    # more, because JPEG decoders interpolate chroma between neighbours: at a cut edge the outermost pixel is off.
-    support = max(scale, 1.0)
-    start = max(math.floor(first + scale / 2 - support) - 1, 0)
-    stop = min(math.ceil(last - scale / 2 + support) + 1, side)
-    return _Span(slice(start, stop), first - start, min(last - start, stop - start))
-
-
-def load_jpeg_decoder() -> None:
-    """Imports TensorFlow, which decodes windows of plain JPEGs. It takes seconds; other formats are spared them."""
-    importlib.import_module("vgg_jax.data._tensorflow")
-
-
-def _decode_window(encoded: bytes, rows: _Span, columns: _Span) -> np.ndarray:
-    """Decodes a part of a plain JPEG: uint8 (rows, columns, 3)."""
-    from vgg_jax.data._tensorflow import tf  # late, see `load_jpeg_decoder`
-
-    (top, bottom), (left, right) = ((span.pixels.start, span.pixels.stop) for span in (rows, columns))
-    try:
-        return tf.raw_ops.DecodeAndCropJpeg(
-            contents=tf.constant(encoded),  # as tensors, for else TensorFlow takes a slow path
-            crop_window=tf.constant(np.array([top, left, bottom - top, right - left], np.int32)),
-            channels=3,
-            dct_method="INTEGER_ACCURATE",  # Pillow's; the two then agree to the bit
-        ).numpy()
-    except tf.errors.InvalidArgumentError:
-        return decode(encoded)[rows.pixels, columns.pixels]  # which says what is damaged
+    Returns:
+      RGB uint8 (size, size, 3), and the window that it shows, in pixels of the image: float32 (4,), its top, left,
+      height and width.
+    """
+    sides = np.array(image.shape[:2])
+    rescaled = np.array(rescaled_size(*sides.tolist(), smaller_side))
+    ratio = sides / rescaled
+    first = (place * (rescaled - size + 1)).astype(np.int64) * ratio
+    (top, left), (bottom, right) = first, np.minimum(first + size * ratio, sides)
+    pixels = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom))
+    return np.asarray(pixels), np.array([top, left, bottom - top, right - left], np.float32)
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """Decodes a whole image of any format with Pillow; see the module for what is done with each.
+    """Decodes a whole image of any format; see the module for what is done with each.
 
     Returns:
       RGB uint8 (height, width, 3), upright.
@@ -151,8 +125,8 @@ def decode(encoded: bytes) -> np.ndarray:
         raise DataError("the file is empty")
     try:
         with Image.open(io.BytesIO(encoded)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{image.width} x {image.height} are more than {MAX_PIXELS:,} pixels")
+            if image.width * image.height > MAX_ENCODED_PIXELS:
+                raise DataError(f"{image.width} x {image.height} are more than {MAX_ENCODED_PIXELS:,} pixels")
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except DataError:
         raise

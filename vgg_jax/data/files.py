@@ -6,7 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vgg_jax.data.source import Source
+import numpy as np
+
+from vgg_jax.data.source import Files, Source
 
 
 class FileSource(Source):
@@ -21,9 +23,9 @@ class FileSource(Source):
         self._paths = [os.fspath(path) for path in paths]
 
     @property
-    def files(self) -> list[str]:
+    def files(self) -> Files:
         """The paths."""
-        return self._paths
+        return Files(self._paths, np.full(len(self._paths), -1, np.int32))
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -1,10 +1,13 @@
 """A folder of class folders: PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and so on."""
 
 import hashlib
+import os
 from pathlib import Path
 
+import numpy as np
+
 from vgg_jax.data import splits
-from vgg_jax.data.source import Source
+from vgg_jax.data.source import Files, Source
 from vgg_jax.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp"})
@@ -50,7 +53,15 @@ class FolderSource(Source):
         notes = [] if divided else [f"{role} by a hash of the path, 80/10/10"]
         notes += [f"other files left alone: {ignored}"] if ignored else []
         super().__init__(f"folder:{path}", split, classes, "; ".join(notes))
+        self._all = Files(
+            [str(file) for file, _ in self._files], np.array([label for _, label in self._files], np.int32)
+        )
         self.jpegs = any(file.suffix.lower() in (".jpg", ".jpeg") for file, _ in self._files)
+
+    @property
+    def files(self) -> Files:
+        """The images' paths and labels."""
+        return self._all
 
     def __len__(self) -> int:
         return len(self._files)
@@ -74,7 +85,8 @@ def _images(home: Path) -> tuple[dict[str, list[Path]], int]:
         raise DataError(f"no class folders in {home}; images belong in {home}/CLASS/")
     images, ignored = {}, 0
     for name in names:
-        files = sorted(file for file in (home / name).rglob("*") if file.is_file())
+        # Not `rglob` and `is_file`, which ask the system about every file: seconds for ten thousand.
+        files = sorted(Path(folder, file) for folder, _, files in os.walk(home / name) for file in files)
         images[name] = [file for file in files if file.suffix.lower() in SUFFIXES]
         ignored += len(files) - len(images[name])
     empty = [name for name in names if not images[name]]

@@ -7,6 +7,18 @@ alone, and resuming needs nothing but the step. `data.open` opens one by its nam
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Files(NamedTuple):
+    """The images of a source that are files, by index."""
+
+    paths: Sequence[str]
+    labels: np.ndarray
+    """int32 (n,)."""
 
 
 class Source(ABC):
@@ -24,8 +36,8 @@ class Source(ABC):
         self.jpegs = True
 
     @property
-    def files(self) -> list[str] | None:
-        """The paths of the images where each is a file of its own, which TensorFlow then reads; otherwise None."""
+    def files(self) -> Files | None:
+        """Where each image is a file of its own, these files, which TensorFlow then reads; otherwise None."""
         return None
 
     @abstractmethod

@@ -1,33 +1,34 @@
-"""Mean and principal colours of a training set (Sec. 3.1; Krizhevsky et al. 2012, Sec. 4.1).
+"""Mean and principal colors of a training set (Sec. 3.1; Krizhevsky et al. 2012, Sec. 4.1).
 
-The network subtracts the mean; the colour shift moves an image along the principal components of its RGB values.
-No TensorFlow here: the device side reads these numbers too.
+The network subtracts the mean; the color shift moves an image along the principal components of its RGB values.
 """
+
+from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.data.bad_images import check_on_error, error_reason, unreadable
-from vgg_jax.data.batch_stream import cores
-from vgg_jax.data.decode import decode
+from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
+from vgg_jax.files import written_aside
 
 _log = logging.getLogger(__name__)
+
+SAMPLE = 1024
+"""The most images that are looked at: a mean color is then known to one or two grey levels, as the log states."""
 
 Triple = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class ColorStatistics:
-    """What training needs to know of a data set's colours.
+    """What training needs to know of a data set's colors.
 
     Attributes:
       mean: mean R, G, B, in 0..255.
@@ -51,21 +52,21 @@ IMAGENET = ColorStatistics(
 def color_statistics(
     source: Source, *, cache: Path | None, threads: int = 0, on_error: str = "raise"
 ) -> ColorStatistics:
-    """Statistics of all pixels of all images, every image with the same weight whatever its size.
+    """Statistics of all pixels of the images, every image with the same weight whatever its size.
 
-    The sums within an image are exact and the images are added in order, so the result has the same bits whatever the
+    Of more than 1,024 images that many are taken, at random but always the same. The
+    sums within an image are exact and the images are added in order, so the result has the same bits whatever the
     number of threads.
 
     Args:
       source: the training images.
-      cache: a JSON file that keeps the result; one that was made from something else is made anew, with a warning.
+      cache: a JSON file that keeps the result; one that was made from something else is replaced, with a warning.
       threads: how many decode; 0 is one per core.
       on_error: "raise", or "skip" to leave out unreadable images, each with a warning.
 
     Raises:
       DataError: an image cannot be read, or none can.
     """
-    check_on_error(on_error)
     key = {"source": source.name, "split": source.split, "images": len(source)}
     if cache is not None and cache.exists():
         kept = json.loads(cache.read_text())
@@ -73,48 +74,39 @@ def color_statistics(
             return ColorStatistics(
                 tuple(kept["mean"]), tuple(kept["eigenvalues"]), tuple(map(tuple, kept["eigenvectors"]))
             )
-        _log.warning("%s holds the colours of %s, not of %s: computed anew", cache, kept["of"], key)
-    statistics = _principal_colours(_moments(source, threads, on_error))
+        _log.warning("%s holds the colors of %s, not of %s: computed again", cache, kept["of"], key)
+    moments = list(_moments(source, threads, on_error))
+    if not moments:
+        raise DataError("no image could be read, so there are no color statistics")
+    means, products = (np.array(column) for column in zip(*moments, strict=True))
+    statistics = _principal_colors(means.mean(0), products.mean(0))
+    if len(means) < len(source):
+        error = means.std(0).max() / np.sqrt(len(means)) * np.sqrt(1 - len(means) / len(source))
+        _log.info(
+            "mean RGB %s from %s of %s images, standard error %.1f",
+            *([round(value, 1) for value in statistics.mean], f"{len(means):,}", f"{len(source):,}", error),
+        )
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        partial = cache.with_name(f"{cache.name}.{os.getpid()}")
-        partial.write_text(json.dumps({"of": key, **vars(statistics)}, indent=1))
-        partial.replace(cache)  # never half a file, even if several processes write
+        with written_aside(cache) as partial:
+            partial.write_text(json.dumps({"of": key, "sample": len(means), **asdict(statistics)}, indent=1))
     return statistics
 
 
 def _moments(source: Source, threads: int, on_error: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Of each image in turn: the means of its pixels (3,) and of their products (3, 3), in 0..255."""
-
-    def of_image(index: int) -> tuple[np.ndarray, np.ndarray] | str:
-        try:
-            pixels = decode(source[index]["image"]).reshape(-1, 3).astype(np.float64)
-        except (OSError, DataError) as error:
-            return error_reason(error)
-        # Sums of integers below 2**53: exact in float64, in whatever order a BLAS adds them.
-        return pixels.sum(axis=0) / len(pixels), pixels.T @ pixels / len(pixels)
-
-    with ThreadPoolExecutor(threads or cores()) as pool:
-        chunk = 1024  # keeps few results waiting
-        for first in range(0, len(source), chunk):
-            indices = range(first, min(first + chunk, len(source)))
-            for index, result in zip(indices, pool.map(of_image, indices), strict=True):
-                if not isinstance(result, str):
-                    yield result
-                elif on_error == "skip":
-                    _log.warning("left out of the colour statistics: %s: %s", source.name_of(index), result)
-                else:
-                    raise unreadable(source.name_of(index), result)
+    sample = np.sort(np.random.default_rng(len(source)).permutation(len(source))[:SAMPLE])
+    with scaled_images(source, sample, (0,), threads=threads, on_error=on_error) as examples:
+        for example in examples:
+            if example.problem:
+                _log.warning("left out of the color statistics: %s: %s", source.name_of(example.index), example.problem)
+                continue
+            pixels = example.images[0].reshape(-1, 3).astype(np.float64)
+            # Sums of integers below 2**53: exact in float64, in whatever order a BLAS adds them.
+            yield pixels.sum(axis=0) / len(pixels), pixels.T @ pixels / len(pixels)
 
 
-def _principal_colours(moments: Iterator[tuple[np.ndarray, np.ndarray]]) -> ColorStatistics:
-    count, total, products = 0, np.zeros(3), np.zeros((3, 3))
-    for mean, product in moments:
-        count, total, products = count + 1, total + mean, products + product
-    if not count:
-        raise DataError("no image could be read, so there are no colour statistics")
-    mean = total / count
-    covariance = (products / count - np.outer(mean, mean)) / 255**2
+def _principal_colors(mean: np.ndarray, products: np.ndarray) -> ColorStatistics:
+    covariance = (products - np.outer(mean, mean)) / 255**2
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
     # An eigenvector's sign is free; fixing it keeps equal data equal to the bit on another machine's LAPACK.

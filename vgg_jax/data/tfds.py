@@ -1,25 +1,24 @@
 """TensorFlow Datasets as a source, open to random access.
 
-TFDS itself reads its files from front to back; training wants any record at any time. ArrayRecord files allow that.
-A TFRecord file is a chain (length, checksum, data, checksum), so its records are found once by hopping from length to
+Of ArrayRecord files TFDS gives any record at any time, by its own data source. A TFRecord file, which it reads from
+front to back only, is a chain (length, checksum, data, checksum): its records are found once by hopping from length to
 length, and then read directly. The checksums are not looked at: decoding an image notices damage.
 """
 
-import difflib
+from __future__ import annotations
+
 import os
 import re
-from abc import abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 from etils import epath
 from tensorflow_datasets.core import read_only_builder
-from tensorflow_datasets.proto import tf_example_pb2
 
 from vgg_jax.data.source import Source
-from vgg_jax.errors import DataError
+from vgg_jax.errors import DataError, did_you_mean
 
 
 class TfdsSource(Source):
@@ -45,64 +44,49 @@ class TfdsSource(Source):
             ) from error
         if not files:
             raise DataError(f"split {split!r} selects no images")
-        array_records = builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD
-        self._records = _ArrayRecords(files) if array_records else _TfRecords(files)
+        self._paths = [epath.Path(file.filename) for file in files]
+        self._file = np.repeat(np.arange(len(files)), [file.take for file in files])
+        self._number = np.concatenate([np.arange(file.skip, file.skip + file.take) for file in files])
+        decoders = {self._image: tfds.decode.SkipDecoding()}
+        if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
+            self._examples: Sequence[dict] = builder.as_data_source(own, decoders=decoders)
+        else:
+            read = lambda record: builder.info.features.deserialize_example_np(record, decoders=decoders)
+            self._examples = _TfRecords(files, self._paths, self._file, read)
+        self.jpegs = self[0]["image"][:2] == b"\xff\xd8"
 
     def __len__(self) -> int:
-        return len(self._records.number)
+        return len(self._number)
 
     def __getitem__(self, index: int) -> dict:
-        features = tf_example_pb2.Example.FromString(self._records.read(index)).features.feature
-        return {
-            "image": features[self._image].bytes_list.value[0],
-            "label": features[self._label].int64_list.value[0],
-        }
+        example = self._examples[index]
+        return example | {"image": example[self._image], "label": int(example[self._label])}
 
     def name_of(self, index: int) -> str:
-        return f"{self._records.path(index)}, record {self._records.number[index]}"
+        return f"{self._paths[self._file[index]]}, record {self._number[index]}"
 
 
-class _Records:
-    """The records of some files, in order, by position.
+class _TfRecords:
+    """The examples of TFRecord files, by position.
 
-    Attributes:
-      file, number: int arrays, the position of each record's file in `paths`, and its own position in that file.
+    Args:
+      files: TFDS's instructions: which records of which file.
+      paths, file: the files, and the position in `paths` of each record's file.
+      read: makes an example of a record's bytes.
     """
 
-    def __init__(self, files: list):
-        self.paths = [epath.Path(file.filename) for file in files]
-        self.file = np.repeat(np.arange(len(files)), [file.take for file in files])
-        self.number = np.concatenate([np.arange(file.skip, file.skip + file.take) for file in files])
-
-    def path(self, index: int) -> epath.Path:
-        return self.paths[self.file[index]]
-
-    @abstractmethod
-    def read(self, index: int) -> bytes:
-        """The serialised `tf.Example`."""
-
-
-class _ArrayRecords(_Records):
-    def __init__(self, files: list):
-        super().__init__(files)
-        self._reader = ArrayRecordDataSource(files)
-
-    def read(self, index: int) -> bytes:
-        return self._reader[index]
-
-
-class _TfRecords(_Records):
-    def __init__(self, files: list):
-        super().__init__(files)
+    def __init__(self, files: list, paths: list[epath.Path], file: np.ndarray, read):
         with ThreadPoolExecutor(16) as pool:  # of use where a disk or a network makes each hop wait
-            found = list(pool.map(_hop, self.paths, [file.skip + file.take for file in files]))
-        taken = [bounds[file.skip :] for file, bounds in zip(files, found, strict=True)]
-        self._begin, self._end = np.concatenate(taken).T
+            found = list(pool.map(_hop, paths, [file.skip + file.take for file in files]))
+        self._paths, self._file, self._read = paths, file, read
+        self._begin, self._end = np.concatenate(
+            [bounds[file.skip :] for file, bounds in zip(files, found, strict=True)]
+        ).T
 
-    def read(self, index: int) -> bytes:
-        with self.path(index).open("rb") as file:
+    def __getitem__(self, index: int) -> dict:
+        with self._paths[self._file[index]].open("rb") as file:
             file.seek(self._begin[index])
-            return file.read(int(self._end[index] - self._begin[index]))
+            return self._read(file.read(int(self._end[index] - self._begin[index])))
 
 
 def _hop(path: epath.Path, count: int) -> np.ndarray:
@@ -115,7 +99,7 @@ def _hop(path: epath.Path, count: int) -> np.ndarray:
             begin = position + 12  # after 8 bytes of length and 4 of checksum
             end = begin + int.from_bytes(file.read(8), "little")
             if begin > size or end > size:
-                raise DataError(f"{path} ends within record {record}, and should have {count}; prepare it anew")
+                raise DataError(f"{path} ends within record {record}, and should have {count}; prepare it again")
             bounds[record] = begin, end
             position = end + 4
     return bounds
@@ -134,9 +118,7 @@ def _not_prepared(name: str, data_dir: str | None) -> str:
     bare_name = re.split("[/:]", name)[0]
     known = tfds.list_builders(with_community_datasets=False)
     if bare_name not in known:
-        nearest = difflib.get_close_matches(bare_name, known, n=1)
-        suggestion = f"; did you mean tfds:{nearest[0]}?" if nearest else ""
-        return f"TFDS knows no such data set{suggestion}\nThe catalogue: https://www.tensorflow.org/datasets"
+        return f"TFDS knows no such data set{did_you_mean(bare_name, known)}\nThe catalogue: https://www.tensorflow.org/datasets"
     place = f"TFDS_DATA_DIR={data_dir}" if data_dir else "TFDS_DATA_DIR (default: ~/tensorflow_datasets)"
     # Not `tfds build`, which needs Apache Beam even for a data set that does not.
     command = f"""python -c "import tensorflow_datasets as tfds; tfds.load('{name}')\""""
