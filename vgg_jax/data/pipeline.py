@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vgg_jax import sharding
 from vgg_jax.data.bad_images import check_on_error, error_reason, unreadable
 from vgg_jax.data.batch_stream import cores
 from vgg_jax.data.decode import decode, rescale, rescaled_size
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
+from vgg_jax.prefetch import in_order
 
 MAX_PIXELS = 2**22
 """The most pixels of one rescaled image: 2048 x 2048. Net D's activations of one stage take a gigabyte there."""
@@ -62,7 +62,7 @@ def scaled_images(
             return ScaledExample(index, -1, (), error_reason(error))
         return ScaledExample(index, example["label"], images, "")
 
-    with sharding.in_order(read, indices, threads, ahead=4 * threads) as examples:
+    with in_order(read, indices, threads, ahead=4 * threads) as examples:
         yield examples
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Int, Shaped, UInt8
 from vgg_jax import compiler, sharding
 from vgg_jax.inference.buckets import Batcher, PaddedBatch, ScaledImage
 from vgg_jax.model.vgg import VGG
+from vgg_jax.prefetch import prefetch
 
 AHEAD = 4
 """Batches that are under way while the next program is compiled."""
@@ -69,7 +70,7 @@ class Runner(abc.ABC):
 
     def _results(self, views: Iterable[ScaledImage]) -> Iterator[tuple[PaddedBatch, dict[str, np.ndarray]]]:
         """The results of views, batch by batch, in whatever order is fast."""
-        with sharding.prefetch(self.batcher.pack(views), self._begun, AHEAD) as batches:
+        with prefetch(self.batcher.pack(views), self._begun, AHEAD) as batches:
             for packed, results in batches:
                 yield packed, jax.device_get(results)
 
