@@ -62,7 +62,7 @@ class Runner(abc.ABC):
         """Takes other parameters for the same network: the parts of its state, in any split."""
         whole = nnx.merge_state(*state) if len(state) > 1 else state[0]
         here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), whole)
-        self._state = jax.device_put(here, sharding.replicated(self._mesh))
+        self._state = sharding.place_state(here, self._mesh)
 
     @abc.abstractmethod
     def _run(self, purpose: Hashable, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:

@@ -77,9 +77,9 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         with start_up.part("network"):
             checkpoints = at_end.enter_context(contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)))
             schedule, optimizer = make_schedule(config), _optimizer(config)
-            graphdef, state = _new_or_like_saved(config, task, mesh, optimizer, new=checkpoints.latest is None)
-            step, validation = 0, {}
-            if checkpoints.latest is not None:
+            resuming, step, validation = checkpoints.latest is not None, 0, {}
+            graphdef, state = _initial_state(config, task, mesh, optimizer, resuming)
+            if resuming:
                 arrays, meta = checkpoints.restore(arrays_of(state))
                 step, validation = meta["step"], meta["validation"]
                 state = with_arrays(state, arrays, step)
@@ -104,7 +104,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         preview = aside.submit(_save_preview, task, batch, config.seed, workdir) if not step and first_process else None
         write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, step, write=first_process)))
         check = lambda step, metrics: _check_finite(step, metrics, config, checkpoints.latest, workdir)
-        throughput, progress, reported = Throughput(batch_size, check), Progress("step", first=step, seconds=0), set()
+        throughput, progress, left_out = Throughput(batch_size, check), Progress("step", first=step, seconds=0), set()
         first_step = step + 1
 
         while True:
@@ -139,10 +139,10 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 throughput.fetch()  # nothing is saved that was not checked
                 meta = _meta(config, task) | {"schedule": schedule.state, "validation": validation}
                 checkpoints.save(step, arrays_of(state), meta, monitored)
-            for name in set(task.problems) - reported:
+            for name in set(task.problems) - left_out:
                 progress.clear()
                 log.warning("left out: %s: %s", name, task.problems[name])
-                reported.add(name)
+                left_out.add(name)
             if done or stopping:
                 break
             with throughput.waiting():
@@ -171,10 +171,13 @@ def _optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
     return krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
 
 
-def _new_or_like_saved(config, task: Task, mesh: Mesh, optimizer, *, new: bool) -> tuple[nnx.GraphDef, TrainState]:
-    """The state of step 0, or one to restore a checkpoint into, which has all that a run needs, the mean RGB too."""
-    dtype = computation_dtype(config)
-    net = initialize(config, task.outputs, task.mean_rgb, dtype) if new else new_network(config, task.outputs, dtype)
+def _initial_state(config, task: Task, mesh: Mesh, optimizer, resuming: bool) -> tuple[nnx.GraphDef, TrainState]:
+    """The network's structure, and the state of step 0 on the devices.
+
+    When resuming, only its shapes count: a checkpoint has all arrays, the mean RGB too.
+    """
+    outputs, dtype = task.outputs, computation_dtype(config)
+    net = new_network(config, outputs, dtype) if resuming else initialize(config, outputs, task.mean_rgb, dtype)
     graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
     return graphdef, sharding.place_state(state, mesh)
 

@@ -48,7 +48,7 @@ def save_curves(workdir: Path) -> Path:
     for axes, title in ((loss, "loss"), (others, "metrics, %"), (learning_rate, "learning rate")):
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
-        if axes.has_data():
+        if len(axes.lines) > 1:
             axes.legend(fontsize=8)
     path = workdir / "curves.png"
     figure.savefig(path, dpi=120)
