@@ -20,7 +20,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -120,7 +120,7 @@ class CachedFeatures(Classification):
 
     def pixels(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
         """Views of images as the net gets them: RGB around 0..255, float32 (n, crop, crop, 3)."""
-        with contextlib.closing(self._crops(lambda _: (index, view), range(1))) as crops:
+        with contextlib.closing(self._crops(lambda _: (index, view), 1)) as crops:
             return np.asarray(jax.jit(self._augmented)(next(crops)["image"], jnp.asarray(index), jnp.asarray(view)))
 
     def _compute(self, net: VGG, made_of: dict, first: int) -> None:
@@ -146,7 +146,7 @@ class CachedFeatures(Classification):
         log.info("computing the frozen convolutions on %d views of %s images, once", views - first, f"{images:,}")
         began, progress = time.monotonic(), Progress("views")
         with contextlib.ExitStack() as at_end:
-            stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), range(-(-total // size)))
+            stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), -(-total // size))
             at_end.enter_context(contextlib.closing(stream))
             if jax.process_index() == 0:
                 stored, problems = at_end.enter_context(
@@ -172,9 +172,9 @@ class CachedFeatures(Classification):
         size = _size(4 * math.prod(self._shape))
         log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._folder)
 
-    def _crops(self, places: Callable[[int], Places], batches: Iterable[int]) -> BatchStream:
-        """The crops of views, a batch for each of `batches`; `places(k)` are the images and views of batch k."""
-        data = self._config.data
+    def _crops(self, places: Callable[[int], Places], count: int) -> BatchStream:
+        """The crops of views in so many batches; `places(k)` are the images and views of batch k."""
+        data, batches = self._config.data, range(count)
 
         def requests(k: int) -> Requests:
             index, view = places(k)

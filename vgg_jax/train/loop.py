@@ -8,6 +8,7 @@ the same bits as one that was not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -96,16 +97,15 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         compiling = aside.submit(_compiled, config, task, mesh, graphdef, optimizer, state)  # while the input starts
         with start_up.part("input"):
             stream = at_end.enter_context(contextlib.closing(task.batches(_network(graphdef, state), step)))
-        batches = at_end.enter_context(prefetch(stream, lambda batch: _placed(batch, task, mesh)))
+        batches = at_end.enter_context(prefetch(stream, functools.partial(_place, task, mesh)))
         with start_up.part("first batch"):
             batch = next(batches)
         with start_up.part("compiling, beyond these"):
             update = compiling.result()
         preview = aside.submit(_save_preview, task, batch, config.seed, workdir) if not step and first_process else None
         write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, step, write=first_process)))
-        check = lambda step, metrics: _check_finite(step, metrics, config, checkpoints.latest, workdir)
-        throughput, progress, left_out = Throughput(batch_size, check), Progress("step", first=step, seconds=0), set()
-        first_step = step + 1
+        throughput = Throughput(batch_size, functools.partial(_check_finite, config, checkpoints, workdir))
+        progress, left_out, first_step = Progress("step", first=step, seconds=0), set(), step + 1
 
         while True:
             rate = schedule.rate_at(step)
@@ -195,7 +195,7 @@ def _compiled(config, task: Task, mesh: Mesh, graphdef, optimizer, state: TrainS
     return jax.jit(update, donate_argnums=0).lower(state, batch, rate).compile()
 
 
-def _placed(batch: Mapping[str, np.ndarray], task: Task, mesh: Mesh) -> dict[str, jax.Array]:
+def _place(task: Task, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     return sharding.place_batch({name: batch[name] for name in task.batch_shapes}, mesh)
 
 
@@ -211,9 +211,13 @@ def _save_preview(task: Task, batch: dict[str, jax.Array], seed: int, workdir: P
     return path
 
 
-def _check_finite(step: int, metrics: Mapping[str, float], config: ConfigDict, saved: int | None, workdir: Path):
+def _check_finite(
+    config: ConfigDict, checkpoints: Checkpoints, workdir: Path, step: int, metrics: Mapping[str, float]
+) -> None:
+    """Ends a run whose loss or gradient is no longer a number, before it is saved."""
     loss, norm = metrics["loss"], metrics["gradient_norm"]
     if not (math.isfinite(loss) and math.isfinite(norm)):
+        saved = checkpoints.latest
         kept = f"the last good checkpoint is step {saved}" if saved else "no checkpoint was saved yet"
         raise Diverged(
             f"step {step}: the loss is {loss} and the gradient's norm {norm}; {kept} ({workdir}).\n"
