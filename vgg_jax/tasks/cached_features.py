@@ -70,11 +70,11 @@ class CachedFeatures(Classification):
     def __init__(self, config: ConfigDict, mesh: Mesh, workdir: Path):
         _check_frozen(config)
         super().__init__(config, mesh, workdir)
-        self._mesh, self._folder, self._views = mesh, workdir / "views", config.train.cached_views
+        self._mesh, self._folder, self._view_count = mesh, workdir / "views", config.train.cached_views
         self._order = functools.lru_cache(maxsize=2)(self._draw_order)  # a batch may need two epochs' orders
         spec, side = spec_of(config.model.net), config.data.crop // 32
         pool5 = side, side, scaled(list(spec.convolutions.values())[-1].channels, config.model.width)
-        self._shape = self._views, len(self.source), *pool5
+        self._shape = self._view_count, len(self.source), *pool5
         self._check_bytes(MAX_BYTES, "the most that is kept")
         self.batch_shapes = batch_shapes(config.train.batch_size, pool5=(pool5, jnp.float32))
 
@@ -87,7 +87,7 @@ class CachedFeatures(Classification):
         """
         made_of = self._dependencies(net)
         there = activation_store.views_in(self._folder, made_of)
-        if sharding.agreed(there < self._views):
+        if sharding.agreed(there < self._view_count):
             self._compute(net, made_of, 0 if sharding.agreed(not there) else there)
         stored, problems = activation_store.read(self._folder)
         self.problems.maps.append(problems)
@@ -116,7 +116,7 @@ class CachedFeatures(Classification):
         for number in np.unique(epoch):
             index[epoch == number] = self._order(int(number))[position[epoch == number]]
         mine = process_slice(size, jax.process_index(), jax.process_count())
-        return index[mine], epoch[mine] % self._views
+        return index[mine], epoch[mine] % self._view_count
 
     def pixels(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
         """Views of images as the net gets them: RGB around 0..255, float32 (n, crop, crop, 3)."""
