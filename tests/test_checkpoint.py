@@ -1,18 +1,21 @@
+import contextlib
 import json
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
 from vgg_jax import CheckpointError, ConfigError
 from vgg_jax.checkpoint import Checkpoints, find, load_network, new_network
 from vgg_jax.config import default_config
+from vgg_jax.sharding import place_state
 from vgg_jax.train.initialize import finetune_from, initialize
 from vgg_jax.train.optimizer import krizhevsky_momentum
-from vgg_jax.train.state import new_state
+from vgg_jax.train.state import arrays_of, new_state, with_arrays
 
 CLASSES = [f"class {number}" for number in range(10)]
 
@@ -30,18 +33,24 @@ def state_of(config, freeze=(), seed=0):
     return state
 
 
-def meta(config, step, **more):
-    return {"step": step, "config": json.loads(config.to_json()), "classes": CLASSES, "source": "x", **more}
+def meta(config):
+    return {"config": json.loads(config.to_json()), "classes": CLASSES, "source": "x"}
 
 
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def save(folder, config, state, step=1, accuracy=None, keep=3):
-    checkpoints = Checkpoints(folder, keep)
-    checkpoints.save(state, meta(config, step), accuracy)
-    checkpoints.close()
+def save(folder, config, state, step=1):
+    with contextlib.closing(Checkpoints(folder, 3)) as checkpoints:
+        checkpoints.save(step, arrays_of(state), meta(config))
+
+
+def restored(folder, state):
+    """The latest state, and its meta."""
+    with contextlib.closing(Checkpoints(folder, 3)) as checkpoints:
+        arrays, meta = checkpoints.restore(arrays_of(state))
+    return with_arrays(state, arrays, meta["step"]), meta
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
@@ -52,23 +61,18 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, config, batch_norm):
     save(tmp_path, config, state, step=7)
     other = state_of(config, freeze=("conv1",), seed=2)
     assert not same(state.trainable, other.trainable)
-    checkpoints = Checkpoints(tmp_path, 3)
-    restored, reported = checkpoints.restore(other)
-    checkpoints.close()
-    assert restored.step == 7 and reported["classes"] == CLASSES
+    again, meta = restored(tmp_path, other)
+    assert again.step == 7 and meta["classes"] == CLASSES
     for part in ("trainable", "rest", "optimizer"):
-        assert same(getattr(state, part), getattr(restored, part)), part
+        assert same(getattr(state, part), getattr(again, part)), part
 
 
 def test_a_state_comes_back_onto_eight_devices(tmp_path, config, eight_devices):
     state = state_of(config)
     save(tmp_path, config, state)
-    placed = jax.device_put(state_of(config, seed=3), jax.sharding.NamedSharding(eight_devices, jax.P()))
-    checkpoints = Checkpoints(tmp_path, 3)
-    restored, _ = checkpoints.restore(placed)
-    checkpoints.close()
-    assert same(state.trainable, restored.trainable)
-    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(restored.trainable))
+    again, _ = restored(tmp_path, place_state(state_of(config, seed=3), eight_devices))
+    assert same(state.trainable, again.trainable)
+    assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(again))
 
 
 def test_saving_is_not_disturbed_by_the_steps_that_follow(tmp_path, config):
@@ -76,7 +80,7 @@ def test_saving_is_not_disturbed_by_the_steps_that_follow(tmp_path, config):
     kept = jax.tree.map(np.array, state.trainable)
     spoil = jax.jit(lambda tree: jax.tree.map(lambda a: a * 0 - 1, tree), donate_argnums=0)
     checkpoints = Checkpoints(tmp_path, 3)
-    checkpoints.save(state, meta(config, 1), None)
+    checkpoints.save(1, arrays_of(state), meta(config))
     jax.block_until_ready(spoil(spoil(state.trainable)))  # donated, as the train step does
     checkpoints.close()
     net, _ = load_network(tmp_path)
@@ -86,15 +90,40 @@ def test_saving_is_not_disturbed_by_the_steps_that_follow(tmp_path, config):
 def test_the_last_n_and_the_best_are_kept(tmp_path, config):
     state = state_of(config)
     checkpoints = Checkpoints(tmp_path, keep=2)
-    for step, accuracy in [(1, 0.3), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)]:
-        checkpoints.save(state, meta(config, step), accuracy)
+    for step, metric in [(1, 0.3), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)]:
+        checkpoints.save(step, arrays_of(state), meta(config), metric)
     checkpoints.wait()
     assert (checkpoints.latest, checkpoints.best) == (5, 2)
     checkpoints.close()
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 4, 5]
 
 
-def test_a_network_opens_without_optimiser_and_config_file(tmp_path, config, rng):
+def test_checkpoints_that_call_their_metric_accuracy_still_rank(tmp_path, config):
+    state = state_of(config)
+    items = {name: ocp.args.StandardSave(tree) for name, tree in arrays_of(state).items()}
+    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["accuracy"])
+    with ocp.CheckpointManager(tmp_path / "checkpoints", options=options) as manager:  # as they were once saved
+        items["meta"] = ocp.args.JsonSave(meta(config) | {"step": 3})
+        manager.save(3, args=ocp.args.Composite(**items), metrics={"accuracy": 0.9})
+    with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
+        assert (checkpoints.latest, checkpoints.best) == (3, 3)
+        for step, metric in [(4, 0.8), (5, 0.7)]:
+            checkpoints.save(step, arrays_of(state), meta(config), metric)
+        checkpoints.wait()
+        assert checkpoints.best == 3
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [3, 5]
+    assert same(restored(tmp_path, state_of(config, seed=1))[0].trainable, state.trainable)
+
+
+def test_a_network_may_have_other_outputs_than_classes(tmp_path, config):
+    _, state = new_state(new_network(config, 40, jnp.float32), (), krizhevsky_momentum())
+    with contextlib.closing(Checkpoints(tmp_path, 3)) as checkpoints:
+        checkpoints.save(1, arrays_of(state), meta(config) | {"outputs": 40})
+    net, reported = load_network(tmp_path)
+    assert net.num_classes == 40 and not net.classes and reported["classes"] == CLASSES
+
+
+def test_a_network_opens_without_optimizer_and_config_file(tmp_path, config, rng):
     config.model.batch_norm = True
     state = state_of(config, seed=4)
     save(tmp_path, config, state, step=3)
@@ -115,8 +144,8 @@ def test_a_half_written_checkpoint_is_not_used(tmp_path, config):
     assert find(tmp_path) == folder / "1"
     checkpoints = Checkpoints(tmp_path, 3)
     assert checkpoints.latest == 1
-    # The run that goes on writes that step anew.
-    checkpoints.save(state, meta(config, 2), None)
+    # The run that goes on writes that step again.
+    checkpoints.save(2, arrays_of(state), meta(config))
     checkpoints.close()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
     assert load_network(tmp_path)[1]["step"] == 2
@@ -126,39 +155,37 @@ def test_a_path_may_be_a_run_its_checkpoints_or_one_step(tmp_path, config):
     state = state_of(config)
     checkpoints = Checkpoints(tmp_path, 3)
     for step in (9, 10):
-        checkpoints.save(state, meta(config, step), None)
+        checkpoints.save(step, arrays_of(state), meta(config))
     checkpoints.close()
     latest = tmp_path / "checkpoints" / "10"
     assert find(tmp_path) == find(tmp_path / "checkpoints") == find(latest) == latest
     assert find(tmp_path / "checkpoints" / "9").name == "9"
 
 
-def test_missing_damaged_and_foreign_checkpoints_are_told(tmp_path, config):
+def test_missing_damaged_and_foreign_checkpoints_are_refused(tmp_path, config):
     with pytest.raises(CheckpointError, match="nowhere: is not there; give a run's --workdir"):
         find(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
         find(tmp_path)
     save(tmp_path, config, state_of(config), step=1)
-    checkpoints = Checkpoints(tmp_path, 3)
     config.model.net = "B"
     with pytest.raises(CheckpointError, match="missing conv1_2/bias.*missing conv1_2/kernel"):
-        checkpoints.restore(state_of(config))
+        restored(tmp_path, state_of(config))
     config.model.net, config.model.width = "A", 0.125
     with pytest.raises(CheckpointError, match=r"conv1_1/kernel is \(3, 3, 3, 4\), here \(3, 3, 3, 8\)"):
-        checkpoints.restore(state_of(config))
+        restored(tmp_path, state_of(config))
     config.model.width = 0.0625
     with pytest.raises(
         CheckpointError, match="optimizer is of another network or freezes other layers: missing conv1_1/bias"
     ):
         save(tmp_path / "frozen", config, state_of(config, freeze=("conv1",)), step=1)
-        Checkpoints(tmp_path / "frozen", 3).restore(state_of(config))
-    checkpoints.close()
+        restored(tmp_path / "frozen", state_of(config))
     (tmp_path / "checkpoints/1/meta/metadata").write_text('{"step": 1')
     with pytest.raises(CheckpointError, match="meta cannot be read"):
         load_network(tmp_path)
 
 
-def test_a_checkpoint_with_missing_files_is_told(tmp_path, config):
+def test_a_checkpoint_with_damaged_files_is_refused(tmp_path, config):
     save(tmp_path, config, state_of(config), step=1)
     for path in (tmp_path / "checkpoints/1/net").rglob("*"):
         if path.is_file() and path.stat().st_size > 1000:

@@ -1,8 +1,7 @@
-import threading
-
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from vgg_jax import ConfigError, sharding
 
@@ -33,35 +32,20 @@ def test_the_mesh_holds_every_device_once():
     )
 
 
-def test_prefetch_keeps_the_order_and_runs_ahead():
-    taken, second = [], threading.Event()
-
-    def items():
-        for number in range(5):
-            taken.append(number)
-            if number == 1:
-                second.set()
-            yield number
-
-    with sharding.prefetch(items(), lambda number: number * 10) as placed:
-        first = next(placed)
-        assert second.wait(10)  # the second is made while the first is in use
-        assert [first, *placed] == [0, 10, 20, 30, 40]
-    assert taken == [0, 1, 2, 3, 4]
+def test_a_state_lies_on_every_device(eight_devices, tiny_net):
+    state = nnx.state(tiny_net())
+    placed = sharding.place_state(state, eight_devices)
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
+        assert len(after.sharding.device_set) == 8 and after.sharding.is_fully_replicated
+        np.testing.assert_array_equal(before, after)
 
 
-def test_prefetch_raises_the_sources_error_where_it_came():
-    def items():
-        yield 1
-        raise ValueError("photo.jpg is broken")
-
-    with sharding.prefetch(items(), lambda item: item) as placed:
-        assert next(placed) == 1
-        with pytest.raises(ValueError, match="photo.jpg is broken"):
-            next(placed)
-
-
-def test_leaving_prefetch_stops_its_thread():
-    with sharding.prefetch(iter(range(10**9)), lambda item: item) as placed:
-        next(placed)
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+def test_the_first_rule_whose_pattern_an_array_has_places_it(eight_devices, tiny_net, monkeypatch):
+    rules = (("fc[67]/kernel", jax.P(None, None, None, "data")), ("", jax.P()))
+    monkeypatch.setattr(sharding, "RULES", rules)
+    state = {"trainable": nnx.state(tiny_net(hidden=16))}
+    placed = nnx.to_pure_dict(sharding.place_state(state, eight_devices)["trainable"])
+    assert placed["fc6"]["kernel"].addressable_shards[0].data.shape == (1, 1, 32, 2)
+    assert (
+        placed["fc6"]["bias"].sharding.is_fully_replicated and placed["conv1_1"]["kernel"].sharding.is_fully_replicated
+    )

@@ -1,10 +1,10 @@
 """Checkpoints: everything a run is, in a form that evaluation can open without the run (Orbax).
 
-One folder a step, `WORKDIR/checkpoints/STEP/`, written aside and renamed when complete:
+One folder per step, `WORKDIR/checkpoints/STEP/`, written aside and renamed when complete:
 
-    net/        every array of the network by layer: parameters, mean RGB, averages of batch normalisation
+    net/        every array of the network by layer: parameters, mean RGB, averages of batch normalization
     optimizer/  the velocities of the trained parameters
-    meta/       JSON: step, config, class names, source, the schedule's state, the last validation
+    meta/       JSON: step, config, class names, outputs, source, the schedule's state, the last validation
 
 How the parameters are split into trained and frozen ones, or over devices, is not part of it.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import optax
 import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
@@ -24,14 +23,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError
+from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
-from vgg_jax.train.state import TrainState
 
 FOLDER = "checkpoints"
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last `keep`, and the one of the best validation accuracy.
+    """The checkpoints of one run: the last `keep`, and the one of the best monitored metric.
 
     Saving is asynchronous: `save` returns when the arrays are copied, the files are written while training goes on.
 
@@ -41,12 +40,9 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int):
-        def accuracy(metrics: dict) -> float:
-            return metrics["accuracy"]
-
-        best = policies.BestN(get_metric_fn=accuracy, n=1, keep_checkpoints_without_metrics=False)
+        best = policies.BestN(get_metric_fn=_metric, n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            best_fn=accuracy,
+            best_fn=_metric,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(n=keep), best]),
             cleanup_tmp_directories=True,  # left by a run that was killed while it wrote one
         )
@@ -59,48 +55,37 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step of the best validation accuracy, or None before the first validation."""
+        """The step of the best monitored metric, or None before the first evaluation."""
         return self._manager.best_step()
 
-    def save(self, state: TrainState, meta: dict, accuracy: float | None) -> None:
+    def save(self, step: int, arrays: dict[str, dict], meta: dict, metric: float | None = None) -> None:
         """Saves a step, unless it is saved already.
 
         Args:
-          state: the run's state after `meta["step"]` updates.
+          step: the updates done.
+          arrays: trees of arrays by the names of their folders, `net` and `optimizer`.
           meta: JSON values; see the module.
-          accuracy: the validation accuracy at this step, if it was measured.
+          metric: the monitored metric at this step, if it was measured; higher is better.
         """
-        if self.latest == meta["step"]:
+        if self.latest == step:
             return
-        items = ocp.args.Composite(
-            net=ocp.args.StandardSave(_arrays(state)),
-            optimizer=ocp.args.StandardSave(_velocities(state)),
-            meta=ocp.args.JsonSave(meta),
-        )
-        self._manager.save(meta["step"], args=items, metrics=None if accuracy is None else {"accuracy": accuracy})
+        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items["meta"] = ocp.args.JsonSave(meta | {"step": step})
+        metrics = None if metric is None else {"metric": metric}
+        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
-    def restore(self, state: TrainState) -> tuple[TrainState, dict]:
-        """The latest checkpoint.
+    def restore(self, like: dict[str, dict]) -> tuple[dict[str, dict], dict]:
+        """The latest checkpoint's arrays and meta.
 
         Args:
-          state: a state of this run at any step; it gives structure, shapes and shardings.
-
-        Returns:
-          The state and the checkpoint's meta.
+          like: trees as they were saved; they give structure, shapes and shardings.
 
         Raises:
           CheckpointError: it holds another network, or velocities of other layers.
         """
         folder = Path(self._manager.directory) / str(self.latest)
         meta = read_meta(folder)
-        whole = nnx.merge_state(state.trainable, state.rest)
-        nnx.replace_by_pure_dict(whole, _read(folder / "net", _arrays(state)))
-        trained = {path for path, _ in nnx.to_flat_state(state.trainable)}
-        trainable, rest = nnx.split_state(whole, lambda path, _: path in trained, ...)
-        trace = optax.tree.get(state.optimizer, "trace")
-        nnx.replace_by_pure_dict(trace, _read(folder / "optimizer", _velocities(state)))
-        step = jax.device_put(jnp.asarray(meta["step"], jnp.int32), state.step.sharding)
-        return TrainState(step, trainable, rest, optax.tree.set(state.optimizer, trace=trace)), meta
+        return {name: _read(folder / name, tree) for name, tree in like.items()}, meta
 
     def wait(self) -> None:
         """Returns when the files of a save under way are complete."""
@@ -129,7 +114,7 @@ def find(path: str | Path) -> Path:
 
 
 def read_meta(folder: Path) -> dict:
-    """The JSON of a checkpoint: step, config, classes, source, schedule, validation.
+    """The JSON of a checkpoint: step, config, classes, outputs, source, schedule, validation.
 
     Raises:
       CheckpointError: it is damaged.
@@ -152,7 +137,7 @@ def read_arrays(folder: Path) -> dict:
 
 
 def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dict]:
-    """A trained network, ready for evaluation; needs neither the config file nor the optimiser's state.
+    """A trained network, ready for evaluation; needs neither the config file nor the optimizer's state.
 
     Args:
       path: a run's workdir (its latest checkpoint) or one checkpoint's folder.
@@ -166,22 +151,29 @@ def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[V
     """
     folder = find(path)
     meta = read_meta(folder)
-    config = with_defaults(meta["config"])
-    net = nnx.eval_shape(lambda: new_network(config, len(meta["classes"]), dtype))
-    net.classes = tuple(meta["classes"])
+    config, classes = with_defaults(meta["config"]), tuple(meta["classes"])
+    outputs = meta.get("outputs", len(classes))  # old checkpoints are of classification
+    net = nnx.eval_shape(lambda: new_network(config, outputs, dtype))
+    if outputs == len(classes):
+        net.classes = classes
     graphdef, state = nnx.split(net)
     arrays = read_arrays(folder)
-    _audit(folder / "net", nnx.to_pure_dict(state), arrays)
+    _check(folder / "net", nnx.to_pure_dict(state), arrays)
     nnx.replace_by_pure_dict(state, arrays)
     return nnx.merge(graphdef, state), meta
 
 
-def new_network(config: ConfigDict, num_classes: int, dtype: jnp.dtype) -> VGG:
-    """The network of a config, drawn from its seed."""
+def new_network(config: ConfigDict, outputs: int, dtype: jnp.dtype) -> VGG:
+    """The network of a config, randomly initialized from its seed.
+
+    Args:
+      outputs: channels of its last layer.
+      dtype: of the computation.
+    """
     model = config.model
     return VGG(
         model.net,
-        num_classes=num_classes,
+        num_classes=outputs,
         crop=config.data.crop,
         width=model.width,
         hidden=model.hidden or None,
@@ -194,12 +186,9 @@ def new_network(config: ConfigDict, num_classes: int, dtype: jnp.dtype) -> VGG:
     )
 
 
-def _arrays(state: TrainState) -> dict:
-    return nnx.to_pure_dict(nnx.merge_state(state.trainable, state.rest))
-
-
-def _velocities(state: TrainState) -> dict:
-    return nnx.to_pure_dict(optax.tree.get(state.optimizer, "trace"))
+def _metric(metrics: dict[str, float]) -> float:
+    (value,) = metrics.values()  # older checkpoints call it accuracy
+    return value
 
 
 def _saved(folder: Path) -> dict:
@@ -213,7 +202,7 @@ def _saved(folder: Path) -> dict:
 
 def _read(folder: Path, like: dict) -> dict:
     """The arrays of one item, placed as those of `like` are."""
-    _audit(folder, like, _saved(folder))
+    _check(folder, like, _saved(folder))
     target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
     with ocp.StandardCheckpointer() as reader:
         try:
@@ -222,20 +211,7 @@ def _read(folder: Path, like: dict) -> dict:
             raise CheckpointError(f"{folder}: the checkpoint is damaged: {error}; use another step") from error
 
 
-def _audit(folder: Path, wanted: dict, saved: dict) -> None:
+def _check(folder: Path, wanted: dict, saved: dict) -> None:
     """Refuses a checkpoint of another network, naming every array that is missing, unexpected or of another shape."""
-    wanted, saved = (
-        {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in _leaves(tree)}
-        for tree in (wanted, saved)
-    )
-    faults = [f"missing {name}" for name in wanted if name not in saved]
-    faults += [f"unexpected {name}" for name in saved if name not in wanted]
-    faults += [
-        f"{name} is {saved[name]}, here {shape}" for name, shape in wanted.items() if saved.get(name, shape) != shape
-    ]
-    if faults:
-        raise CheckpointError(f"{folder} is of another network or freezes other layers: " + "; ".join(faults))
-
-
-def _leaves(tree: dict) -> list:
-    return jax.tree_util.tree_leaves_with_path(tree)
+    if mismatch := match(shapes_of(wanted), shapes_of(saved)):
+        raise CheckpointError(f"{folder} is of another network or freezes other layers: {mismatch}")

@@ -87,7 +87,7 @@ def _train() -> None:
             "training needs a config and a folder: python -m vgg_jax.main --config=configs/vgg16.py --workdir=runs/D\n"
             "To see training run right now: make quickstart"
         )
-    from vgg_jax.tasks.classification import Classification
+    from vgg_jax.tasks.choose import make_task
     from vgg_jax.train.loop import train
 
     workdir = Path(WORKDIR.value)
@@ -96,7 +96,7 @@ def _train() -> None:
         _log_to(workdir / "log.txt")
     except OSError as error:
         raise ConfigError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
-    train(CONFIG.value, workdir, Classification)
+    train(CONFIG.value, workdir, make_task)
 
 
 def _subjects() -> Iterator:

@@ -1,37 +1,45 @@
-"""How far an evaluation is: done, pace, time left."""
+"""The line that says how far a long computation is: done, pace, time left."""
 
 from __future__ import annotations
 
 import datetime
+import shutil
 import sys
 import time
 
 
 class Progress:
-    """A line that is rewritten in a terminal, and written every half a minute into a file.
+    """A line that is rewritten in a terminal, and written now and then into a file.
 
     Args:
       what: what is counted.
+      first: how many of them were done before.
+      seconds: between lines in a file.
     """
 
-    def __init__(self, what: str):
-        self._what, self._inplace = what, sys.stderr.isatty()
+    def __init__(self, what: str, *, first: int = 0, seconds: float = 30):
+        self._what, self._first, self._in_place = what, first, sys.stderr.isatty()
+        self._seconds = 0.2 if self._in_place else seconds
         self._began = self._shown = time.monotonic()
 
-    def __call__(self, done: int, of: int) -> None:
-        """Shows the line if it is time to."""
+    def __call__(self, done: int, of: int, note: str = "") -> None:
+        """Shows the line if it is time to.
+
+        Args:
+          note: what else there is to say; by default how many are done per second.
+        """
         now = time.monotonic()
-        if now - self._shown < (0.2 if self._inplace else 30) and not (self._inplace and done == of):
+        if now - self._shown < self._seconds and not (self._in_place and done == of):
             return
         self._shown = now
-        pace = done / (now - self._began)
-        left = datetime.timedelta(seconds=round((of - done) / pace))
-        line = f"{self._what}: {done:,}/{of:,}  {pace:,.1f} a second  left {left}"
-        print(
-            f"\r\033[K{line}" if self._inplace else line, end="" if self._inplace else "\n", file=sys.stderr, flush=True
-        )
+        pace = (done - self._first) / max(now - self._began, 1e-9)
+        left = datetime.timedelta(seconds=round((of - done) / pace)) if pace else "unknown"
+        line = f"{self._what} {done:,}/{of:,}  left {left}  {note or f'{pace:,.1f} per second'}"
+        if self._in_place:  # a line that wraps could not be rewritten
+            line = f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}"
+        print(line, end="" if self._in_place else "\n", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         """Makes room for another line."""
-        if self._inplace:
+        if self._in_place:
             print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ from vgg_jax.data.open import open_source
 from vgg_jax.evaluate.paper import ERRORS, Setting
 from vgg_jax.evaluate.posteriors import read
 from vgg_jax.evaluate.tables import markdown, row
-from vgg_jax.tasks.classification import Classification
+from vgg_jax.tasks.choose import make_task
 from vgg_jax.train.loop import train
 from vgg_jax.weights import imagenet, save_torchvision
 
@@ -60,7 +60,7 @@ def runs(photographs, tmp_path_factory):
     """Two trained nets, A and B."""
     folder = tmp_path_factory.mktemp("runs")
     for net in "AB":
-        train(config_of(photographs, net), folder / net, Classification)
+        train(config_of(photographs, net), folder / net, make_task)
     return folder
 
 
@@ -201,7 +201,7 @@ def test_the_papers_figure_stands_beside_ours_only_where_protocol_and_data_are_t
 def test_every_protocol_can_drive_the_schedule(protocol, photographs, tmp_path):
     config = config_of(photographs)
     config.evaluate.validation, config.train.steps, config.evaluate.every, config.checkpoint.every = protocol, 2, 2, 2
-    metrics = train(config, tmp_path, Classification)
+    metrics = train(config, tmp_path, make_task)
     assert metrics["images"] == 6 and 0 <= metrics["top1"] <= 1
     overrides = {"evaluate.protocols": (protocol,), "evaluate.split": "validation", "evaluate.scales": (40,)}
     evaluate([of_run(tmp_path, overrides=overrides)], tmp_path / "evaluation")

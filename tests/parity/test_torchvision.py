@@ -89,9 +89,8 @@ def test_three_updates_are_torchs():
     optimizer = krizhevsky_momentum(0.9, 5e-4)
     graphdef, state = new_state(ours, (), optimizer)
     mean = np.asarray(ours.mean_rgb[...])
-    update = jax.jit(
-        make_train_step(graphdef, classification_loss, optimizer, lambda x, keys: x.astype(jnp.float32), seed=0)
-    )
+    loss_of = lambda net, batch, keys: classification_loss(net(batch["image"], keys=keys), batch)
+    update = jax.jit(make_train_step(graphdef, loss_of, optimizer, seed=0))
     before = np.asarray(state.trainable["fc8"]["kernel"][...])
     for _ in range(3):
         images = rng.integers(0, 256, (4, 224, 224, 3), np.uint8)

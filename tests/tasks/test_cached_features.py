@@ -22,17 +22,18 @@ from vgg_jax.data.decode import crop
 from vgg_jax.data.open import open_source
 from vgg_jax.data.statistics import IMAGENET
 from vgg_jax.tasks import activation_store, cached_features
-from vgg_jax.tasks.cached_features import Views
-from vgg_jax.tasks.classification import Classification, classification_loss
+from vgg_jax.tasks.cached_features import CachedFeatures
+from vgg_jax.tasks.choose import make_task
+from vgg_jax.tasks.classification import classification_loss, split_keys
 from vgg_jax.train import loop
 from vgg_jax.train.initialize import initialize
 from vgg_jax.train.optimizer import krizhevsky_momentum
-from vgg_jax.train.schedule import Steps
+from vgg_jax.train.schedule import Schedule
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import make_train_step
 
 FROZEN = ("conv1", "conv2", "conv3", "conv4", "conv5")
-train = functools.partial(loop.train, make_task=Classification)
+train = functools.partial(loop.train, make_task=make_task)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def config(photographs):
 
 def made(config, mesh, workdir):
     workdir.mkdir(exist_ok=True)
-    return Views(config, open_source(config.data.source, "train"), IMAGENET, mesh, workdir)
+    return CachedFeatures(config, mesh, workdir)
 
 
 def network(config):
@@ -85,17 +86,17 @@ def close(a, b):
 
 
 def test_a_kept_view_is_what_the_convolutions_make_of_that_crop(config, one_device, tmp_path):
-    net, inputs = network(config), made(config, one_device, tmp_path)
+    net, task = network(config), made(config, one_device, tmp_path)
     source = open_source(config.data.source, "train")
     whole = nnx.jit(lambda net, image: net(image[None], taps=["pool5"])[1]["pool5"][0])
-    for k, batch in enumerate(itertools.islice(inputs.stream(net, 0), 6)):
-        index, view = inputs.places(k)
-        for place, pixels in enumerate(inputs.pixels(index, view)):
-            np.testing.assert_allclose(batch["image"][place], whole(net, pixels), rtol=1e-5, atol=1e-6)
+    for k, batch in enumerate(itertools.islice(task.batches(net, 0), 6)):
+        index, view = task.places(k)
+        for place, pixels in enumerate(task.pixels(index, view)):
+            np.testing.assert_allclose(batch["pool5"][place], whole(net, pixels), rtol=1e-5, atol=1e-6)
             assert batch["label"][place] == source[index[place]]["label"] and batch["mask"][place] == 1
 
 
-def test_a_view_is_a_window_that_may_be_flipped_and_shifted_in_colour(config, one_device, tmp_path):
+def test_a_view_is_a_window_that_may_be_flipped_and_shifted_in_color(config, one_device, tmp_path):
     source = open_source(config.data.source, "train")
     index, view = np.arange(21).repeat(2), np.tile([0, 1], 21)
     config.data.color_shift, config.data.scale = 0.0, (33, 33)  # windows at 2 x 8 places
@@ -111,7 +112,7 @@ def test_a_view_is_a_window_that_may_be_flipped_and_shifted_in_colour(config, on
     assert 8 < flipped < 34
     config.data.color_shift = 0.1
     shift = np.asarray(made(config, one_device, tmp_path).pixels(index, view)) - plain
-    assert np.ptp(shift, axis=(1, 2)).max() < 1e-3  # one colour for all pixels of an image
+    assert np.ptp(shift, axis=(1, 2)).max() < 1e-3  # one color for all pixels of an image
     assert len(np.unique(shift[:, 0, 0].round(3), axis=0)) == 42 and 1 < shift.std() < 60
 
 
@@ -128,8 +129,8 @@ def test_a_view_depends_on_seed_image_and_number_alone(config, one_device, tmp_p
 
 
 def test_every_epoch_shows_every_image_once_by_its_next_view(config, one_device, tmp_path):
-    inputs = made(config, one_device, tmp_path)
-    index, view = (np.concatenate(parts) for parts in zip(*(inputs.places(k) for k in range(21))))
+    task = made(config, one_device, tmp_path)
+    index, view = (np.concatenate(parts) for parts in zip(*(task.places(k) for k in range(21))))
     orders = index.reshape(8, 21)
     np.testing.assert_array_equal(np.sort(orders), np.tile(np.arange(21), (8, 1)))
     assert len(np.unique(orders, axis=0)) == 8
@@ -141,16 +142,17 @@ def test_training_on_kept_views_is_training_on_the_views(config, one_device, tmp
     train(config, tmp_path / "run")
     run = arrays(tmp_path / "run")
 
-    inputs, net = made(config, one_device, tmp_path / "oracle"), network(config)
+    task, net = made(config, one_device, tmp_path / "oracle"), network(config)
     optimizer = krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
     graphdef, state = new_state(net, FROZEN, optimizer)
     start = jax.tree.map(np.array, nnx.to_pure_dict(nnx.merge_state(state.trainable, state.rest)))
-    update = jax.jit(make_train_step(graphdef, classification_loss, optimizer, lambda x, keys: x, seed=config.seed))
+    loss = lambda net, batch, keys: classification_loss(net(batch["image"], keys=split_keys(keys)[1]), batch)
+    update = jax.jit(make_train_step(graphdef, loss, optimizer, seed=config.seed))
     source = open_source(config.data.source, "train")
     for k in range(config.train.steps):
-        index, view = inputs.places(k)
+        index, view = task.places(k)
         label = np.array([source[i]["label"] for i in index], np.int32)
-        batch = {"image": inputs.pixels(index, view), "label": label, "mask": np.ones(8, np.float32)}
+        batch = {"image": task.pixels(index, view), "label": label, "mask": np.ones(8, np.float32)}
         state, _ = update(state, batch, jnp.float32(config.train.learning_rate))
     oracle = nnx.to_pure_dict(nnx.merge_state(state.trainable, state.rest))
 
@@ -176,7 +178,7 @@ def test_the_head_is_the_networks(config):
 
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, tmp_path, monkeypatch):
     train(config, tmp_path / "whole")
-    rate_at = Steps.rate_at
+    rate_at = Schedule.rate_at
 
     def with_request(schedule, step):
         if step == 3:
@@ -184,12 +186,12 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
         return rate_at(schedule, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Steps, "rate_at", with_request)
+        patched.setattr(Schedule, "rate_at", with_request)
         train(config, tmp_path / "cut")
     shutil.copytree(tmp_path / "cut", tmp_path / "without views")
     shutil.rmtree(tmp_path / "without views/views")
     with monkeypatch.context() as patched:  # what is kept is used
-        patched.setattr(Views, "_compute", None)
+        patched.setattr(CachedFeatures, "_compute", None)
         train(config, tmp_path / "cut")
     train(config, tmp_path / "without views")  # what is lost is computed again
     assert same(arrays(tmp_path / "whole"), arrays(tmp_path / "cut"))
@@ -199,7 +201,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
 def test_eight_devices_keep_what_one_does(config, one_device, eight_devices, tmp_path):
     net = network(config)
     one, eight = (
-        next(made(config, mesh, tmp_path / name).stream(net, 2))
+        next(made(config, mesh, tmp_path / name).batches(net, 2))
         for name, mesh in (("one", one_device), ("eight", eight_devices))
     )
     assert close(one, eight)
@@ -207,42 +209,42 @@ def test_eight_devices_keep_what_one_does(config, one_device, eight_devices, tmp
 
 def test_more_views_cost_only_the_new_ones(config, one_device, tmp_path, monkeypatch):
     net, made_views = network(config), []
-    begun = Views._compute
+    begun = CachedFeatures._compute
     monkeypatch.setattr(
-        Views, "_compute", lambda self, net, of, first: made_views.append(first) or begun(self, net, of, first)
+        CachedFeatures, "_compute", lambda self, net, of, first: made_views.append(first) or begun(self, net, of, first)
     )
     for count, folder in ((1, "grown"), (3, "grown"), (2, "grown"), (3, "at once")):
         config.train.cached_views = count
-        made(config, one_device, tmp_path / folder).stream(net, 0)
+        made(config, one_device, tmp_path / folder).batches(net, 0)
     assert made_views == [0, 1, 0]
-    grown, at_once = (activation_store.opened(tmp_path / folder / "views")[0] for folder in ("grown", "at once"))
+    grown, at_once = (activation_store.read(tmp_path / folder / "views")[0] for folder in ("grown", "at once"))
     assert grown.pool5.shape[0] == 3 and close(grown._asdict(), at_once._asdict())
 
 
-def test_what_was_made_otherwise_is_made_anew(config, one_device, tmp_path, caplog):
+def test_what_was_made_otherwise_is_made_again(config, one_device, tmp_path, caplog):
     net = network(config)
-    first = next(made(config, one_device, tmp_path).stream(net, 0))
+    first = next(made(config, one_device, tmp_path).batches(net, 0))
     net.conv5_2.bias[...] += 1.0
-    second = next(made(config, one_device, tmp_path).stream(net, 0))
+    second = next(made(config, one_device, tmp_path).batches(net, 0))
     assert "views was made otherwise (convolutions: " in caplog.text and not same(first, second)
     config.data.flip = False
-    next(made(config, one_device, tmp_path).stream(net, 0))
+    next(made(config, one_device, tmp_path).batches(net, 0))
     assert "flip: True -> False" in caplog.text
     (tmp_path / "views/of.json").write_text('{"of"')
-    next(made(config, one_device, tmp_path).stream(net, 0))
+    next(made(config, one_device, tmp_path).batches(net, 0))
     assert "views cannot be read" in caplog.text
     (tmp_path / "views/pool5.npy").write_bytes((tmp_path / "views/pool5.npy").read_bytes()[:200])
     with pytest.raises(CheckpointError, match="views is damaged: .*remove it"):
-        made(config, one_device, tmp_path).stream(net, 0)
+        made(config, one_device, tmp_path).batches(net, 0)
 
 
 def test_a_pass_that_was_cut_off_leaves_nothing_that_counts(config, one_device, tmp_path, monkeypatch):
     net = network(config)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(cached_features.Progress, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        made(config, one_device, tmp_path).stream(net, 0)
+        made(config, one_device, tmp_path).batches(net, 0)
     assert not (tmp_path / "views").exists()
-    next(made(config, one_device, tmp_path).stream(net, 0))
+    next(made(config, one_device, tmp_path).batches(net, 0))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["views"]
 
 
@@ -261,7 +263,7 @@ def test_a_convolution_that_is_trained_is_refused(config, tmp_path):
 
 
 def test_too_much_to_keep_is_refused_before_it_is_made(config, one_device, tmp_path, monkeypatch):
-    monkeypatch.setattr(cached_features, "MOST_BYTES", 3_000)
+    monkeypatch.setattr(cached_features, "MAX_BYTES", 3_000)
     message = (
         r"config.train.cached_views=2: pool5 of 2 views of 21 images, \(1, 1, 32\) in float32, takes 0.0 MB, and the "
         r"most that is kept is 0.0 MB: config.train.cached_views=1 fits; or lower config.data.crop=32, or train on "
@@ -269,10 +271,10 @@ def test_too_much_to_keep_is_refused_before_it_is_made(config, one_device, tmp_p
     )
     with pytest.raises(ConfigError, match=message):
         made(config, one_device, tmp_path)
-    monkeypatch.setattr(cached_features, "MOST_BYTES", 10**10)
+    monkeypatch.setattr(cached_features, "MAX_BYTES", 10**10)
     monkeypatch.setattr(cached_features.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 10))
     with pytest.raises(ConfigError, match=r"the room left in .* is 0.0 MB: lower config.data.crop"):
-        made(config, one_device, tmp_path).stream(network(config), 0)
+        made(config, one_device, tmp_path).batches(network(config), 0)
 
 
 def test_a_bad_image_stops_the_run_or_counts_for_nothing(config, one_device, tmp_path, photographs):
@@ -282,16 +284,15 @@ def test_a_bad_image_stops_the_run_or_counts_for_nothing(config, one_device, tmp
     bad.write_bytes(b"no image")
     net, source = network(config), open_source(config.data.source, "train")
     with pytest.raises(DataError, match="light/3.png"):
-        made(config, one_device, tmp_path / "raise").stream(net, 0)
+        made(config, one_device, tmp_path / "raise").batches(net, 0)
     config.data.on_error = "skip"
     for _ in range(2):  # made, and found again
-        inputs = made(config, one_device, tmp_path / "skip")
-        stream = inputs.stream(net, 0)
-        batches = list(itertools.islice(stream, 6))
+        task = made(config, one_device, tmp_path / "skip")
+        batches = list(itertools.islice(task.batches(net, 0), 6))
         masks = np.concatenate([batch["mask"] for batch in batches])
-        index = np.concatenate([inputs.places(k)[0] for k in range(6)])
+        index = np.concatenate([task.places(k)[0] for k in range(6)])
         np.testing.assert_array_equal(masks == 0, [source.name_of(i) == str(bad) for i in index])
         assert 2 <= (masks == 0).sum() <= 3
-        assert [*stream.problems] == [str(bad)] and "image" in stream.problems[str(bad)]
+        assert [*task.problems] == [str(bad)] and "image" in task.problems[str(bad)]
     kept = json.loads((tmp_path / "skip/views/of.json").read_text())
     assert kept["of"]["split"] == "train"

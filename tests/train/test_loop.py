@@ -18,18 +18,18 @@ from vgg_jax.checkpoint import load_network, read_arrays
 from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.target import of_run
 from vgg_jax.config import default_config
-from vgg_jax.tasks.classification import Classification
+from vgg_jax.tasks.choose import make_task
 from vgg_jax.train import metric_writer
 from vgg_jax.train.loop import Diverged
 from vgg_jax.train.loop import train as train_task
-from vgg_jax.train.schedule import Steps
+from vgg_jax.train.schedule import Schedule
 
-train = functools.partial(train_task, make_task=Classification)
+train = functools.partial(train_task, make_task=make_task)
 
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Three classes of noisy images, reported apart by their stripes: across, down, none; 40 x 48 JPEGs."""
+    """Three classes of noisy images, told apart by their stripes: across, down, none; 40 x 48 JPEGs."""
     folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     for split, count in (("train", 24), ("validation", 8)):
         for label, name in enumerate(("across", "down", "plain")):
@@ -78,7 +78,7 @@ def test_a_run_learns_and_leaves_what_it_should(config, tmp_path):
     assert {
         "train_top1",
         "train_top5",
-        "train_rate",
+        "train_learning_rate",
         "train_gradient_norm",
         "train_images_per_second",
         "train_input_wait",
@@ -98,7 +98,7 @@ def test_a_run_learns_and_leaves_what_it_should(config, tmp_path):
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, tmp_path, monkeypatch):
     train(config, tmp_path / "whole")
     # SIGTERM in the fourth step, in the middle of the epoch and between two checkpoints.
-    rate_at = Steps.rate_at
+    rate_at = Schedule.rate_at
 
     def with_request(schedule, step):
         if step == 3:
@@ -106,7 +106,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
         return rate_at(schedule, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Steps, "rate_at", with_request)
+        patched.setattr(Schedule, "rate_at", with_request)
         train(config, tmp_path / "cut")
     stopped = max(int(path.name) for path in (tmp_path / "cut/checkpoints").iterdir())
     assert stopped == 4

@@ -1,7 +1,5 @@
 """The update: the same on one device, on eight and in microbatches; frozen layers; masks."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,18 +10,21 @@ from flax import nnx
 from vgg_jax import sharding
 from vgg_jax.data.augment import augment
 from vgg_jax.evaluate.metrics import hits
-from vgg_jax.tasks.classification import classification_loss
+from vgg_jax.tasks.classification import classification_loss, split_keys
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import image_keys, make_train_step
 
-AUGMENT = functools.partial(
-    augment,
-    flip=True,
-    color_shift=0.1,
-    eigenvalues=jnp.array([0.2, 0.02, 0.004]),
-    eigenvectors=jnp.asarray(np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 2 + np.eye(3))[0], jnp.float32),
-)
+COLORS = {
+    "eigenvalues": jnp.array([0.2, 0.02, 0.004]),
+    "eigenvectors": jnp.asarray(np.linalg.qr(np.arange(9.0).reshape(3, 3) ** 2 + np.eye(3))[0], jnp.float32),
+}
+
+
+def loss(net, batch, keys):
+    pixel_keys, dropout_keys = split_keys(keys)
+    batch = augment(batch, pixel_keys, flip=True, color_shift=0.1, **COLORS)
+    return classification_loss(net(batch["image"], keys=dropout_keys), batch)
 
 
 def batches(count, size=32):
@@ -39,10 +40,8 @@ def batches(count, size=32):
 def train(net, mesh, steps=10, *, microbatches=1, freeze=(), given=None, rate=1e-3):
     optimizer = krizhevsky_momentum()
     graphdef, state = new_state(net, freeze, optimizer)
-    state = jax.device_put(state, sharding.replicated(mesh))
-    update = jax.jit(
-        make_train_step(graphdef, classification_loss, optimizer, AUGMENT, seed=0, microbatches=microbatches)
-    )
+    state = sharding.place_state(state, mesh)
+    update = jax.jit(make_train_step(graphdef, loss, optimizer, seed=0, microbatches=microbatches))
     losses = []
     for batch in given or batches(steps):
         state, metrics = update(state, sharding.place_batch(batch, mesh), jnp.float32(rate))
@@ -85,13 +84,12 @@ def test_the_gradient_is_that_of_the_mean_loss(tiny_net, one_device):
     batch = next(batches(1, size=16))
     optimizer = krizhevsky_momentum(0.9, 0.0)
     graphdef, state = new_state(net, (), optimizer)
-    update = make_train_step(
-        graphdef, classification_loss, optimizer, lambda images, keys: images.astype(jnp.float32), seed=0
-    )
+    plain = lambda net, batch, keys: classification_loss(net(batch["image"], keys=keys), batch)
+    update = make_train_step(graphdef, plain, optimizer, seed=0)
     after, metrics = jax.jit(update)(state, batch, jnp.float32(1.0))
     gradient = jax.tree.map(lambda new, old: old - new, after.trainable, state.trainable)
 
-    def loss(params):
+    def mean_loss(params):
         scores = nnx.merge(graphdef, params, state.rest)(batch["image"])[:, 0, 0].astype(jnp.float32)
         return np.float64(optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]).mean())
 
@@ -99,7 +97,7 @@ def test_the_gradient_is_that_of_the_mean_loss(tiny_net, one_device):
     np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-3)
     step = 1e-3 / norm
     ahead, behind = (
-        loss(jax.tree.map(lambda p, g, s=sign: p + s * step * g, state.trainable, gradient)) for sign in (1, -1)
+        mean_loss(jax.tree.map(lambda p, g, s=sign: p + s * step * g, state.trainable, gradient)) for sign in (1, -1)
     )
     np.testing.assert_allclose((ahead - behind) / (2 * step), norm**2, rtol=2e-2)
 
@@ -136,7 +134,7 @@ def test_frozen_stages_at_the_bottom_cost_no_backward_pass(tiny_net):
     def convolutions(freeze):
         optimizer = krizhevsky_momentum()
         graphdef, state = new_state(tiny_net("B"), freeze, optimizer)
-        update = make_train_step(graphdef, classification_loss, optimizer, AUGMENT, seed=0)
+        update = make_train_step(graphdef, loss, optimizer, seed=0)
         compiled = jax.jit(update).lower(state, next(batches(1)), jnp.float32(1)).compile()
         return compiled.cost_analysis()["flops"]
 

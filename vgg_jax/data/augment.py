@@ -1,43 +1,52 @@
-"""Augmentation on the device: horizontal flip and RGB colour shift (Sec. 3.1)."""
+"""Augmentation on the device: horizontal flip and RGB color shift (Sec. 3.1)."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Key
 
 
 def augment(
-    images: UInt8[Array, "n h w 3"],
+    batch: dict[str, Array],
     keys: Key[Array, " n"],
     *,
     flip: bool,
     color_shift: float,
     eigenvalues: Float[Array, 3],
     eigenvectors: Float[Array, "3 3"],
-) -> Float[Array, "n h w 3"]:
-    """Flips each image with probability 1/2 and shifts its colour along the training set's principal components.
+) -> dict[str, Array]:
+    """Flips each image with probability 1/2 and shifts its color along the training set's principal components.
 
     The shift is Krizhevsky's (2012, Sec. 4.1): to every pixel of an image is added [p1 p2 p3][a1 l1, a2 l2, a3 l3]^T,
-    with a ~ N(0, color_shift) drawn once an image, p and l being the eigenvectors and eigenvalues of the covariance of
+    with a ~ N(0, color_shift) drawn once per image, p and l being the eigenvectors and eigenvalues of the covariance of
     RGB values in [0, 1]; the sum is scaled to 0..255 here. Nothing is clipped, as in the original.
 
     Args:
-      images: RGB in 0..255.
-      keys: one PRNG key an image: its draws do not depend on its place in a batch.
+      batch: `image` (n, h, w, 3), RGB in 0..255; `boxes` (n, ..., 4), if there are any: center x, center y, width and
+        height relative to the image, in [0, 1]. The rest of it stays.
+      keys: one PRNG key per image: its draws do not depend on its place in a batch.
       flip: whether to flip; digits and letters must not be.
       color_shift: deviation of a, 0.1 in the paper, 0 for none.
-      eigenvalues, eigenvectors: of the training set's colours; component i is eigenvectors[:, i].
+      eigenvalues, eigenvectors: of the training set's colors; component i is eigenvectors[:, i].
 
     Returns:
-      float32 RGB around 0..255.
+      The batch; its `image` is float32 RGB around 0..255.
     """
     draws = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-    x = images.astype(jnp.float32)
+    changed = {"image": batch["image"].astype(jnp.float32)}
     if flip:
-        mirrored = jax.vmap(jax.random.bernoulli)(draws[:, 0])
-        x = jnp.where(mirrored[:, None, None, None], x[:, :, ::-1], x)
+        flipped = jax.vmap(jax.random.bernoulli)(draws[:, 0])
+        changed["image"] = _where(flipped, changed["image"][:, :, ::-1], changed["image"])
+        if "boxes" in batch:
+            boxes = jnp.asarray(batch["boxes"])
+            changed["boxes"] = _where(flipped, boxes.at[..., 0].set(1 - boxes[..., 0]), boxes)
     if color_shift:
         a = color_shift * jax.vmap(lambda key: jax.random.normal(key, (3,)))(draws[:, 1])
-        x = x + (255.0 * (a * eigenvalues) @ eigenvectors.T)[:, None, None, :]
-    return x
+        changed["image"] += (255.0 * (a * eigenvalues) @ eigenvectors.T)[:, None, None, :]
+    return batch | changed
+
+
+def _where(choice: Array, this: Array, that: Array) -> Array:
+    """One array or the other, for each image."""
+    return jnp.where(choice.reshape(-1, *[1] * (this.ndim - 1)), this, that)

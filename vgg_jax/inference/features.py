@@ -19,7 +19,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from vgg_jax import sharding
 from vgg_jax.commands.predict import images_of
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import eval_scale
@@ -32,6 +31,7 @@ from vgg_jax.inference.feature_file import FeatureFile, Features, FeaturesInMemo
 from vgg_jax.inference.runner import Runner, mirrored, with_mirror_images
 from vgg_jax.inference.scorer import check_image
 from vgg_jax.model.vgg import VGG
+from vgg_jax.prefetch import in_order
 from vgg_jax.progress import Progress
 
 LAYERS = ("relu3_3", "pool5", "fc7")
@@ -283,7 +283,7 @@ def _views(
             else:
                 problems[name] = problem
 
-    with sharding.in_order(prepared, enumerate(images), threads, ahead=4 * threads) as results:
+    with in_order(prepared, enumerate(images), threads, ahead=4 * threads) as results:
         yield views(results)
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Int, Shaped, UInt8
 from vgg_jax import compiler, sharding
 from vgg_jax.inference.buckets import Batcher, PaddedBatch, ScaledImage
 from vgg_jax.model.vgg import VGG
+from vgg_jax.prefetch import prefetch
 
 AHEAD = 4
 """Batches that are under way while the next program is compiled."""
@@ -60,7 +61,7 @@ class Runner(abc.ABC):
         """Takes other parameters for the same network: the parts of its state, in any split."""
         whole = nnx.merge_state(*state) if len(state) > 1 else state[0]
         here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), whole)
-        self._state = jax.device_put(here, sharding.replicated(self._mesh))
+        self._state = sharding.place_state(here, self._mesh)
 
     @abc.abstractmethod
     def _run(self, purpose: Hashable, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
@@ -68,7 +69,7 @@ class Runner(abc.ABC):
 
     def _results(self, views: Iterable[ScaledImage]) -> Iterator[tuple[PaddedBatch, dict[str, np.ndarray]]]:
         """The results of views, batch by batch, in whatever order is fast."""
-        with sharding.prefetch(self.batcher.pack(views), self._begun, AHEAD) as batches:
+        with prefetch(self.batcher.pack(views), self._begun, AHEAD) as batches:
             for packed, results in batches:
                 yield packed, jax.device_get(results)
 

@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from vgg_jax import sharding
+from vgg_jax import prefetch
 from vgg_jax.data.batch_stream import cores
 from vgg_jax.data.decode import rescale
 from vgg_jax.errors import ConfigError, DataError
@@ -101,7 +101,7 @@ class Scoring(Runner):
             image = read(key)
             return [] if image is None else list(self._views_of(key, image))
 
-        return sharding.flattened(sharding.in_order(prepared, keys, threads, ahead=4 * threads))
+        return prefetch.flattened(prefetch.in_order(prepared, keys, threads, ahead=4 * threads))
 
     def check(self, image: UInt8[np.ndarray, "h w 3"]) -> None:
         """Refuses an image that takes too much memory at one of the scales.

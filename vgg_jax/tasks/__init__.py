@@ -1,1 +1,1 @@
-"""What a net is trained for: classification (Sec. 4)."""
+"""What a net is trained for: classification (Sec. 3.1, 4)."""

@@ -1,25 +1,25 @@
 """Frozen convolutions computed once: fixed views of the images in place of fresh crops (Sec. 3.1, fine-tuning).
 
-With `config.train.cached_views=K` every image has K views. A view is a scale, a window, a flip and a colour shift,
+With `config.train.cached_views=K` every image has K views. A view is a scale, a window, a flip and a color shift,
 drawn once from (seed, image, view); what the frozen convolutions make of it, pool5, is computed before the first step
-and kept in the workdir (`view_store`), where a larger K finds what a smaller one left. The steps read pool5 and run the
-FC layers alone, in a hundredth of the time.
+and kept in the workdir (`activation_store`), where a larger K finds what a smaller one left. The steps read pool5 and
+run the FC layers alone, in a hundredth of the time.
 
 Epoch e shows every image once, in an order drawn from (seed, e), by its view e mod K. A batch is a function of the seed
-and of its number, as one of fresh crops is; dropout is drawn in every step. Batch normalisation, frozen with its
+and of its number, as one of fresh crops is; dropout is drawn in every step. Batch normalization, frozen with its
 convolutions, uses its averages.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
+import itertools
 import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -27,120 +27,100 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from vgg_jax import compiler, sharding
-from vgg_jax.data.batch_stream import BatchStream, Requests, process_slice
-from vgg_jax.data.source import Source
-from vgg_jax.data.statistics import ColorStatistics
+from vgg_jax.data import sampler
+from vgg_jax.data.pipeline import TrainingBatches
+from vgg_jax.data.sampler import Requests, process_slice
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.specs import scaled, spec_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks import activation_store
-from vgg_jax.train.crops import augmentation
+from vgg_jax.tasks.classification import Classification, batch_shapes, classification_loss, split_keys
 from vgg_jax.train.state import is_frozen
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 16 * 10**9
+MAX_BYTES = 16 * 10**9
 """The most that is kept in a workdir."""
 
-_ORDER, _WINDOWS = 2, 3  # families of random streams on the host; `data.train_stream` has 0 and 1
 _PIXELS = 2**32 - 1  # in the place of a step's number in `step.image_keys`: no run reaches it
 _TOGETHER = 16  # views that the convolutions run on at once, on each device
 
-
-def check_frozen(config: ConfigDict) -> None:
-    """Refuses views of a config that trains a convolution.
-
-    Raises:
-      ConfigError: with the layers, and the way out.
-    """
-    spec = spec_of(config.model.net)
-    trained = [layer for layer in spec.convolutions if not is_frozen(layer, tuple(config.train.freeze))]
-    if trained:
-        stages = tuple(f"conv{number}" for number in range(1, len(spec.stages) + 1))
-        raise ConfigError(
-            f"config.train.cached_views={config.train.cached_views} keeps the output of the convolutions, but "
-            f"{', '.join(trained)} {'is' if len(trained) == 1 else 'are'} trained: set config.train.freeze={stages}, "
-            "or config.train.cached_views=0"
-        )
+Places = tuple[np.ndarray, np.ndarray]
+"""Which images, and which view of each."""
 
 
-class Views:
-    """The frozen convolutions' output on fixed views; see `vgg_jax.train.loop.Inputs`.
+class CachedFeatures(Classification):
+    """Classification by FC layers that are trained on the output of frozen convolutions, computed once.
 
     Args:
       config: the run's; all convolutions are frozen.
-      source: the training images.
-      colors: their principal colours.
-      mesh: the devices.
+      mesh: all devices.
       workdir: the run's folder; the output is kept in its `views/`.
 
     Raises:
-      ConfigError: it is too much to keep.
+      ConfigError: a convolution is trained, or it is too much to keep.
+      DataError: as `Classification`.
     """
 
-    def __init__(self, config: ConfigDict, source: Source, colors: ColorStatistics, mesh: Mesh, workdir: Path):
-        self._config, self._source, self._colors, self._mesh = config, source, colors, mesh
-        self._folder, self._count = workdir / "views", config.train.cached_views
-        self._shift, self._augment = augmentation(config, colors), jax.jit(self._augmented)
-        self._order = functools.lru_cache(maxsize=2)(self._draw_order)  # a batch may need two epochs' orders
+    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: Path):
+        _check_frozen(config)
+        super().__init__(config, mesh, workdir)
+        self._mesh, self._folder, self._view_count = mesh, workdir / "views", config.train.cached_views
+        size, seed = config.train.batch_size, config.seed
+        self._order = sampler.EpochOrder(len(self.source), size, seed, sampler.CACHED_ORDER)
         spec, side = spec_of(config.model.net), config.data.crop // 32
-        channels = scaled(list(spec.convolutions.values())[-1].channels, config.model.width)
-        self._shape = self._count, len(source), side, side, channels
-        self._check_bytes(MOST_BYTES, "the most that is kept")
-        size = config.train.batch_size
-        self.batch = {
-            "image": jax.ShapeDtypeStruct((size, side, side, channels), jnp.float32),
-            "label": jax.ShapeDtypeStruct((size,), jnp.int32),
-            "mask": jax.ShapeDtypeStruct((size,), jnp.float32),
-        }
+        pool5 = side, side, scaled(list(spec.convolutions.values())[-1].channels, config.model.width)
+        self._shape = self._view_count, len(self.source), *pool5
+        self._check_bytes(MAX_BYTES, "the most that is kept")
+        self.batch_shapes = batch_shapes(config.train.batch_size, pool5=(pool5, jnp.float32))
 
-    def augment(self, activations: jax.Array, keys: jax.Array) -> jax.Array:
-        """The activations as they are: a view was augmented before the convolutions."""
-        del keys
-        return activations
-
-    def remaining(self, net: VGG) -> Callable[..., jax.Array]:
-        """The net's FC layers, a function of pool5 and keys."""
-        return net.head
-
-    def stream(self, net: VGG, start: int) -> ViewStream:
-        """The batches from the `start`-th on; before them, unless the workdir has it, pool5 of all views is computed.
+    def batches(self, net: VGG, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """pool5 of views, `label` and `mask`; before them, unless the workdir has it, pool5 of all views is computed.
 
         Raises:
           DataError: an image cannot be read.
           CheckpointError: what the workdir has is damaged.
         """
-        of = self._dependencies(net)
-        there = activation_store.views_of(self._folder, of)
-        if sharding.agreed(there < self._count):
-            self._compute(net, of, 0 if sharding.agreed(not there) else there)
-        return ViewStream(self, *activation_store.opened(self._folder), start)
+        made_of = self._dependencies(net)
+        there = activation_store.views_in(self._folder, made_of)
+        if sharding.agreed(there < self._view_count):
+            self._compute(net, made_of, 0 if sharding.agreed(not there) else there)
+        stored, problems = activation_store.read(self._folder)
+        self.problems.maps.append(problems)
 
-    def first_seen(self, activations: jax.Array, keys: jax.Array) -> jax.Array:
+        def batch(k: int) -> dict[str, np.ndarray]:
+            index, view = self.places(k)
+            return {"pool5": stored.pool5[view, index], "label": stored.label[index], "mask": stored.mask[view, index]}
+
+        return (batch(k) for k in itertools.count(start))
+
+    def loss(self, net: VGG, batch: dict[str, Array], keys: Array) -> tuple[Array, dict[str, Array]]:
+        """`classification_loss` of the FC layers: a view was augmented before the convolutions."""
+        return classification_loss(net.head(batch["pool5"], keys=split_keys(keys)[1]), batch)
+
+    def preview(self, batch: dict[str, np.ndarray], keys: Array) -> tuple[np.ndarray, Sequence[str]]:
         """The first images of batch 0 as the convolutions saw them, read again."""
-        index, view = (places[: len(activations)] for places in self.places(0))
-        return self.pixels(index, view)
+        del keys
+        index, view = (places[: len(batch["label"])] for places in self.places(0))
+        return self.pixels(index, view), [self.classes[label] for label in batch["label"]]
 
-    def places(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """This process's share of batch k: which images, and which views of them."""
-        size, images = self._config.train.batch_size, self._shape[1]
-        epoch, position = np.divmod(k * size + np.arange(size), images)
-        index = np.empty(size, np.int64)
-        for number in np.unique(epoch):
-            index[epoch == number] = self._order(int(number))[position[epoch == number]]
-        mine = process_slice(size, jax.process_index(), jax.process_count())
-        return index[mine], epoch[mine] % self._count
+    def places(self, k: int) -> Places:
+        """This process's share of batch k."""
+        index, epoch = self._order(k)
+        mine = process_slice(len(index), jax.process_index(), jax.process_count())
+        return index[mine], epoch[mine] % self._view_count
 
-    def pixels(self, index: np.ndarray, view: np.ndarray) -> jax.Array:
+    def pixels(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
         """Views of images as the net gets them: RGB around 0..255, float32 (n, crop, crop, 3)."""
-        with contextlib.closing(self._crops(lambda _: (index, view), range(1))) as crops:
-            return self._augment(next(crops)["image"], jnp.asarray(index), jnp.asarray(view))
+        with contextlib.closing(self._crops(lambda _: (index, view), 1)) as crops:
+            return np.asarray(jax.jit(self._augmented)(next(crops)["image"], jnp.asarray(index), jnp.asarray(view)))
 
-    def _compute(self, net: VGG, of: dict, first: int) -> None:
+    def _compute(self, net: VGG, made_of: dict, first: int) -> None:
         """Fills the folder: all views of all images from the `first` view on, a few at a time on all devices."""
         graphdef, state = nnx.split(net)
 
@@ -151,38 +131,36 @@ class Views:
             return {"pool5": pool5, "label": batch["label"], "mask": batch["mask"]}
 
         views, images = self._shape[:2]
-        begin, total, size = first * images, views * images, _TOGETHER * self._mesh.size
+        size, total = _TOGETHER * self._mesh.size, (views - first) * images
         mine = process_slice(size, jax.process_index(), jax.process_count())
 
-        def places(k: int) -> tuple[np.ndarray, np.ndarray]:
-            number = begin + k * size + np.arange(size)
-            view, index = np.divmod(number, images)
+        def places(k: int) -> Places:
+            number = k * size + np.arange(size)
+            view, index = np.divmod(first * images + number, images)
             return np.where(number < total, index, -1), np.where(number < total, view, 0)
 
         self._check_bytes(shutil.disk_usage(self._folder.parent).free, f"the room left in {self._folder.parent}")
         log.info("computing the frozen convolutions on %d views of %s images, once", views - first, f"{images:,}")
         began, progress = time.monotonic(), Progress("views")
         with contextlib.ExitStack() as at_end:
-            crops = at_end.enter_context(
-                contextlib.closing(
-                    self._crops(lambda k: [p[mine] for p in places(k)], range(-(-(total - begin) // size)))
-                )
-            )
+            stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), -(-total // size))
+            at_end.enter_context(contextlib.closing(stream))
             if jax.process_index() == 0:
-                kept, unreadable = at_end.enter_context(activation_store.writing(self._folder, of, self._shape, first))
-            for k, batch in enumerate(crops):
+                stored, problems = at_end.enter_context(
+                    activation_store.writing(self._folder, made_of, self._shape, first)
+                )
+            for k, share in enumerate(stream):
                 index, view = places(k)
-                fed = {name: batch[name] for name in ("image", "label", "mask")}
-                fed |= {"index": index[mine].astype(np.int32), "view": view[mine].astype(np.int32)}
-                made = _on_host(convolved(state, sharding.place_batch(fed, self._mesh)))
+                share |= {"index": index[mine].astype(np.int32), "view": view[mine].astype(np.int32)}
+                rows = _on_host(convolved(state, sharding.place_batch(share, self._mesh)))
                 if jax.process_index() == 0:
-                    there = index >= 0
-                    kept.pool5[view[there], index[there]] = made["pool5"][there]
-                    kept.mask[view[there], index[there]] = made["mask"][there]
-                    good, bad = index[there & (made["mask"] > 0)], index[there & (made["mask"] == 0)]
-                    kept.label[good] = made["label"][there & (made["mask"] > 0)]
-                    unreadable |= {where: crops.problems.get(where, "") for where in map(self._source.name_of, bad)}
-                progress(min((k + 1) * size, total - begin), total - begin)
+                    there, read = index >= 0, rows["mask"] > 0
+                    stored.pool5[view[there], index[there]] = rows["pool5"][there]
+                    stored.mask[view[there], index[there]] = rows["mask"][there]
+                    stored.label[index[read]] = rows["label"][read]
+                    unread = map(self.source.name_of, index[there & ~read])
+                    problems |= {name: stream.problems.get(name, "") for name in unread}
+                progress(min((k + 1) * size, total), total)
         progress.clear()
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -191,39 +169,33 @@ class Views:
         size = _size(4 * math.prod(self._shape))
         log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._folder)
 
-    def _crops(self, places, batches) -> BatchStream:
-        """The crops of views, a batch for each of `batches`; `places(k)` are the images and views of batch k."""
-        config = self._config
+    def _crops(self, places: Callable[[int], Places], count: int) -> TrainingBatches:
+        """The crops of views in so many batches; `places(k)` are the images and views of batch k."""
+        data = self._config.data
 
         def requests(k: int) -> Requests:
             index, view = places(k)
             draws = [self._draw_window(int(i), int(v)) for i, v in zip(index, view, strict=True)]
             return Requests(index, *map(np.array, zip(*draws, strict=True)))
 
-        return BatchStream(
-            self._source,
-            requests,
-            batches,
-            crop=config.data.crop,
-            threads=config.data.threads,
-            on_error=config.data.on_error,
+        return TrainingBatches(
+            self.source, requests, crop=data.crop, stop=count, threads=data.threads, on_error=data.on_error
         )
 
     def _draw_window(self, image: int, view: int) -> tuple[int, np.ndarray]:
         """S, and where the window lies."""
-        draws = _generator(self._config.seed, _WINDOWS, max(image, 0), view)  # an empty place is drawn, and left
+        draws = sampler.generator(
+            self._config.seed, sampler.CACHED_CROPS, max(image, 0), view
+        )  # an empty place's draws are not used
         return int(draws.integers(*self._config.data.scale, endpoint=True)), draws.random(2)
 
-    def _augmented(self, crops: jax.Array, index: jax.Array, view: jax.Array) -> jax.Array:
+    def _augmented(self, crops: Array, index: Array, view: Array) -> Array:
         family = jax.random.fold_in(jax.random.key(self._config.seed), np.uint32(_PIXELS))
 
-        def key(image: jax.Array, view: jax.Array) -> jax.Array:
+        def key(image: Array, view: Array) -> Array:
             return jax.random.fold_in(jax.random.fold_in(family, image), view)
 
-        return self._shift(crops, jax.vmap(key)(index, view))
-
-    def _draw_order(self, epoch: int) -> np.ndarray:
-        return _generator(self._config.seed, _ORDER, epoch).permutation(self._shape[1])
+        return self._augment({"image": crops}, jax.vmap(key)(index, view))["image"]
 
     def _dependencies(self, net: VGG) -> dict:
         """Everything that a view's activations depend on, as JSON values."""
@@ -234,8 +206,8 @@ class Views:
                 for array in jax.tree.leaves(state[layer]):
                     digest.update(np.ascontiguousarray(array))
         return {
-            "source": self._source.name,
-            "split": self._source.split,
+            "source": self.source.name,
+            "split": self.source.split,
             "net": net.spec.name,
             "shape": list(self._shape[1:]),
             "crop": data.crop,
@@ -261,32 +233,17 @@ class Views:
         )
 
 
-class ViewStream:
-    """An endless iterator over this process's shares of batches: pool5 as `image`, `label`, `mask`.
-
-    Attributes:
-      problems: images that could not be read, and why: {where: reason}; their mask is 0.
-    """
-
-    def __init__(self, views: Views, kept: activation_store.Kept, problems: dict[str, str], start: int):
-        self.problems = problems
-        self._views, self._kept, self._next = views, kept, start
-
-    def __iter__(self):
-        return self
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        index, view = self._views.places(self._next)
-        self._next += 1
-        kept = self._kept
-        return {"image": kept.pool5[view, index], "label": kept.label[index], "mask": kept.mask[view, index]}
-
-    def close(self) -> None:
-        """Nothing: the arrays are unmapped with their last user."""
-
-
-def _generator(*words: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+def _check_frozen(config: ConfigDict) -> None:
+    """Refuses views of a config that trains a convolution."""
+    spec = spec_of(config.model.net)
+    trained = [layer for layer in spec.convolutions if not is_frozen(layer, tuple(config.train.freeze))]
+    if trained:
+        stages = tuple(f"conv{number}" for number in range(1, len(spec.stages) + 1))
+        raise ConfigError(
+            f"config.train.cached_views={config.train.cached_views} keeps the output of the convolutions, but "
+            f"{', '.join(trained)} {'is' if len(trained) == 1 else 'are'} trained: set config.train.freeze={stages}, "
+            "or config.train.cached_views=0"
+        )
 
 
 def _on_host(arrays: dict[str, jax.Array]) -> dict[str, np.ndarray]:

@@ -1,99 +1,152 @@
-"""Classification: multinomial logistic regression on the class scores (Sec. 3.1)."""
+"""Classification: multinomial logistic regression on the class scores of random crops (Sec. 3.1)."""
 
 from __future__ import annotations
 
+import collections
+import functools
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from vgg_jax.config import eval_scale
+from vgg_jax.data.augment import augment
 from vgg_jax.data.open import open_source
+from vgg_jax.data.pipeline import TrainingBatches
+from vgg_jax.data.sampler import Sampler
 from vgg_jax.data.source import Source
-from vgg_jax.evaluate.dataset import Examination
+from vgg_jax.data.statistics import IMAGENET, ColorStatistics, color_statistics
+from vgg_jax.evaluate.dataset import evaluate_dataset
 from vgg_jax.evaluate.metrics import hits, summary
-from vgg_jax.inference.scorer import Scoring, eval_views
+from vgg_jax.inference.runner import Runner
+from vgg_jax.inference.scorer import eval_views, posterior_runner
 from vgg_jax.model.vgg import VGG
+
+log = logging.getLogger(__name__)
 
 
 class Classification:
-    """What the training loop asks of a task: its data, its loss, and how good a state is.
+    """A fresh random crop of every image in every epoch, its class, and the error on the validation split.
+
+    See `vgg_jax.train.task.Task` for what a task is.
 
     Args:
       config: the run's.
-
-    Attributes:
-      source: the training images.
-      classes: names of the outputs.
-      monitor: the metric of `evaluate` that the schedule follows and the best checkpoint is chosen by.
+      mesh: all devices.
+      workdir: the run's folder; the color statistics are kept in its `colors.json`.
 
     Raises:
-      DataError: the source or a split of it is not there.
+      DataError: the source or a split of it is not there, or its color statistics cannot be computed.
     """
 
     monitor = "top1"
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: Path):
+        del mesh
+        data = config.data
         self._config = config
-        self.source = open_source(config.data.source, config.data.train_split)
-        self.validation_source = open_source(config.data.source, config.data.validation_split)
-        self.classes = self.source.classes
+        self.source = open_source(data.source, data.train_split)
+        self._validation_source = open_source(data.source, data.validation_split)
+        log.info("training on %s; validation on %s", self.source.describe(), self._validation_source.describe())
+        self.classes, self.outputs = self.source.classes, len(self.source.classes)
+        self._colors = _colors(config, self.source, workdir)
+        self.mean_rgb = self._colors.mean
+        self._augment = functools.partial(
+            augment,
+            flip=data.flip,
+            color_shift=data.color_shift,
+            eigenvalues=jnp.asarray(self._colors.eigenvalues),
+            eigenvectors=jnp.asarray(self._colors.eigenvectors),
+        )
+        self._views = eval_views([config.evaluate.validation], [eval_scale(config)])
+        self._runner: Runner | None = None
+        self._reading = {"threads": data.threads, "on_error": data.on_error}
+        self.problems = collections.ChainMap()
+        self.batch_shapes = batch_shapes(config.train.batch_size, image=((data.crop, data.crop, 3), jnp.uint8))
 
-    def loss(self, net: VGG, images: jax.Array, batch: dict[str, jax.Array], keys: jax.Array) -> tuple[jax.Array, dict]:
-        """`classification_loss`."""
-        return classification_loss(net, images, batch, keys)
+    def batches(self, net: VGG, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """Random crops at random scales: `image` uint8 (n, crop, crop, 3), `label` and `mask` (n,)."""
+        del net
+        config = self._config
+        sampler = Sampler(
+            len(self.source),
+            batch_size=config.train.batch_size,
+            crop=config.data.crop,
+            scale=tuple(config.data.scale),
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        stream = TrainingBatches(self.source, sampler, crop=config.data.crop, start=start, **self._reading)
+        self.problems.maps.append(stream.problems)
+        return stream
 
-    def evaluator(self, graphdef: nnx.GraphDef) -> Validation:
-        """A function of a state's `trainable` and `rest` to its metrics on the validation split."""
-        return Validation(graphdef, self.validation_source, self._config)
+    def loss(self, net: VGG, batch: dict[str, Array], keys: Array) -> tuple[Array, dict[str, Array]]:
+        """`classification_loss` of the augmented crops."""
+        pixel_keys, dropout_keys = split_keys(keys)
+        scores = net(self._augment(batch, pixel_keys)["image"], keys=dropout_keys)
+        return classification_loss(scores, batch)
 
-
-class Validation:
-    """How good a state of the network is on the held-out images, by the protocol that the config names.
-
-    Args:
-      graphdef: the network's structure, from `split_network`.
-      source: the held-out images.
-      config: the run's; `config.evaluate` says how.
-
-    Attributes:
-      problems: images that could not be read and were left out: {where: reason}.
-    """
-
-    def __init__(self, graphdef: nnx.GraphDef, source: Source, config: ConfigDict):
-        self._graphdef, self._config, self._scoring = graphdef, config, None
-        self._examination = Examination(source, threads=config.data.threads, on_error=config.data.on_error)
-        self.problems = self._examination.problems
-
-    def __call__(self, trainable: nnx.State, rest: nnx.State) -> dict[str, float]:
-        """`loss`, `top1` and `top5` (fractions), and `images`, how many were counted.
+    def evaluate(self, net: VGG) -> dict[str, float]:
+        """`loss`, `top1` and `top5` on the validation split, and `images`, how many were counted.
 
         Raises:
           DataError: an image cannot be read, or none can.
         """
-        if self._scoring is None:
-            net, config = nnx.merge(self._graphdef, trainable, rest), self._config
-            views = eval_views([config.evaluate.validation], [eval_scale(config)])
-            self._scoring = Scoring(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
-        self._scoring.use(trainable, rest)
-        answers = self._examination(self._scoring)
-        posteriors = np.mean([answers.posteriors[view] for view in self._scoring.views], axis=0)
-        return summary(posteriors, answers.labels)
+        if self._runner is None:  # its programs are compiled once
+            config = self._config
+            size = config.evaluate.batch_size or None
+            self._runner = posterior_runner(net, self._views, config.data.flip, batch_size=size)
+        self._runner.use(nnx.state(net))
+        predictions = evaluate_dataset(self._runner, self._validation_source, self._views, **self._reading)
+        self.problems |= predictions.problems
+        return summary(np.mean(list(predictions.posteriors.values()), axis=0), predictions.labels)
+
+    def preview(self, batch: dict[str, np.ndarray], keys: Array) -> tuple[np.ndarray, Sequence[str]]:
+        """The crops, flipped and shifted in color, with their classes."""
+        shown = self._augment(batch, split_keys(keys)[0])
+        return np.asarray(shown["image"]), [self.classes[label] for label in batch["label"]]
 
 
 def classification_loss(
-    net: VGG, images: jax.Array, batch: dict[str, jax.Array], keys: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    scores: Float[Array, "n h w classes"], batch: dict[str, Array]
+) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy of the soft-max, top-1 and top-5 hits, each summed over the images whose mask is 1.
 
     Args:
-      net: the network; dropout is drawn from `keys`.
-      images: augmented RGB, shape (n, crop, crop, 3).
+      scores: maps of class scores, which are averaged over their places.
       batch: `label` (n,) int32 and `mask` (n,) float32.
-      keys: one PRNG key an image.
     """
-    scores = net(images, keys=keys).mean((1, 2))
+    scores = scores.mean((1, 2))
     entropy = optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"])
     total = (entropy * batch["mask"]).sum()
     return total, {"loss": total, **hits(scores, batch["label"], batch["mask"])}
+
+
+def batch_shapes(size: int, **inputs: tuple[tuple[int, ...], jnp.dtype]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays of a global batch: of inputs by name, (shape of one, dtype); and of labels and mask."""
+    rows = inputs | {"label": ((), jnp.int32), "mask": ((), jnp.float32)}
+    return {name: jax.ShapeDtypeStruct((size, *shape), dtype) for name, (shape, dtype) in rows.items()}
+
+
+def split_keys(keys: Array) -> tuple[Array, Array]:
+    """Two independent keys of each image's: for its pixels, and for the network's dropout."""
+    pixels, dropout = jax.vmap(jax.random.split, out_axes=1)(keys)
+    return pixels, dropout
+
+
+def _colors(config: ConfigDict, source: Source, workdir: Path) -> ColorStatistics:
+    """Mean RGB and principal colors of the training set: ImageNet's, or computed and kept in the workdir."""
+    if config.data.statistics == "imagenet":
+        return IMAGENET
+    return color_statistics(
+        source, cache=workdir / "colors.json", threads=config.data.threads, on_error=config.data.on_error
+    )

@@ -1,15 +1,28 @@
-"""What a run tells: a progress line in the terminal, metrics as JSON lines and for TensorBoard."""
+"""A run's metrics: as JSON lines, for TensorBoard, and as text."""
 
 from __future__ import annotations
 
-import datetime
 import importlib
 import json
-import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from vgg_jax.files import written_aside
+
 FILE = "metrics.jsonl"
+
+FORMATS = {
+    "loss": "{:.4f}",
+    "learning_rate": "{:.1e}",
+    "gradient_norm": "{:.3g}",
+    "images": "{:,.0f}",
+    "images_per_second": "{:,.0f}",
+    "input_wait": "{:.1%}",
+}
+"""How values are written that are not a task's fractions; those are written as percentages."""
+
+_RENAMED = {"train_rate": "train_learning_rate"}
+"""What columns were once called: in files that are still read."""
 
 
 class MetricWriter:
@@ -25,16 +38,16 @@ class MetricWriter:
         self._summaries = None
         if write:
             kept = [row for row in read(workdir) if row["step"] <= step]
-            partial = self._path.with_suffix(".partial")
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            partial.replace(self._path)  # never half a history
+            with written_aside(self._path) as partial:
+                partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
-    def metrics(self, step: int, **values: float) -> None:
-        """One row: values by name, `train/loss` as `train_loss`."""
+    def __call__(self, step: int, prefix: str, metrics: Mapping[str, float]) -> None:
+        """One row: `loss` of the prefix `train` as `train_loss`, in TensorBoard `train/loss`."""
         if not self._write:
             return
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+            row = {"step": step} | {f"{prefix}_{name}": value for name, value in metrics.items()}
+            file.write(json.dumps(row) + "\n")
         if self._summaries is None:
             # The import brings TensorFlow and takes seconds: not before the first steps are done.
             importlib.import_module("vgg_jax.data._tensorflow")  # first, so that it is quiet and off the accelerators
@@ -42,7 +55,7 @@ class MetricWriter:
 
             folder = str(self._path.parent / "tensorboard")
             self._summaries = metric_writers.AsyncWriter(metric_writers.SummaryWriter(folder))
-        self._summaries.write_scalars(step, {name.replace("_", "/", 1): value for name, value in values.items()})
+        self._summaries.write_scalars(step, {f"{prefix}/{name}": value for name, value in metrics.items()})
 
     def close(self) -> None:
         """Completes the summaries."""
@@ -55,38 +68,17 @@ def read(workdir: Path) -> list[dict]:
     path, rows = workdir / FILE, []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            rows.append(json.loads(line))
+            rows.append({_RENAMED.get(name, name): value for name, value in json.loads(line).items()})
         except json.JSONDecodeError:
             break
     return rows
 
 
-class Progress:
-    """The line that says how far a run is; rewritten in place in a terminal, a line each in a file.
+def as_text(metrics: Mapping[str, float]) -> str:
+    """Metrics by name in a line, the task's first.
 
-    Args:
-      first, last: the steps between which this process works.
-      images: images a step.
+    >>> as_text({"learning_rate": 0.01, "images": 50_000, "loss": 1.18629, "top1": 0.3958})
+    'loss 1.1863  top1 39.58%  learning rate 1.0e-02  images 50,000'
     """
-
-    def __init__(self, first: int, last: int, images: int):
-        self._first, self._last, self._images = first, last, images
-        self._began, self._inplace = time.monotonic(), sys.stderr.isatty()
-
-    def show(self, step: int, metrics: dict[str, float]) -> None:
-        """Shows a step's metrics and the time left, by the mean pace so far, evaluations included."""
-        passed = time.monotonic() - self._began
-        left = passed / max(step - self._first, 1) * (self._last - step)
-        line = (
-            f"step {step:,}/{self._last:,}  loss {metrics['train_loss']:.4f}  top-1 {metrics['train_top1']:.1%}  "
-            f"rate {metrics['train_rate']:.1e}  {metrics['train_images_per_second']:,.0f} images/s  "
-            f"input wait {metrics['train_input_wait']:.1%}  left {datetime.timedelta(seconds=round(left))}"
-        )
-        print(
-            f"\r\033[K{line}" if self._inplace else line, end="" if self._inplace else "\n", file=sys.stderr, flush=True
-        )
-
-    def clear(self) -> None:
-        """Makes room for another line."""
-        if self._inplace:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    names = sorted(metrics, key=lambda name: name in FORMATS and name != "loss")
+    return "  ".join(f"{name.replace('_', ' ')} {FORMATS.get(name, '{:.2%}').format(metrics[name])}" for name in names)

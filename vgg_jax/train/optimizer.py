@@ -1,4 +1,4 @@
-"""Krizhevsky's momentum and the learning-rate schedules (Sec. 3.1)."""
+"""Krizhevsky's momentum (Sec. 3.1)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def krizhevsky_momentum(momentum: float = 0.9, weight_decay: float = 5e-4) -> op
     The common form keeps the rate outside (v <- m v + g, w <- w - rate v). They agree while the rate is constant; when
     it drops by 10, here the velocity gathered at the old rate runs out over the next steps, there it shrinks at once.
 
-    Only kernels are decayed. Biases and the scales and shifts of batch normalisation are not: the L2 penalty is meant
+    Only kernels are decayed. Biases and the scales and shifts of batch normalization are not: the L2 penalty is meant
     for weights, and the released Caffe models set the biases' decay to 0.
 
     Args:

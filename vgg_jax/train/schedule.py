@@ -9,9 +9,14 @@ from ml_collections import ConfigDict
 
 @dataclasses.dataclass
 class Schedule:
-    """What the loop asks: the rate of a step, and whether the run is over.
+    """A fixed learning rate after a warm-up, and what the loop asks of every schedule.
 
-    Its `state` goes into every checkpoint; `observe` is reported each validation accuracy and answers what it decided.
+    Its `state` goes into every checkpoint; `observe` is given the monitored metric of each evaluation.
+
+    Args:
+      rate: the learning rate at the beginning.
+      warmup_steps: over which it rises linearly.
+      factor: of each drop.
     """
 
     rate: float
@@ -25,11 +30,12 @@ class Schedule:
 
     def drops_before(self, step: int) -> int:
         """How often the rate has fallen when `step` is taken."""
-        raise TypeError("Schedule is the common part; use Plateau or Steps")
+        del step
+        return 0
 
-    def observe(self, step: int, accuracy: float) -> str:
-        """Told the validation accuracy (a fraction) after `step` steps; answers a line for the log, or nothing."""
-        del step, accuracy
+    def observe(self, step: int, value: float) -> str:
+        """Takes the monitored metric after `step` steps; returns what it decided, for the log, or ""."""
+        del step, value
         return ""
 
     @property
@@ -49,7 +55,7 @@ class Schedule:
 
 @dataclasses.dataclass
 class Steps(Schedule):
-    """Falls at given steps; with none of them the rate is fixed."""
+    """Falls at given steps."""
 
     boundaries: tuple[int, ...] = ()
 
@@ -59,12 +65,12 @@ class Steps(Schedule):
 
 @dataclasses.dataclass
 class Plateau(Schedule):
-    """Falls when the validation accuracy stops improving; after the last fall the next plateau ends the run.
+    """Falls when the monitored metric stops improving; after the last fall the next plateau ends the run.
 
     Args:
       drops: falls in all, 3 in the paper.
       patience: evaluations in a row without improvement that make a plateau.
-      threshold: what the accuracy, a fraction, must rise by to count as improved.
+      threshold: what the metric, a fraction, must rise by to count as improved.
       min_interval: steps that must pass after a fall before the next.
     """
 
@@ -79,22 +85,21 @@ class Plateau(Schedule):
     def drops_before(self, step: int) -> int:
         return sum(step >= dropped for dropped in self._dropped_at)
 
-    def observe(self, step: int, accuracy: float) -> str:
-        if accuracy > self._best + self.threshold:
-            self._best, self._best_step, self._waited = accuracy, step, 0
+    def observe(self, step: int, value: float) -> str:
+        if value > self._best + self.threshold:
+            self._best, self._best_step, self._waited = value, step, 0
             return ""
         self._waited += 1
         since = step - (self._dropped_at[-1] if self._dropped_at else 0)
         if self._waited < self.patience or since < self.min_interval:
             return ""
-        best = f"{self._best:.2%} (step {self._best_step})"
-        why = f"validation accuracy has not risen above {best} for {self._waited} evaluations"
+        why = f"no rise above {self._best:.2%} (step {self._best_step}) in {self._waited} evaluations"
         self._waited = 0
         if len(self._dropped_at) == self.drops:
             self._finished = True
-            return f"{why}: stopping after {self.drops} drops of the rate"
+            return f"{why}: stopping after {self.drops} drops of the learning rate"
         self._dropped_at.append(step)
-        return f"{why}: rate falls to {self.rate_at(max(step, self.warmup_steps)):.1e}"
+        return f"{why}: learning rate falls to {self.rate_at(max(step, self.warmup_steps)):.1e}"
 
     @property
     def finished(self) -> bool:
@@ -117,12 +122,10 @@ class Plateau(Schedule):
 
 def make_schedule(config: ConfigDict) -> Schedule:
     """The schedule that `config.schedule` asks for, starting at `config.train.learning_rate`."""
-    common = {
-        "rate": config.train.learning_rate,
-        "warmup_steps": config.schedule.warmup_steps,
-        "factor": config.schedule.factor,
-    }
+    common = config.train.learning_rate, config.schedule.warmup_steps, config.schedule.factor
     if config.schedule.kind == "plateau":
         names = ("drops", "patience", "threshold", "min_interval")
-        return Plateau(**common, **{name: config.schedule[name] for name in names})
-    return Steps(**common, boundaries=tuple(config.schedule.boundaries))
+        return Plateau(*common, **{name: config.schedule[name] for name in names})
+    if config.schedule.kind == "step":
+        return Steps(*common, boundaries=tuple(config.schedule.boundaries))
+    return Schedule(*common)

@@ -20,7 +20,7 @@ class TrainState:
     Attributes:
       step: updates done, int32.
       trainable: the parameters that are trained.
-      rest: frozen parameters, the mean RGB and the averages of batch normalisation.
+      rest: frozen parameters, the mean RGB and the averages of batch normalization.
       optimizer: the velocities of the trainable parameters.
     """
 
@@ -47,6 +47,29 @@ def new_state(
     return graphdef, TrainState(jnp.zeros((), jnp.int32), trainable, rest, optimizer.init(trainable))
 
 
+def arrays_of(state: TrainState) -> dict[str, dict]:
+    """What a checkpoint keeps of a state, as trees of arrays by layer: `net` and `optimizer`, the velocities.
+
+    How the parameters are split into trained and frozen ones is not part of it.
+    """
+    return {
+        "net": nnx.to_pure_dict(nnx.merge_state(state.trainable, state.rest)),
+        "optimizer": nnx.to_pure_dict(optax.tree.get(state.optimizer, "trace")),
+    }
+
+
+def with_arrays(state: TrainState, arrays: dict[str, dict], step: int) -> TrainState:
+    """A state with these arrays, as `arrays_of` gives them, in place of its own, after `step` updates."""
+    net = nnx.merge_state(state.trainable, state.rest)
+    nnx.replace_by_pure_dict(net, arrays["net"])
+    trained = {path for path, _ in nnx.to_flat_state(state.trainable)}
+    trainable, rest = nnx.split_state(net, lambda path, _: path in trained, ...)
+    trace = optax.tree.get(state.optimizer, "trace")
+    nnx.replace_by_pure_dict(trace, arrays["optimizer"])
+    step = jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding)
+    return TrainState(step, trainable, rest, optax.tree.set(state.optimizer, trace=trace))
+
+
 def layers_of(group: str, layers: list[str]) -> list[str]:
     """Layers that a group names: itself, or a stage's, `conv1` for conv1_1 and conv1_2.
 
@@ -57,7 +80,7 @@ def layers_of(group: str, layers: list[str]) -> list[str]:
 
 
 def is_frozen(layer: str, groups: tuple[str, ...]) -> bool:
-    """Whether a layer belongs to one of the frozen groups; batch normalisation goes with its convolution."""
+    """Whether a layer belongs to one of the frozen groups; batch normalization goes with its convolution."""
     convolution = layer.replace("bn", "conv", 1) if layer.startswith("bn") else layer
     return any(layers_of(group, [convolution]) for group in groups)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,17 +14,13 @@ from vgg_jax.train.state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-
-
-class Loss(Protocol):
-    """What a task asks the net to minimise, as a sum over a batch."""
-
-    def __call__(self, net: VGG, images: jax.Array, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
-        """The loss and the metrics, each summed over the images whose mask is 1."""
+Loss = Callable[[VGG, Batch, jax.Array], tuple[jax.Array, Metrics]]
+"""`loss(net, batch, keys)`: what is minimized, and metrics by name, each summed over the images whose mask is 1; see
+`vgg_jax.train.task.Task.loss`."""
 
 
 def image_keys(seed: int, step: jax.Array, batch_size: int) -> jax.Array:
-    """One PRNG key an image, a function of the seed, the step and the image's place in the global batch alone."""
+    """One PRNG key per image, a function of the seed, the step and the image's place in the global batch alone."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(batch_size))
 
@@ -34,7 +29,6 @@ def make_train_step(
     graphdef: nnx.GraphDef,
     loss: Loss,
     optimizer: optax.GradientTransformationExtraArgs,
-    augment: Callable[[jax.Array, jax.Array], jax.Array],
     *,
     seed: int,
     microbatches: int = 1,
@@ -42,35 +36,31 @@ def make_train_step(
     """The update `step(state, batch, rate) -> (state, metrics)`, to be jitted by the caller with its shardings.
 
     The gradient is that of the mean loss over the images of the global batch whose mask is 1, however many devices or
-    microbatches it is computed on. (Batch normalisation, which is not the paper's, sees a microbatch at a time.)
+    microbatches it is computed on. (Batch normalization, which is not the paper's, sees a microbatch at a time.)
 
     Args:
       graphdef: the net's structure, from `new_state`.
       loss: the task's.
       optimizer: `krizhevsky_momentum`.
-      augment: images (n, h, w, 3) uint8 and keys (n,) to float images.
-      seed: of the augmentation and of dropout.
+      seed: of the keys that the loss is given: of augmentation and dropout.
       microbatches: the parts, one after another, in which the gradient is computed; saves activation memory.
 
     Returns:
-      The function. Its batch holds `image` (n, crop, crop, 3) uint8, or whatever else `augment` takes and the loss
-      understands, `mask` (n,) float32 and what the loss reads. Its metrics are means over the batch, and
-      `gradient_norm`.
+      The function. Its batch holds `mask` (n,) float32 and what the loss reads, arrays of n rows. Its metrics are means
+      over the batch, and `gradient_norm`.
     """
 
     def gradient(trainable, rest, part, keys, count):
         def total(trainable):
             # A copy: merged variables are otherwise the state's own, which an outer trace may not see changed.
             net = nnx.merge(graphdef, trainable, rest, copy=True)
-            # Two independent draws an image: one for the pixels, one for the net's dropout.
-            pairs = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-            value, metrics = loss(net, augment(part["image"], pairs[:, 0]), part, pairs[:, 1])
+            value, metrics = loss(net, part, keys)
             return value / count, (metrics, nnx.split(net, nnx.Not(_same_paths(trainable)), ...)[1])
 
         return jax.grad(total, has_aux=True)(trainable)
 
     def step(state: TrainState, batch: Batch, rate: jax.Array) -> tuple[TrainState, Metrics]:
-        keys = image_keys(seed, state.step, batch["image"].shape[0])
+        keys = image_keys(seed, state.step, len(batch["mask"]))
         count = jnp.maximum(batch["mask"].sum(), 1.0)
         if microbatches == 1:
             gradients, (sums, rest) = gradient(state.trainable, state.rest, batch, keys, count)
