@@ -11,9 +11,9 @@ from ml_collections import ConfigDict
 from vgg_jax.config import eval_scale
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
-from vgg_jax.evaluate.dataset import Examination
+from vgg_jax.evaluate.dataset import evaluate_dataset
 from vgg_jax.evaluate.metrics import hits, summary
-from vgg_jax.inference.scorer import Scoring, eval_views
+from vgg_jax.inference.scorer import eval_views, posterior_runner
 from vgg_jax.model.vgg import VGG
 
 
@@ -62,9 +62,9 @@ class Validation:
     """
 
     def __init__(self, graphdef: nnx.GraphDef, source: Source, config: ConfigDict):
-        self._graphdef, self._config, self._scoring = graphdef, config, None
-        self._examination = Examination(source, threads=config.data.threads, on_error=config.data.on_error)
-        self.problems = self._examination.problems
+        self._graphdef, self._source, self._config, self._runner = graphdef, source, config, None
+        self._views = eval_views([config.evaluate.validation], [eval_scale(config)])
+        self.problems: dict[str, str] = {}
 
     def __call__(self, trainable: nnx.State, rest: nnx.State) -> dict[str, float]:
         """`loss`, `top1` and `top5` (fractions), and `images`, how many were counted.
@@ -72,14 +72,16 @@ class Validation:
         Raises:
           DataError: an image cannot be read, or none can.
         """
-        if self._scoring is None:
-            net, config = nnx.merge(self._graphdef, trainable, rest), self._config
-            views = eval_views([config.evaluate.validation], [eval_scale(config)])
-            self._scoring = Scoring(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
-        self._scoring.use(trainable, rest)
-        answers = self._examination(self._scoring)
-        posteriors = np.mean([answers.posteriors[view] for view in self._scoring.views], axis=0)
-        return summary(posteriors, answers.labels)
+        config = self._config
+        if self._runner is None:
+            net = nnx.merge(self._graphdef, trainable, rest)
+            batch_size = config.evaluate.batch_size or None
+            self._runner = posterior_runner(net, self._views, config.data.flip, batch_size=batch_size)
+        self._runner.use(trainable, rest)
+        options = {"threads": config.data.threads, "on_error": config.data.on_error}
+        predictions = evaluate_dataset(self._runner, self._source, self._views, **options)
+        self.problems |= predictions.problems
+        return summary(np.mean([predictions.posteriors[view] for view in self._views], axis=0), predictions.labels)
 
 
 def classification_loss(
