@@ -240,7 +240,7 @@ def test_what_fails_leaves_no_file_and_the_old_one_as_it_was(pool, folder, net, 
     assert [path.name for path in folder.iterdir() if "npz" in path.name] == ["f.npz"]
 
 
-def test_a_full_disk_is_told(net, images, one_device, tmp_path, monkeypatch):
+def test_a_full_disk_is_reported(net, images, one_device, tmp_path, monkeypatch):
     class Full(io.BytesIO):
         def write(self, _):
             raise OSError(28, "No space left on device")

@@ -105,16 +105,14 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
     parts, problems = _posteriors(net, config, about, source, names, home)
     papers_images = source.name.startswith("tfds:imagenet2012") and source.split == "validation" and not problems
     result = EvaluationResult(
-        name=target.name,
-        network=net.spec.name,
-        S=target.S,
-        scale=eval_scale(config),
-        scales=eval_scales(config),
-        protocols=tuple(config.evaluate.protocols),
-        parts=parts,
-        source=source.describe(),
-        of_the_paper=papers_size and papers_images,
-        problems=problems,
+        target.name,
+        eval_scale(config),
+        eval_scales(config),
+        tuple(config.evaluate.protocols),
+        parts,
+        source.describe(),
+        papers_size and papers_images,
+        problems,
     )
     if jax.process_index() == 0:
         protocol = "dense" if "dense" in result.protocols else result.protocols[0]
@@ -175,7 +173,7 @@ def _predictions(net: VGG, config: ConfigDict, source: Source, views: list[EvalV
     predictions = evaluate_dataset(runner, source, views, progress=progress, **options)
     progress.clear()
     log.info(
-        "%s images scored in %d ways on %d batch shapes; %.1f %% of the pixels were waste",
+        "%s images scored in %d views on %d batch shapes; %.1f %% of the pixels were waste",
         *(f"{len(predictions.index):,}", len(views), runner.batcher.shapes, 100 * runner.batcher.waste),
     )
     return predictions

@@ -12,7 +12,6 @@ from vgg_jax.evaluate.posteriors import check_alike, fused, read
 
 
 def run(arguments: list[str]) -> int:
-    """The command: prints the table."""
     print(fuse(arguments))
     return 0
 

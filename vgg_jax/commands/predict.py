@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,16 +19,6 @@ from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors, s
 
 AT_ONCE = 256
 """Images in work at once: as many are predicted before the first is printed."""
-
-
-class Prediction(NamedTuple):
-    """What a network makes of one image."""
-
-    path: Path
-    classes: tuple[tuple[int, float], ...]
-    """The five most probable, numbers and probabilities."""
-    problem: str
-    """Why the image could not be read, or ""."""
 
 
 def run(arguments: list[str], *, protocol: str, json: bool, heat_maps: str | None, **network) -> int:
@@ -82,8 +71,10 @@ def predict(
     return bad
 
 
-def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Iterator[Prediction]:
-    """Predictions in the order of the paths, a few hundred images in work at once."""
+def predictions(
+    target: EvalTarget, paths: Sequence[Path], protocol: str
+) -> Iterator[tuple[Path, list[tuple[int, float]], str]]:
+    """Each path, the five most probable classes' numbers and probabilities, and why it could not be read, or ""."""
     config, views = target.config, eval_views([protocol], target.scales)
     runner = posterior_runner(target.net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
     options = {"threads": config.data.threads, "on_error": "skip"}
@@ -96,8 +87,7 @@ def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Ite
                 means[place] += posterior / len(views)
         for place, path in enumerate(some):
             best = np.argsort(-means[place], kind="stable")[:5]
-            classes = tuple((int(number), float(means[place, number])) for number in best)
-            yield Prediction(path, () if problems[place] else classes, problems[place])
+            yield path, [(int(number), float(means[place, number])) for number in best], problems[place]
 
 
 def _noting(problems: dict[int, str], examples: Iterable[ScaledExample]) -> Iterator[ScaledExample]:

@@ -41,12 +41,7 @@ def find_targets(
     weights: Sequence[str],
     partial: bool = False,
 ) -> Iterator[EvalTarget]:
-    """The networks that a user named, one after another; --workdir counts where nothing else is given.
-
-    Args:
-      config, overrides: --config, by default the run's own; and --config.KEY=VALUE.
-      workdir, checkpoint, weights: the flags.
-      partial: as in `of_weights`.
+    """The networks that a user named by flags, one after another; --workdir counts where nothing else is given.
 
     Raises:
       UserError: none is given, or one cannot be loaded.
@@ -61,11 +56,7 @@ def find_targets(
 
 
 def find_target(*, workdir: str | None, checkpoint: Sequence[str], weights: Sequence[str], **given) -> EvalTarget:
-    """The one network that a user named.
-
-    Raises:
-      UserError: none or several are given, or it cannot be loaded.
-    """
+    """The one network that a user named; a UserError if there are none or several, or it cannot be loaded."""
     flags = {"workdir": [workdir] if workdir else [], "checkpoint": checkpoint, "weights": weights}
     named = [f"--{flag}={name}" for flag, names in flags.items() for name in names]
     if len(named) > 1:

@@ -30,32 +30,28 @@ def save_mistakes(
     folder.mkdir(parents=True, exist_ok=True)
     rank = metrics.ranks(posteriors, labels)
     confused = metrics.confusion(posteriors, labels)
-    with (folder / "per_class.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "images", "top1_error", "top5_error", "most_often_taken_for"])
-        for number, name in enumerate(classes):
-            here = rank[labels == number]
-            if len(here):
-                wrong = confused[number].copy()
-                wrong[number] = 0
-                taken_for = classes[int(wrong.argmax())] if wrong.any() else ""
-                errors = (f"{100 * (here >= most).mean():.2f}" for most in (1, 5))
-                writer.writerow([name, len(here), *errors, taken_for])
-    with (folder / "confusion.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["is \\ taken for", *classes])
-        writer.writerows([name, *counts] for name, counts in zip(classes, confused, strict=True))
     worst = metrics.mistakes(posteriors, labels, most=24)
-    with (folder / "mistakes.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "is", "taken for", "probability"])
-        for mistake in worst:
-            writer.writerow(
-                [images[mistake.image], classes[mistake.label], classes[mistake.guess], f"{mistake.probability:.4f}"]
-            )
+    by_class = []
+    for number, name in enumerate(classes):
+        here = rank[labels == number]
+        if len(here):
+            wrong = confused[number] * (np.arange(len(classes)) != number)
+            taken_for = classes[int(wrong.argmax())] if wrong.any() else ""
+            by_class.append([name, len(here), *(f"{100 * (here >= most).mean():.2f}" for most in (1, 5)), taken_for])
+    header = ["class", "images", "top1_error", "top5_error", "most_often_taken_for"]
+    _save_csv(folder / "per_class.csv", header, by_class)
+    counts = [[name, *counts] for name, counts in zip(classes, confused, strict=True)]
+    _save_csv(folder / "confusion.csv", ["is \\ taken for", *classes], counts)
+    named = [[images[m.image], classes[m.label], classes[m.guess], f"{m.probability:.4f}"] for m in worst]
+    _save_csv(folder / "mistakes.csv", ["image", "is", "taken for", "probability"], named)
     _draw_confusion(folder / "confusion.png", confused, classes)
     if worst:
         _draw_mistakes(folder / "mistakes.png", worst, classes, [read(mistake.image) for mistake in worst])
+
+
+def _save_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def _draw_confusion(path: Path, confused: np.ndarray, classes: Sequence[str]) -> None:

@@ -19,9 +19,6 @@ class EvaluationResult:
 
     name: str
     """Of the checkpoint, or where the weights are from."""
-    network: str
-    S: tuple[int, int]
-    """(Smin, Smax) of its training; (0, 0) if that is not known."""
     scale: int
     """Q of single-scale evaluation."""
     scales: tuple[int, ...]
@@ -38,8 +35,17 @@ class EvaluationResult:
 
     @property
     def any_part(self) -> Posteriors:
-        """One of the parts: they are of the same images, in the same order."""
+        """One of the parts: they are of the same network on the same images, in the same order."""
         return next(iter(self.parts.values()))
+
+    @property
+    def network(self) -> str:
+        return self.any_part.about["network"]
+
+    @property
+    def S(self) -> tuple[int, int]:
+        """(Smin, Smax) of its training; (0, 0) if that is not known."""
+        return tuple(self.any_part.about["S"])
 
     def scales_of(self, protocol: str) -> tuple[int, ...]:
         """All the Q that a protocol is evaluated at together."""

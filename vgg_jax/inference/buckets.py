@@ -4,9 +4,9 @@ XLA compiles a program for every shape that it meets. Here images lie in the upp
 there are few, and the network is given their true sizes (`VGG.__call__`), so each is scored as if it were alone. A side
 of a bucket is rounded up to an eighth of the power of two below it, and to 8 at least: 256, 288, ... 512, 576, ...
 
-For one test scale Q there are at most 17 buckets for images up to 1:2, 33 up to 1:4 and 49 up to 1:8; `buckets` lists
-them. A bucket has one program for a full batch, and at most one for what is left at the end. What is left goes to
-larger buckets where that saves programs, as long as less than a tenth of all pixels is wasted.
+For one test scale Q there are at most 17 buckets for images up to 1:2, 33 up to 1:4 and 49 up to 1:8. A bucket has one
+program for a full batch, and at most one for what is left at the end. What is left goes to larger buckets where that
+saves programs, as long as less than a tenth of all pixels is wasted.
 """
 
 from __future__ import annotations
@@ -82,23 +82,6 @@ def rounded_up(side: int) -> int:
     return -(-side // unit) * unit
 
 
-def buckets(smaller_side: int, most_elongated: float) -> list[tuple[int, int]]:
-    """All buckets of one test scale, for images whose longer side is up to `most_elongated` times the smaller one.
-
-    >>> len(buckets(256, 2)), len(buckets(256, 4)), len(buckets(72, 4))
-    (17, 33, 33)
-    """
-    longer = sorted({rounded_up(side) for side in range(smaller_side, round(smaller_side * most_elongated) + 1)})
-    shorter = rounded_up(smaller_side)
-    return sorted({(shorter, side) for side in longer} | {(side, shorter) for side in longer})
-
-
-def bucket_of(scaled: ScaledImage) -> Bucket:
-    """The smallest bucket that holds an image."""
-    height, width = scaled.image.shape[:2]
-    return Bucket(rounded_up(height), rounded_up(width), scaled.functions)
-
-
 class Batcher:
     """Gathers images into full batches.
 
@@ -130,7 +113,8 @@ class Batcher:
         """Batches of the images, each image once; those that wait for others of their bucket are less than a batch."""
         waiting: dict[Bucket, list[ScaledImage]] = {}
         for scaled in images:
-            bucket = bucket_of(scaled)
+            height, width = map(rounded_up, scaled.image.shape[:2])
+            bucket = Bucket(height, width, scaled.functions)
             here = waiting.setdefault(bucket, [])
             here.append(scaled)
             if len(here) == self._full(bucket):

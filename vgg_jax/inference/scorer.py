@@ -230,9 +230,9 @@ def crop_posteriors(
 
 
 def grid_crops(image: UInt8[np.ndarray, "h w 3"], crop: int) -> list[UInt8[np.ndarray, "crop crop 3"]]:
-    """The 5 x 5 grid of crops of an image; its outermost ones touch the image's borders.
+    """The 5 x 5 grid of crops of an image, row by row; its outermost ones touch the image's borders.
 
-    Between these the offsets are spaced regularly, i (side - crop) / 4, rounded half up.
+    Between these the offsets are spaced regularly, i (side - crop) / 4, rounded half up, as `decode.crop` rounds.
     """
     tops, lefts = (
         [(2 * i * (side - crop) + GRID - 1) // (2 * (GRID - 1)) for i in range(GRID)] for side in image.shape[:2]
@@ -240,15 +240,9 @@ def grid_crops(image: UInt8[np.ndarray, "h w 3"], crop: int) -> list[UInt8[np.nd
     return [image[top : top + crop, left : left + crop] for top in tops for left in lefts]
 
 
-def centre_crop(image: UInt8[np.ndarray, "h w 3"], crop: int) -> UInt8[np.ndarray, "crop crop 3"]:
-    """The crop in the middle, offsets rounded half up as in `vgg_jax.data.decode.crop`."""
-    top, left = ((side - crop + 1) // 2 for side in image.shape[:2])
-    return image[top : top + crop, left : left + crop]
-
-
 _IMAGES = {
     "dense": lambda image, crop: [image],
     "crops": grid_crops,
-    "centre": lambda image, crop: [centre_crop(image, crop)],
+    "centre": lambda image, crop: [grid_crops(image, crop)[GRID**2 // 2]],
 }
 """What the network is given of a rescaled image, by protocol."""
