@@ -75,8 +75,8 @@ def default_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.scale = 0  # Q, the one test scale; 0 for S, or 0.5 (Smin + Smax)
-    # Several Q, whose posteriors or features are averaged. (): the evaluate mode takes the paper's, S - 32, S, S + 32, or
-    # Smin, the middle, Smax, for its multi-scale rows; the predict and features modes take the one evaluate.scale.
+    # Several Q, whose posteriors or features are averaged. (): the paper's for the multi-scale rows of --mode=evaluate,
+    # S - 32, S, S + 32, or Smin, the middle, Smax; --mode=predict and --mode=features take evaluate.scale.
     config.evaluate.scales = ()
     config.evaluate.validation = "centre"  # protocol of the validation in training: centre, dense, crops or both
     config.evaluate.protocols = ("centre", "dense")  # what --mode=evaluate reports

@@ -16,7 +16,7 @@ from vgg_jax.checkpoint import load_network
 from vgg_jax.commands import evaluate as module
 from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.fuse import fuse
-from vgg_jax.commands.target import of_run, of_weights
+from vgg_jax.commands.target import find_target, find_targets, of_run, of_weights
 from vgg_jax.config import default_config
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
@@ -231,6 +231,25 @@ def test_eight_devices_score_as_one(trained, one_device, photographs):
     for view in views:
         np.testing.assert_allclose(eight.posteriors[view], one.posteriors[view], atol=1e-5)
     np.testing.assert_array_equal(eight.labels, one.labels)
+
+
+def test_the_networks_that_flags_name(trained, photographs):
+    nothing = {"config": None, "overrides": {}, "workdir": None, "checkpoint": [], "weights": []}
+    runs = [str(trained / net) for net in "AB"]
+    (alone,) = find_targets(**nothing | {"workdir": runs[0]})
+    assert alone.name == f"{runs[0]}/checkpoints/12" and alone.scales == (40,)
+    both = find_targets(**nothing | {"workdir": runs[0], "checkpoint": runs})  # the workdir is where results go
+    assert [target.net.spec.name for target in both] == ["A", "B"]
+    # A config of one's own, and what is changed in it.
+    config, overrides = config_of(photographs), {"evaluate.scales": (48, 64)}
+    config.evaluate.split = "validation"
+    target = find_target(**nothing | {"checkpoint": runs[1:], "config": config, "overrides": overrides})
+    assert (target.scales, target.config.evaluate.split, target.config.model.net) == ((48, 64), "validation", "B")
+    with pytest.raises(ConfigError, match="which network"):
+        find_target(**nothing)
+    for several in ({"checkpoint": runs}, {"workdir": runs[0], "weights": ["a.pth"]}):
+        with pytest.raises(ConfigError, match="this mode takes one network"):
+            find_target(**nothing | several)
 
 
 def test_published_weights_are_evaluated_like_a_run(tmp_path, photographs):

@@ -33,7 +33,7 @@ def scaled_arrays(
 
     def scaled(numbered: tuple[int, np.ndarray]) -> ScaledExample:
         number, image = numbered
-        check_image(image, f"image {number}")
+        _check(image, f"image {number}")
         try:
             check_elongated(*image.shape[:2], scales)
         except DataError as error:
@@ -47,12 +47,7 @@ def scaled_arrays(
         yield examples
 
 
-def check_image(image: np.ndarray, name: str) -> None:
-    """Refuses what is no RGB image in 0..255.
-
-    Raises:
-      DataError: of another dtype or shape; the message begins with `name`.
-    """
+def _check(image: np.ndarray, name: str) -> None:
     if getattr(image, "dtype", None) != np.uint8:
         what = getattr(image, "dtype", type(image).__name__)
         raise DataError(f"{name} is of type {what}: images are RGB in 0..255, uint8")
