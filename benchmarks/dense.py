@@ -1,13 +1,13 @@
-"""Dense evaluation of photographs of many shapes: ours beside one jitted call an image, 50 crops, and PyTorch.
+"""Dense evaluation of photographs of many shapes: ours beside one jitted call per image, 50 crops, and PyTorch.
 
     python -m benchmarks.dense                       100 JPEGs of ImageNet-like sizes, made from scikit-learn's two
     python -m benchmarks.dense --folder=PATH         the JPEG files below a folder
     python -m benchmarks.dense --width=1 --images=40 --parts cold torch
 
-Every contestant goes from files to posteriors: Q = 256, the image and its mirror image. The naive view is a jitted call
-an image, at the image's own shape. A cold pass compiles what it needs (JAX's compilation cache is off) in a process of
+Every contestant goes from files to posteriors: Q = 256, the image and its mirror image. The naive way is a jitted call
+per image, at the image's own shape. A cold pass compiles what it needs (JAX's compilation cache is off) in a process of
 its own; the other passes have all programs. On a CPU a program with Winograd's tiles runs faster and compiles longer:
-the naive view is timed with them and without. Contestants take turns, so that a busy machine slows all alike. Ours is
+the naive way is timed with them and without. Contestants take turns, so that a busy machine slows all alike. Ours is
 faster by the median of the ratios of neighbouring runs; it is cheaper by that of processor time, which a machine's
 other work hardly changes.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import math
 import os
 import subprocess
 import sys
@@ -38,13 +37,14 @@ import vgg_jax
 from benchmarks.input import jpegs
 from vgg_jax import compiler
 from vgg_jax.data.decode import decode, rescale
-from vgg_jax.inference import scorer
-from vgg_jax.model import convolution
+from vgg_jax.data.files import FileSource
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors
 
 SCALE, CLASSES = 256, 1000
 PARTS = {
-    "cold": ["naive", "naive, untiled"],
-    "warm": ["naive", "naive, untiled"],
+    "cold": ["naive", "naive, lax"],
+    "warm": ["naive", "naive, lax"],
     "crops": ["50 crops"],
     "torch": ["torch"],
 }
@@ -131,12 +131,12 @@ def work(arguments: argparse.Namespace) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     name, files = arguments.worker, files_of(arguments)
     dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    net = vgg_jax.VGG(arguments.net, width=arguments.width, num_classes=CLASSES, dtype=dtype, rngs=nnx.Rngs(0))
+    options = {"width": arguments.width, "num_classes": CLASSES, "dtype": dtype}
+    options |= {"conv": "lax"} if name == "naive, lax" else {}
+    net = vgg_jax.VGG(arguments.net, **options, rngs=nnx.Rngs(0))
     if name == "torch":
         evaluate = torch_of(net)
     elif name.startswith("naive"):
-        if name == "naive, untiled":
-            convolution.FEWEST_CHANNELS = math.inf
         evaluate = one_by_one(net)
     else:
         evaluate = ours(net, "crops" if name == "50 crops" else "dense")
@@ -149,19 +149,20 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def ours(net: vgg_jax.VGG, protocol: str) -> Callable[[list[Path]], str]:
-    scoring = scorer.Scoring(net, scorer.eval_views([protocol], [SCALE]))
+    views = eval_views([protocol], [SCALE])
+    runner = posterior_runner(net, views)
 
     def evaluate(files: list[Path]) -> str:
-        with scoring.scaled_images(lambda file: decode(file.read_bytes()), files) as views:
-            count = sum(1 for _ in scoring.score(views))
+        with scaled_images(FileSource(files), range(len(files)), [SCALE]) as examples:
+            count = sum(1 for _ in posteriors(runner, examples, views))
         assert count == len(files)
-        return f"{scoring.batcher.shapes} programs, {scoring.batcher.waste:.1%} of the pixels wasted"
+        return f"{runner.batcher.shapes} programs, {runner.batcher.waste:.1%} of the pixels wasted"
 
     return evaluate
 
 
 def one_by_one(net: vgg_jax.VGG) -> Callable[[list[Path]], None]:
-    """The naive view: a jitted function, called on every image at its own shape."""
+    """The naive way: a jitted function, called on every image at its own shape."""
     graphdef, state = nnx.split(net)
 
     @jax.jit

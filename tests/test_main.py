@@ -41,8 +41,17 @@ def run(*arguments):
         (["--config=configs/vgg19.py:s512"], "no stage 's512'; there are s256"),
         (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|features|fuse>"),
         (["--mode=evaluate", "--checkpoint=no-such-run"], "no-such-run: is not there"),
+        (["--mode=evaluate", "--config.evaluate.scale=many"], "--config.evaluate.scale=many: invalid literal"),
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
         (["stray"], "what is 'stray'? Flags look like"),
+        (["--stack"], "--mode=train does not take --stack; it takes --config, --workdir"),
+        (
+            ["--mode=predict", "--out=f.npz", "a.jpg"],
+            "--mode=predict does not take --out; it takes --config",
+        ),
+        (["--mode=fuse", "a.npz", "b.npz"], "--mode=fuse does not take --config; it takes no flags"),
+        (["--mode=predict"], "--mode=predict takes images, folders or patterns"),
+        (["--mode=predict", "--checkpoint=A,B", "README.md"], "--checkpoint=A and --checkpoint=B: this mode takes one"),
     ],
 )
 def test_a_mistake_is_a_message_and_no_traceback(arguments, message, tmp_path):

@@ -7,9 +7,10 @@
 138357544
 """
 
-from vgg_jax.commands.predict import class_score_map
 from vgg_jax.errors import CheckpointError, ConfigError, DataError, UserError
+from vgg_jax.inference.export import export_scorer
 from vgg_jax.inference.features import features
+from vgg_jax.inference.score_map import class_score_map
 from vgg_jax.inference.scorer import Scorer
 from vgg_jax.model.perceptual import content_distance, gram, lpips, read_lpips_linear, style_distance
 from vgg_jax.model.specs import ALIASES, SPECS, Spec
@@ -28,6 +29,7 @@ __all__ = [
     "UserError",
     "class_score_map",
     "content_distance",
+    "export_scorer",
     "features",
     "gram",
     "load",

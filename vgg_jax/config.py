@@ -75,7 +75,9 @@ def default_config() -> ConfigDict:
 
     config.evaluate = ConfigDict()
     config.evaluate.scale = 0  # Q, the one test scale; 0 for S, or 0.5 (Smin + Smax)
-    config.evaluate.scales = ()  # Q of multi-scale evaluation; () for S - 32, S, S + 32, or Smin, the middle, Smax
+    # Several Q, whose posteriors or features are averaged. (): the paper's for the multi-scale rows of --mode=evaluate,
+    # S - 32, S, S + 32, or Smin, the middle, Smax; --mode=predict and --mode=features take evaluate.scale.
+    config.evaluate.scales = ()
     config.evaluate.validation = "centre"  # protocol of the validation in training: centre, dense, crops or both
     config.evaluate.protocols = ("centre", "dense")  # what --mode=evaluate reports
     config.evaluate.split = "validation"  # on which images

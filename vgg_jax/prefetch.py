@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import itertools
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,23 +15,27 @@ Item = TypeVar("Item")
 Placed = TypeVar("Placed")
 
 
-@contextlib.contextmanager
-def in_order(
-    function: Callable[[Item], Placed], items: Iterable[Item], threads: int, ahead: int
-) -> Iterator[Iterator[Placed]]:
-    """A function's values in the order of the items, computed by a few threads, at most `ahead` of them ahead.
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
-    >>> with in_order(lambda item: item * 10, [1, 2, 3], threads=2, ahead=4) as values:
+
+@contextlib.contextmanager
+def in_order(function: Callable[[Item], Placed], items: Iterable[Item], threads: int = 0) -> Iterator[Iterator[Placed]]:
+    """A function's values in the order of the items, computed by a few threads, 0 for one per core.
+
+    >>> with in_order(lambda item: item * 10, [1, 2, 3]) as values:
     ...     list(values)
     [10, 20, 30]
     """
+    threads = threads or cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="vgg_jax.prefetch")
     pending: collections.deque[Future] = collections.deque()
 
     def values() -> Iterator[Placed]:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > ahead:
+            if len(pending) > 4 * threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -40,13 +44,6 @@ def in_order(
         yield values()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def flattened(lists: contextlib.AbstractContextManager[Iterable[list[Item]]]) -> Iterator[Iterator[Item]]:
-    """A context of lists as one of their items."""
-    with lists as entered:
-        yield itertools.chain.from_iterable(entered)
 
 
 @contextlib.contextmanager

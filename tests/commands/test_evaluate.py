@@ -14,14 +14,17 @@ from tests.oracles import reference
 from vgg_jax import VGG, ConfigError, DataError, Scorer
 from vgg_jax.checkpoint import load_network
 from vgg_jax.commands import evaluate as module
-from vgg_jax.commands.evaluate import evaluate, fuse
-from vgg_jax.commands.target import of_run, of_weights
+from vgg_jax.commands.evaluate import evaluate
+from vgg_jax.commands.fuse import fuse
+from vgg_jax.commands.target import find_target, find_targets, of_run, of_weights
 from vgg_jax.config import default_config
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
+from vgg_jax.evaluate.dataset import evaluate_dataset
 from vgg_jax.evaluate.paper import ERRORS, Setting
 from vgg_jax.evaluate.posteriors import read
 from vgg_jax.evaluate.tables import markdown, row
+from vgg_jax.inference.scorer import EvalView, posterior_runner
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.train.loop import train
 from vgg_jax.weights import imagenet, save_torchvision
@@ -132,12 +135,12 @@ def test_files_for_people_and_programs(trained):
 def test_what_was_computed_is_found_again_and_other_weights_are_not(trained, monkeypatch, caplog):
     first = evaluate([of_run(trained / "A")], trained / "A" / "evaluation")
     counted = []
-    real = module.Examination.__call__
-    monkeypatch.setattr(module.Examination, "__call__", lambda *given: counted.append(given) or real(*given))
+    real = module.evaluate_dataset
+    monkeypatch.setattr(module, "evaluate_dataset", lambda *given, **o: counted.append(given) or real(*given, **o))
     assert evaluate([of_run(trained / "A")], trained / "A" / "evaluation") == first and not counted
     # One more scale costs that scale only.
     evaluate([of_run(trained / "A", overrides={"evaluate.scales": (40, 48)})], trained / "A" / "evaluation")
-    assert [view.scale for view in counted[0][1].views] == [48]
+    assert [view.scale for view in counted[0][2]] == [48]
     # B's weights in A's place: nothing of A's may be taken for them.
     (home,) = (trained / "B/evaluation/12").iterdir() if (trained / "B/evaluation").exists() else (None,)
     assert home is None
@@ -163,7 +166,7 @@ def test_several_networks_are_fused_and_so_are_their_files(trained):
     assert last.startswith("| A + B ") and f"| {error:.2f} " in last
 
 
-def test_mistakes_are_told_before_any_work(trained, photographs, tmp_path):
+def test_mistakes_are_reported_before_any_work(trained, photographs, tmp_path):
     for number, name in enumerate(("above", "left", "other")):
         (tmp_path / "other" / name).mkdir(parents=True)
         shutil.copy(photographs / "test/noise/0.png", tmp_path / f"other/{name}/{number}.png")
@@ -220,17 +223,33 @@ def test_an_unreadable_image_is_left_out_counted_and_named(trained, photographs,
 
 
 def test_eight_devices_score_as_one(trained, one_device, photographs):
-    from vgg_jax.evaluate.dataset import Examination
-    from vgg_jax.inference.scorer import EvalView, Scoring
-
     net, source = load_network(trained / "A")[0], open_source(f"folder:{photographs}", "test")
     assert jax.device_count() == 8
     views = [EvalView("dense", 40), EvalView("centre", 40)]
-    eight = Examination(source)(Scoring(net, views))
-    one = Examination(source)(Scoring(net, views, mesh=one_device, batch_size=3))
+    eight = evaluate_dataset(posterior_runner(net, views), source, views)
+    one = evaluate_dataset(posterior_runner(net, views, mesh=one_device, batch_size=3), source, views)
     for view in views:
         np.testing.assert_allclose(eight.posteriors[view], one.posteriors[view], atol=1e-5)
     np.testing.assert_array_equal(eight.labels, one.labels)
+
+
+def test_the_networks_that_flags_name(trained, photographs):
+    nothing = {"config": None, "overrides": {}, "workdir": None, "checkpoint": [], "weights": []}
+    runs = [str(trained / net) for net in "AB"]
+    (alone,) = find_targets(**nothing | {"workdir": runs[0]})
+    assert alone.name == f"{runs[0]}/checkpoints/12" and alone.scales == (40,)
+    both = find_targets(**nothing | {"workdir": runs[0], "checkpoint": runs})  # the workdir is where results go
+    assert [target.net.spec.name for target in both] == ["A", "B"]
+    # A config of one's own, and what is changed in it.
+    config, overrides = config_of(photographs), {"evaluate.scales": (48, 64)}
+    config.evaluate.split = "validation"
+    target = find_target(**nothing | {"checkpoint": runs[1:], "config": config, "overrides": overrides})
+    assert (target.scales, target.config.evaluate.split, target.config.model.net) == ((48, 64), "validation", "B")
+    with pytest.raises(ConfigError, match="which network"):
+        find_target(**nothing)
+    for several in ({"checkpoint": runs}, {"workdir": runs[0], "weights": ["a.pth"]}):
+        with pytest.raises(ConfigError, match="this mode takes one network"):
+            find_target(**nothing | several)
 
 
 def test_published_weights_are_evaluated_like_a_run(tmp_path, photographs):

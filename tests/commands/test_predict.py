@@ -1,4 +1,4 @@
-"""Predictions and heat maps: in order, whatever the images; bad ones reported, the rest done."""
+"""Predictions: in order, whatever the images; bad ones reported, the rest done."""
 
 import json
 
@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from tests.oracles import reference
-from vgg_jax import ConfigError
-from vgg_jax.commands.predict import class_score_map, draw_heat_map, images_of, predict
+from vgg_jax import ConfigError, Scorer
+from vgg_jax.commands import predict as module
+from vgg_jax.commands.paths import images_of
+from vgg_jax.commands.predict import predict
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
 
@@ -33,7 +35,7 @@ def photographs(tmp_path, rng):
 
 
 def test_the_five_most_probable_classes_of_each_image(target, photographs, capsys):
-    assert predict(target, [str(photographs)], as_json=True) == 1
+    assert predict(target, images_of([str(photographs)]), as_json=True) == 1
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["image"].removeprefix(f"{photographs}/") for record in records] == [
         "a.png", "b.jpg", "broken.jpg", "sub/c.png"
@@ -50,46 +52,59 @@ def test_the_five_most_probable_classes_of_each_image(target, photographs, capsy
 
 def test_one_too_elongated_is_reported_and_the_rest_goes_on(target, photographs, capsys):
     Image.new("RGB", (70_000, 1)).save(photographs / "a-thread.png")
-    assert predict(target, [str(photographs / "*.png")]) == 1
+    assert predict(target, images_of([str(photographs / "*.png")])) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("a-thread.png") and lines[1].startswith("  no prediction: 1 x 70000 pixels are too elong")
     assert lines[2].endswith("a.png") and len(lines) == 8
 
 
 def test_text_names_the_file_and_the_classes(target, photographs, capsys):
-    assert predict(target, [str(photographs / "a.png"), str(photographs / "*" / "c.png")]) == 0
+    assert predict(target, images_of([str(photographs / "a.png"), str(photographs / "*" / "c.png")])) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("a.png") and lines[6].endswith("sub/c.png") and len(lines) == 12
     assert all("%" in line for line in lines[1:6])
 
 
-def test_the_map_is_the_reference_networks_at_every_place(target, rng):
-    image = rng.integers(0, 256, (64, 101, 3), np.uint8)
-    found = class_score_map(target.net, image, 64)
-    scores = reference(target.net, image[None].astype(np.float64))["fc8"][0]
-    assert found.shape == scores.shape == (2, 3, 10)
-    soft = np.exp(scores - scores.max(-1, keepdims=True))
-    np.testing.assert_allclose(found, soft / soft.sum(-1, keepdims=True), atol=1e-5)
+@pytest.mark.parametrize("protocol", ["crops", "both", "centre"])
+def test_the_protocol_and_the_scales_are_those_asked_for(protocol, target, photographs, capsys):
+    target.config.evaluate.scales = (48, 64)
+    predict(target, [photographs / "sub/c.png"], protocol=protocol, as_json=True)
+    (entry, *_) = json.loads(capsys.readouterr().out)["classes"]
+    image = np.asarray(Image.open(photographs / "sub/c.png"))
+    posterior = Scorer(target.net, (48, 64), protocol)([image])[0]
+    assert entry["name"] == "abcdefghij"[posterior.argmax()]
+    assert entry["probability"] == pytest.approx(posterior.max(), abs=1e-5)
 
 
-def test_a_heat_map_is_a_picture_of_the_map(target, photographs, rng, capsys):
-    predict(target, [str(photographs / "a.png")], heat_maps=photographs / "maps")
-    with Image.open(photographs / "maps/a.png") as picture:
-        assert min(picture.size) > 200
-    target.config.evaluate.scales = (96, 128)
-    draw_heat_map(photographs / "large.png", target, rng.integers(0, 256, (64, 90, 3), np.uint8), "c")
-    with Image.open(photographs / "large.png") as picture:
-        assert min(picture.size) > 200
+def test_more_images_than_are_in_work_at_once_come_in_order(target, photographs, capsys, monkeypatch):
+    paths = images_of([str(photographs)])
+    predict(target, paths)
+    once = capsys.readouterr().out
+    monkeypatch.setattr(module, "AT_ONCE", 3)
+    assert predict(target, paths) == 1 and capsys.readouterr().out == once
+
+
+def test_a_heat_map_is_drawn_of_each_image(target, photographs, capsys):
+    assert predict(target, images_of([str(photographs)]), heat_maps=photographs / "maps") == 1
+    for name in "abc":
+        with Image.open(photographs / f"maps/{name}.png") as picture:
+            assert min(picture.size) > 200
+    assert len(list((photographs / "maps").iterdir())) == 3
+    with pytest.raises(ConfigError, match="--heat_maps=.*notes.txt: cannot be written: File exists"):
+        predict(target, [], heat_maps=photographs / "notes.txt")
+
+
+def test_an_image_that_is_named_twice_is_predicted_once(photographs):
+    found = images_of([str(photographs / "a.png"), str(photographs), str(photographs / "*.png")])
+    assert [path.name for path in found] == ["a.png", "b.jpg", "broken.jpg", "c.png"]
 
 
 @pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg"])
-def test_nothing_to_predict_is_told(argument):
+def test_nothing_to_predict_is_an_error(argument):
     with pytest.raises(ConfigError, match="there is no such image, folder, or match of this pattern"):
-        images_of(argument)
+        images_of([argument])
 
 
-def test_a_folder_without_images_is_told(target, tmp_path):
+def test_a_folder_without_images_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="no images"):
-        images_of(str(tmp_path))
-    with pytest.raises(ConfigError, match="takes images, folders or patterns"):
-        predict(target, [])
+        images_of([str(tmp_path)])

@@ -9,19 +9,19 @@ from flax import nnx
 from PIL import Image
 
 import vgg_jax
-from tests.inference.test_scorer import image_of, score, telling
+from tests.photographs import image_of, with_spread_scores
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
-from vgg_jax.evaluate.dataset import Examination
-from vgg_jax.inference.scorer import Scoring, eval_views
+from vgg_jax.evaluate.dataset import evaluate_dataset
+from vgg_jax.inference.scorer import eval_views, posterior_runner
 
-WAYS = eval_views(["dense", "centre"], [40])
+VIEWS = eval_views(["dense", "centre"], [40])
 SIZES = [(33, 57), (75, 41), (20, 31), (64, 64), (41, 75), (57, 33), (90, 48)]
 
 
 @pytest.fixture(scope="module")
 def net():
-    return telling(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
+    return with_spread_scores(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
 
 
 @pytest.fixture
@@ -43,16 +43,16 @@ def files_of(folder):
     return [Path(source.name_of(index)) for index in range(len(source))]
 
 
-def scoring(net, mesh, **options):
-    return Scoring(net, WAYS, mesh=mesh, **options)
+def runner_of(net, mesh, **options):
+    return posterior_runner(net, VIEWS, mesh=mesh, **options)
 
 
-def assert_answers(answers, net, files):
-    assert answers.labels.tolist() == ["abc".index(file.parent.name) for file in files]
-    assert set(answers.posteriors) == set(WAYS)
+def assert_right(predictions, net, files, mesh):
+    assert predictions.labels.tolist() == ["abc".index(file.parent.name) for file in files]
+    assert set(predictions.posteriors) == set(VIEWS)
     images = [np.asarray(Image.open(file)) for file in files]
-    for view, posteriors in answers.posteriors.items():
-        expected = score(net, images, (view.scale,), view.protocol)
+    for view, posteriors in predictions.posteriors.items():
+        expected = vgg_jax.Scorer(net, (view.scale,), view.protocol, mesh=mesh)(images)
         assert posteriors.dtype == np.float32
         np.testing.assert_allclose(posteriors, expected, atol=1e-5, rtol=0)
 
@@ -60,31 +60,31 @@ def assert_answers(answers, net, files):
 def test_every_image_once_in_the_sources_order(folder, net, one_device, eight_devices):
     files, reported = files_of(folder), []
     for mesh, options in ((one_device, {"batch_size": 3}), (eight_devices, {})):
-        scorer = scoring(net, mesh, **options)
-        examination = Examination(opened(folder))
+        runner = runner_of(net, mesh, **options)
         for _ in range(2):  # as while training
             del reported[:]
-            answers = examination(scorer, lambda done, of: reported.append((done, of)))
-            assert_answers(answers, net, files)
-            assert answers.index.tolist() == list(range(14)) and answers.index.dtype == np.int64
+            progress = lambda done, of: reported.append((done, of))
+            predictions = evaluate_dataset(runner, opened(folder), VIEWS, progress=progress)
+            assert_right(predictions, net, files, one_device)
+            assert predictions.index.tolist() == list(range(14)) and predictions.index.dtype == np.int64
             assert reported == [(done, 28) for done in range(1, 29)]
-        assert not examination.problems
+            assert not predictions.problems
 
 
 def test_an_unreadable_image_stops_the_run_or_is_left_out(folder, net, one_device):
-    files = files_of(folder)
+    files, runner, reported = files_of(folder), runner_of(net, one_device), []
     bad, empty = files[3], files[9]
     bad.write_bytes(bad.read_bytes()[:200])
     empty.write_bytes(b"")
     with pytest.raises(vgg_jax.DataError, match=rf"({bad}|{empty}): .*\nTo leave such images out: --config.data.on"):
-        Examination(opened(folder))(scoring(net, one_device))
-    examination, reported = Examination(opened(folder), on_error="skip"), []
+        evaluate_dataset(runner, opened(folder), VIEWS)
     for _ in range(2):
-        answers = examination(scoring(net, one_device), lambda done, of: reported.append((done, of)))
-        assert set(examination.problems) == {str(bad), str(empty)}
-        assert examination.problems[str(empty)] == "the file is empty"
-        assert answers.index.tolist() == [index for index in range(14) if index not in (3, 9)]
-        assert_answers(answers, net, [file for file in files if file not in (bad, empty)])
+        progress = lambda done, of: reported.append((done, of))
+        predictions = evaluate_dataset(runner, opened(folder), VIEWS, on_error="skip", progress=progress)
+        assert set(predictions.problems) == {str(bad), str(empty)}
+        assert predictions.problems[str(empty)] == "the file is empty"
+        assert predictions.index.tolist() == [index for index in range(14) if index not in (3, 9)]
+        assert_right(predictions, net, [file for file in files if file not in (bad, empty)], one_device)
         assert reported[-1] == (24, 24)
 
 
@@ -93,26 +93,27 @@ def test_nothing_to_evaluate_on_is_refused(folder, net, one_device):
         def __len__(self):
             return 0
 
-        read = where = None
+        __getitem__ = name_of = None
 
+    runner = runner_of(net, one_device)
     with pytest.raises(vgg_jax.DataError, match="nowhere, split test: 0 images of 1 classes: the source is empty"):
-        Examination(Empty("nowhere", "test", ("a",)))
+        evaluate_dataset(runner, Empty("nowhere", "test", ("a",)), VIEWS)
     for file in files_of(folder):
         file.write_bytes(b"noise")
     with pytest.raises(vgg_jax.DataError, match="14 images of 3 classes: no image could be read"):
-        Examination(opened(folder), on_error="skip")(scoring(net, one_device))
+        evaluate_dataset(runner, opened(folder), VIEWS, on_error="skip")
     with pytest.raises(vgg_jax.DataError, match="on_error='ignore'"):
-        Examination(opened(folder), on_error="ignore")
+        evaluate_dataset(runner, opened(folder), VIEWS, on_error="ignore")
 
 
 def test_an_image_too_elongated_is_named(folder, net, one_device):
-    path = files_of(folder)[5]
-    Image.new("RGB", (5000, 2)).save(path)
-    with pytest.raises(vgg_jax.DataError, match=f"{path}: 2 x 5000 pixels are too elongated"):
-        Examination(opened(folder))(scoring(net, one_device))
-    skipping = Examination(opened(folder), on_error="skip")
-    assert len(skipping(scoring(net, one_device)).index) == len(files_of(folder)) - 1
-    assert [*skipping.problems] == [str(path)] and "too elongated" in skipping.problems[str(path)]
+    path, runner = files_of(folder)[5], runner_of(net, one_device)
+    Image.new("RGB", (6000, 2)).save(path)
+    with pytest.raises(vgg_jax.DataError, match=f"{path}: 2 x 6000 pixels are too elongated"):
+        evaluate_dataset(runner, opened(folder), VIEWS)
+    predictions = evaluate_dataset(runner, opened(folder), VIEWS, on_error="skip")
+    assert len(predictions.index) == len(files_of(folder)) - 1
+    assert [*predictions.problems] == [str(path)] and "too elongated" in predictions.problems[str(path)]
 
 
 PROCESS = """
@@ -122,24 +123,25 @@ jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv
 import numpy as np
 from flax import nnx
 import vgg_jax
-from tests.evaluate.test_dataset import WAYS, opened, telling
-from vgg_jax.evaluate.dataset import Examination
-from vgg_jax.inference.scorer import Scoring
+from tests.photographs import with_spread_scores
+from vgg_jax.data.open import open_source
+from vgg_jax.evaluate.dataset import evaluate_dataset
+from vgg_jax.inference.scorer import eval_views, posterior_runner
 
 assert jax.process_count() == 2
-net = telling(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
-scoring = Scoring(net, WAYS)
+net = with_spread_scores(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
+views = eval_views(["dense", "centre"], [40])
+runner = posterior_runner(net, views)
 for split in ("test", "test[:1]"):
-    examination = Examination(opened(sys.argv[3], split), on_error="skip")
-    index, labels, posteriors = examination(scoring)
-    rows = {view.protocol: posteriors[view] for view in WAYS} | {"bad": len(examination.problems)}
-    np.savez(f"{sys.argv[4]}/{split}{sys.argv[2]}.npz", index=index, labels=labels, **rows)
+    found = evaluate_dataset(runner, open_source(f"folder:{sys.argv[3]}", split), views, on_error="skip")
+    rows = {view.protocol: found.posteriors[view] for view in views} | {"bad": len(found.problems)}
+    np.savez(f"{sys.argv[4]}/{split}{sys.argv[2]}.npz", index=found.index, labels=found.labels, **rows)
 """
 
 
 def test_two_processes_are_one(folder, net, tmp_path, one_device):
     """An odd number of images, one of them unreadable; and a single image, which leaves a process without any."""
-    files = files_of(folder)
+    files, runner = files_of(folder), runner_of(net, one_device)
     files[13].unlink()
     files[2].write_bytes(b"noise")
     with socket.socket() as free:
@@ -157,8 +159,7 @@ def test_two_processes_are_one(folder, net, tmp_path, one_device):
     logs = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], logs
     for split in ("test", "test[:1]"):
-        alone = Examination(opened(folder, split), on_error="skip")
-        expected, bad = alone(scoring(net, one_device)), 0
+        expected, bad = evaluate_dataset(runner, opened(folder, split), VIEWS, on_error="skip"), 0
         for rank in range(2):
             with np.load(tmp_path / f"{split}{rank}.npz") as found:
                 np.testing.assert_array_equal(found["index"], expected.index)
@@ -167,4 +168,4 @@ def test_two_processes_are_one(folder, net, tmp_path, one_device):
                 for view, posteriors in expected.posteriors.items():
                     np.testing.assert_allclose(found[view.protocol], posteriors, atol=1e-5, rtol=0)
                 bad += found["bad"]
-        assert bad == len(alone.problems) == (split == "test")
+        assert bad == len(expected.problems) == (split == "test")

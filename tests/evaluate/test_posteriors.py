@@ -57,6 +57,11 @@ def test_the_scales_are_chosen_and_averaged(made):
     np.testing.assert_allclose(made.at(256, 512).mean(), (made.values[0] + made.values[2]) / 2, rtol=1e-6)
 
 
+def test_scales_are_added(made):
+    joined = made.at(512).joined(made.at(256, 384))
+    assert joined.scales == (512, 256, 384) and same(joined.at(256, 384, 512), made)
+
+
 def test_fused_is_the_mean_over_the_parts(made, rng):
     other = dataclasses.replace(made.at(256), values=rng.dirichlet(np.ones(4), (1, 6)).astype(np.float32))
     expected = (np.float64(made.values).mean(0) + other.values[0]) / 2
@@ -66,7 +71,7 @@ def test_fused_is_the_mean_over_the_parts(made, rng):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(vgg_jax.DataError, match="none.npz: is not there; --mode=evaluate writes such files"):
+    with pytest.raises(vgg_jax.DataError, match="none.npz: is not there; evaluating a network writes such files"):
         read(tmp_path / "none.npz")
 
 

@@ -3,19 +3,25 @@ from collections import Counter
 import numpy as np
 import pytest
 
-import vgg_jax
-from vgg_jax.data.decode import rescaled_size
-from vgg_jax.evaluate import buckets as module
-from vgg_jax.inference.buckets import MAX_PIXELS, Batcher, ScaledImage, buckets, check_size, rounded_up
+from vgg_jax.data.decode import MAX_PIXELS, rescaled_size
+from vgg_jax.inference import buckets as module
+from vgg_jax.inference.buckets import Batcher, ScaledImage, rounded_up
 
 CPU, ACCELERATOR = 2**18, 2**22
 """The Scorer's pixels a batch and device."""
 
 
-def views(sizes, purpose="dense"):
-    """Images of these sizes, each of one colour, its number."""
+def images(sizes):
+    """Images of these sizes, each of one color, its number."""
     for key, (height, width) in enumerate(sizes):
-        yield ScaledImage(key, np.broadcast_to(np.uint8(key % 255 + 1), (height, width, 3)), purpose)
+        yield ScaledImage(key, np.broadcast_to(np.uint8(key % 255 + 1), (height, width, 3)))
+
+
+def buckets(smaller_side, most_elongated):
+    """All buckets of one test scale, for images whose longer side is up to `most_elongated` times the smaller one."""
+    longer = {rounded_up(side) for side in range(smaller_side, round(smaller_side * most_elongated) + 1)}
+    shorter = rounded_up(smaller_side)
+    return {(shorter, side) for side in longer} | {(side, shorter) for side in longer}
 
 
 def imagenet_sizes(rng, count, scale):
@@ -30,8 +36,8 @@ def imagenet_sizes(rng, count, scale):
 def shapes_of(batches):
     """Numbers of places of the batches on each bucket."""
     shapes = {}
-    for packed in batches:
-        shapes.setdefault(packed.bucket, set()).add(len(packed.images))
+    for batch in batches:
+        shapes.setdefault(batch.bucket, set()).add(len(batch.images))
     return shapes
 
 
@@ -45,35 +51,31 @@ def test_a_side_is_rounded_up_to_an_eighth_of_the_power_of_two_below_it():
 
 @pytest.mark.parametrize(("most_elongated", "bound"), [(2, 17), (4, 33), (8, 49)])
 @pytest.mark.parametrize("scale", [72, 96, 256, 257, 288, 300, 384, 511, 512, 513, 640, 1000])
-def test_there_are_no_more_bucketes_than_stated(scale, most_elongated, bound):
-    listed = buckets(scale, most_elongated)
-    assert len(listed) <= bound
-    longer = range(scale, scale * most_elongated + 1)
-    met = {(rounded_up(scale), rounded_up(side)) for side in longer}
-    assert set(listed) == met | {(width, height) for height, width in met}
+def test_there_are_no_more_buckets_than_stated(scale, most_elongated, bound):
+    assert len(buckets(scale, most_elongated)) <= bound
 
 
 @pytest.mark.parametrize("multiple", [1, 8])
 @pytest.mark.parametrize("batch_pixels", [1, 5 * 64**2, CPU])
 def test_every_image_comes_once_and_whole(batch_pixels, multiple, rng):
     sizes = rng.integers(32, 200, (300, 2))
-    batcher = Batcher(batch_pixels, multiple, crop=32)
+    batcher = Batcher(batch_pixels, multiple, smallest=32)
     keys, shapes, pixels = Counter(), {}, 0
-    mixed = [view._replace(purpose=("dense", "crops")[view.key % 2]) for view in views(sizes)]
-    for packed in batcher.pack(mixed):
-        places, height, width, _ = packed.images.shape
-        assert (height, width) == packed.bucket[:2] and places % multiple == 0
-        shapes.setdefault(packed.bucket, set()).add(places)
+    mixed = [scaled._replace(functions=(("dense",), ("dense", "map"))[scaled.key % 2]) for scaled in images(sizes)]
+    for batch in batcher.batches(mixed):
+        places, height, width, _ = batch.images.shape
+        assert (height, width) == batch.bucket[:2] and places % multiple == 0
+        shapes.setdefault(batch.bucket, set()).add(places)
         pixels += places * height * width
-        expected = np.zeros_like(packed.images)
-        for place, key in enumerate(packed.keys):
+        expected = np.zeros_like(batch.images)
+        for place, key in enumerate(batch.keys):
             h, w = sizes[key]
             expected[place, :h, :w] = key % 255 + 1
-            assert packed.sizes[place].tolist() == [h, w]
-            assert packed.bucket.purpose == mixed[key].purpose
-        np.testing.assert_array_equal(packed.images, expected)
-        assert (packed.sizes[len(packed.keys) :] == 32).all()
-        keys.update(packed.keys)
+            assert batch.sizes[place].tolist() == [h, w]
+            assert batch.bucket.functions == mixed[key].functions
+        np.testing.assert_array_equal(batch.images, expected)
+        assert (batch.sizes[len(batch.keys) :] == 32).all()
+        keys.update(batch.keys)
     assert keys == Counter(range(300))
     assert all(len(places) <= 2 for places in shapes.values())
     assert batcher.shapes == sum(map(len, shapes.values()))
@@ -85,10 +87,10 @@ def test_every_image_comes_once_and_whole(batch_pixels, multiple, rng):
 def test_a_thousand_images_waste_less_than_a_tenth(scale, batch_pixels, rng):
     sizes = list(imagenet_sizes(rng, 1000, scale))
     elongation = max(max(size) / min(size) for size in sizes)
-    batcher = Batcher(batch_pixels, 1, crop=224)
-    shapes = shapes_of(batcher.pack(views(sizes)))
+    batcher = Batcher(batch_pixels, 1, smallest=224)
+    shapes = shapes_of(batcher.batches(images(sizes)))
     assert batcher.waste < 0.1
-    assert {bucket[:2] for bucket in shapes} <= set(buckets(scale, elongation))
+    assert {bucket[:2] for bucket in shapes} <= buckets(scale, elongation)
     assert all(len(places) <= 2 for places in shapes.values())
     assert batcher.shapes <= 2 * len(buckets(scale, elongation))
 
@@ -98,37 +100,30 @@ def test_a_thousand_images_waste_less_than_a_tenth(scale, batch_pixels, rng):
 @pytest.mark.parametrize("count", [40, 100, 400])
 def test_programs_are_saved_while_less_than_a_tenth_is_wasted(count, batch_pixels, multiple, rng, monkeypatch):
     sizes = list(imagenet_sizes(rng, count, 256))
-    packers = []
+    batchers = []
     for most_waste in (0.1, 0):
         monkeypatch.setattr(module, "MOST_WASTE", most_waste)
-        packers.append(Batcher(batch_pixels, multiple, crop=224))
-        keys = Counter(key for packed in packers[-1].pack(views(sizes)) for key in packed.keys)
+        batchers.append(Batcher(batch_pixels, multiple, smallest=224))
+        keys = Counter(key for batch in batchers[-1].batches(images(sizes)) for key in batch.keys)
         assert keys == Counter(range(count))
-    saving, thrifty = packers
+    saving, thrifty = batchers
     assert saving.shapes < thrifty.shapes if multiple == 1 else saving.shapes <= thrifty.shapes
     assert saving.waste < max(0.1, thrifty.waste + 1e-9)
 
 
 def test_no_batch_has_many_more_pixels_than_asked_for(rng):
     sizes = rng.integers(32, 700, (300, 2))
-    for packed in Batcher(CPU, 1, crop=32).pack(views(sizes)):
-        assert packed.images[..., 0].size <= max(1.5 * CPU, packed.bucket.pixels)
+    for batch in Batcher(CPU, 1, smallest=32).batches(images(sizes)):
+        assert batch.images[..., 0].size <= max(1.5 * CPU, batch.bucket.pixels)
 
 
 def test_a_second_pass_meets_no_new_shape(rng):
     sizes = rng.integers(32, 200, (100, 2))
-    batcher = Batcher(CPU, 1, crop=32)
-    first = shapes_of(batcher.pack(views(sizes)))
-    assert shapes_of(batcher.pack(views(sizes))) == first
-
-
-def test_an_image_that_is_too_elongated_is_refused():
-    image = np.broadcast_to(np.uint8(0), (8_000, 100, 3))
-    check_size(image, (32, 200))
-    with pytest.raises(vgg_jax.DataError, match="8000 x 100 pixels .* Q = 256 they are 20480 x 256, and 4,194,304 is"):
-        check_size(image, (32, 256))
+    batcher = Batcher(CPU, 1, smallest=32)
+    first = shapes_of(batcher.batches(images(sizes)))
+    assert shapes_of(batcher.batches(images(sizes))) == first
 
 
 def test_the_largest_bucket_is_allowed():
-    (packed,) = Batcher(CPU, 1, crop=32).pack(views([(2048, 2048)]))
-    assert packed.images.shape == (1, 2048, 2048, 3) and packed.bucket.pixels == MAX_PIXELS
+    (batch,) = Batcher(CPU, 1, smallest=32).batches(images([(2048, 2048)]))
+    assert batch.images.shape == (1, 2048, 2048, 3) and batch.bucket.pixels == MAX_PIXELS

@@ -2,44 +2,25 @@ from fractions import Fraction
 from math import floor
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from PIL import Image
 
 import vgg_jax
 from tests.oracles import reference
+from tests.photographs import image_of, rescaled, with_spread_scores
 from vgg_jax.evaluate.metrics import ranks
-from vgg_jax.inference.scorer import EvalView, Scorer, Scoring, grid_crops
+from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.scorer import EvalView, Scorer, eval_views, grid_crops, posterior_runner, posteriors, scales_of
 from vgg_jax.model import convolution
 
 SIZES = [(40, 40), (33, 57), (75, 41), (64, 256), (131, 33), (20, 31), (9, 12), (57, 33), (48, 90), (50, 90)]
 """Odd, portrait, landscape, 1:4, smaller than Q, and some that share a bucket."""
 
 
-def telling(net):
-    """The net with biases, and with class scores that a soft-max spreads over the classes, differently by image."""
-    rng = np.random.default_rng(1)
-    biased = lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32) * (a.ndim == 1)
-    nnx.update(net, jax.tree.map(biased, nnx.state(net, nnx.Param)))
-    crops = np.stack([image_of((net.crop, net.crop), seed) for seed in range(16)])
-    scores = reference(net, crops)["fc8"][:, 0, 0]
-    net.fc8.kernel[...] /= scores.std(0).mean()
-    net.fc8.bias[...] = (net.fc8.bias[...] - scores.mean(0)) / scores.std(0).mean()
-    return net
-
-
-def image_of(size, seed):
-    """Coarse patches of colour and a little noise."""
-    rng = np.random.default_rng(seed)
-    patches = Image.fromarray(rng.integers(0, 256, (4, 5, 3), np.uint8)).resize(size[::-1], Image.Resampling.BICUBIC)
-    return np.clip(np.asarray(patches) + rng.integers(-20, 21, (*size, 3)), 0, 255).astype(np.uint8)
-
-
 @pytest.fixture(scope="module")
 def net():
-    return telling(vgg_jax.VGG("A", num_classes=10, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
+    return with_spread_scores(vgg_jax.VGG("A", num_classes=10, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +31,6 @@ def images():
 def score(net, images, *arguments, **options):
     """On one device, which compiles faster than eight."""
     return Scorer(net, *arguments, mesh=jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)), **options)(images)
-
-
-def rescaled(image, scale):
-    """Pillow's, to sides that are exact and rounded half up."""
-    factor = Fraction(scale, min(image.shape[:2]))
-    height, width = (floor(side * factor + Fraction(1, 2)) for side in image.shape[:2])
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def softmax(scores):
@@ -147,19 +121,24 @@ def test_batches_devices_and_order_change_nothing(net, images, one_device, eight
             np.testing.assert_array_equal(ranks(posteriors, labels[which]), ranks(expected, labels)[which])
 
 
-def test_several_ways_in_one_pass_are_each_alone(net, images, one_device):
-    views = (EvalView("dense", 40), EvalView("centre", 40), EvalView("crops", 48), EvalView("dense", 40))
-    scoring = Scoring(net, views, mesh=one_device)
-    assert scoring.views == views[:3]
-    found = {}
-    with scoring.scaled_images(lambda number: None if number == 3 else images[number], range(4)) as views:
-        for key, view, posterior in scoring.score(views):
-            assert (key, view) not in found
-            found[key, view] = posterior
-    assert set(found) == {(key, view) for key in (0, 1, 2) for view in views[:3]}
-    for (key, view), posterior in found.items():
-        alone = score(net, images[key : key + 1], (view.scale,), view.protocol)[0]
+def test_several_views_in_one_pass_are_each_alone(net, images, one_device):
+    views = [EvalView("dense", 40), EvalView("centre", 40), EvalView("crops", 48), EvalView("dense", 48)]
+    runner, found = posterior_runner(net, views, mesh=one_device), {}
+    thin = np.zeros((2, 4000, 3), np.uint8)
+    images = [*images[:3], thin, images[4]]
+    with scaled_arrays(images, scales_of(views), on_error="skip") as examples:
+        for index, view, posterior in posteriors(runner, examples, views):
+            assert (index, view) not in found
+            found[index, view] = posterior
+    assert set(found) == {(index, view) for index in (0, 1, 2, 4) for view in views}
+    for (index, view), posterior in found.items():
+        alone = score(net, images[index : index + 1], (view.scale,), view.protocol)[0]
         np.testing.assert_allclose(posterior, alone, atol=1e-5, rtol=0)
+
+
+def test_a_view_that_two_protocols_share_is_taken_once():
+    views = eval_views(["both", "dense", "centre"], (40, 48, 40))
+    assert len(views) == len(set(views)) == 6 and scales_of(views) == (40, 48)
 
 
 def test_other_parameters_take_effect(net, images, one_device):
@@ -167,24 +146,30 @@ def test_other_parameters_take_effect(net, images, one_device):
     before = scorer(images)
     other = nnx.clone(net)
     other.fc8.kernel[...] = other.fc8.kernel[...][..., ::-1]
-    scorer.use(*nnx.split(other, nnx.Param, ...)[1:])
+    scorer.runner.use(*nnx.split(other, nnx.Param, ...)[1:])
     np.testing.assert_allclose(scorer(images), score(other, images, (48,)), atol=1e-6)
     assert np.abs(scorer(images) - before).max() > 1e-2
 
 
 def test_the_grid_touches_the_borders_and_is_rounded_half_up():
-    bucket = np.zeros((2, 64, 64, 3), np.uint8)
-    bucket[..., 0], bucket[..., 1] = np.arange(64)[:, None], np.arange(64)
-    crops = np.asarray(grid_crops(jnp.asarray(bucket), jnp.array([[38, 64], [32, 33]]), crop=32))
-    assert crops.shape == (5, 2, 5, 32, 32, 3)
-    assert crops[:, 0, 0, 0, 0, 0].tolist() == [0, 2, 3, 5, 6]  # 1.5 and 4.5 are rounded up
-    assert crops[0, 0, :, 0, 0, 1].tolist() == [0, 8, 16, 24, 32]
-    assert crops[:, 1, 0, 0, 0, 0].tolist() == [0] * 5
-    assert crops[0, 1, :, 0, 0, 1].tolist() == [0, 0, 1, 1, 1]
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(64)[:, None], np.arange(64)
+    crops = np.array(grid_crops(image[:38], 32)).reshape(5, 5, 32, 32, 3)
+    assert crops[:, 0, 0, 0, 0].tolist() == [0, 2, 3, 5, 6]  # 1.5 and 4.5 are rounded up
+    assert crops[0, :, 0, 0, 1].tolist() == [0, 8, 16, 24, 32]
+    crops = np.array(grid_crops(image[:32, :33], 32)).reshape(5, 5, 32, 32, 3)
+    assert crops[:, 0, 0, 0, 0].tolist() == [0] * 5
+    assert crops[0, :, 0, 0, 1].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_crops_of_images_of_all_shapes_take_two_programs(net, images, one_device):
+    scorer = Scorer(net, (48,), "crops", mesh=one_device)
+    scorer(images)
+    assert scorer.runner.batcher.shapes <= 2 and scorer.runner.batcher.waste < 0.2
 
 
 def test_a_wide_net_goes_by_tiles(monkeypatch, one_device):
-    net = telling(vgg_jax.VGG("A", num_classes=10, crop=32, width=0.5, init="he", rngs=nnx.Rngs(0)))
+    net = with_spread_scores(vgg_jax.VGG("A", num_classes=10, crop=32, width=0.5, init="he", rngs=nnx.Rngs(0)))
     traced, tiles = [], convolution.convolution_3x3
     monkeypatch.setattr(convolution, "convolution_3x3", lambda x, kernel: traced.append(len(x)) or tiles(x, kernel))
     images = [image_of((33, 40 + number), number) for number in range(3)]
@@ -210,7 +195,7 @@ def test_no_images_give_no_posteriors(net):
         ({"scales": (64, 16)}, "test scale Q = 16 is below the net's crop"),
         ({"scales": ()}, "one or more test scales"),
         ({"scales": (64.5,)}, "in whole pixels"),
-        ({"protocol": "densely"}, "protocol='densely': there are dense, crops, both, centre"),
+        ({"protocol": "densely"}, "protocol='densely': there are dense, crops, both, centre; did you mean 'dense'"),
     ],
 )
 def test_impossible_scorers_are_refused(options, message, net):

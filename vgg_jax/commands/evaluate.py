@@ -1,7 +1,7 @@
-"""The evaluation mode: checkpoints and a source in, the paper's tables out (Sec. 4).
+"""--mode=evaluate: networks and a source in, the paper's tables out (Sec. 4).
 
 RUN/evaluation/STEP/SOURCE/dense.npz ...     posteriors: written once, found again by the next evaluation
-RUN/evaluation/STEP/SOURCE/mistakes.png ...  what went wrong
+RUN/evaluation/STEP/SOURCE/mistakes.png ...  what went wrong: by dense evaluation or else the first of the protocols
 RUN/evaluation/tables.md, .csv, .json        or WORKDIR/evaluation/ where --workdir names another folder
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -18,22 +18,38 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vgg_jax.commands.target import EvalTarget
+from vgg_jax.commands.paths import writing
+from vgg_jax.commands.target import EvalTarget, find_targets
 from vgg_jax.config import eval_scale, eval_scales
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate import tables
-from vgg_jax.evaluate.dataset import Examination
-from vgg_jax.evaluate.paper import Setting
-from vgg_jax.evaluate.posteriors import Posteriors, check_alike, fused, read, relative
-from vgg_jax.inference.scorer import PROTOCOLS, EvalView, Scoring
+from vgg_jax.evaluate.dataset import DatasetPredictions, evaluate_dataset
+from vgg_jax.evaluate.mistakes import save_mistakes
+from vgg_jax.evaluate.posteriors import Posteriors, check_alike, read, relative
+from vgg_jax.evaluate.result import EvaluationResult, fusion_rows
+from vgg_jax.inference.scorer import EvalView, eval_views, posterior_runner
 from vgg_jax.model.specs import HIDDEN_UNITS
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 
 log = logging.getLogger(__name__)
+
+_WAY_OUT = "give --workdir=DIR for results"
+
+
+def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], **given) -> int:
+    """The command: prints the tables."""
+    out = workdir or (checkpoint[0] if checkpoint else None)
+    if not out:
+        raise ConfigError(
+            "--mode=evaluate needs --workdir=DIR, a run's folder or where the tables go, and in the latter case "
+            "--checkpoint=RUN,RUN,... or --weights=SOURCE"
+        )
+    print(evaluate(find_targets(workdir=workdir, checkpoint=checkpoint, **given), Path(out) / "evaluation"))
+    return 0
 
 
 def evaluate(targets: Iterable[EvalTarget], out: Path) -> str:
@@ -44,75 +60,36 @@ def evaluate(targets: Iterable[EvalTarget], out: Path) -> str:
       out: where the tables go, and what belongs to a network that has no run's folder.
 
     Returns:
-      The tables.
+      The tables, and what could not be read.
 
     Raises:
       UserError: the data are missing or of other classes, or a file cannot be written.
     """
-    exams: list[_Exam] = []
+    results: list[EvaluationResult] = []
     for target in targets:
-        exams.append(_examined(target, target.home or out / _slug(target.name)))
-        check_alike(exams[0].any(), exams[-1].any(), exams[0].about["checkpoint"], target.name)
-    rows = [row for exam in exams for row in exam.rows()]
-    if len(exams) > 1:
-        rows += _fusion_rows(exams)
-    heading = "\n".join(f"{exam.about['checkpoint']} on {exam.source.describe()}" for exam in exams)
+        results.append(_evaluate_one(target, target.home or out / _slug(target.name)))
+        check_alike(results[0].any_part, results[-1].any_part, results[0].name, target.name)
+    rows = [row for result in results for row in result.rows()]
+    if len(results) > 1:
+        rows += fusion_rows(results)
+    heading = "\n".join(f"{result.name} on {result.source}" for result in results)
     if jax.process_index() == 0:
-        _written(lambda folder: tables.save_tables(folder, rows, heading), out)
+        with writing(out, _WAY_OUT):
+            tables.save_tables(out, rows, heading)
     lines = [heading, "", tables.markdown(rows), "", f"Tables, mistakes and posteriors: {out}"]
-    for exam in exams:
-        if exam.problems:
-            lines += ["", f"{len(exam.problems)} images could not be read and are not counted:"]
-            lines += [f"  {where}: {reason}" for where, reason in sorted(exam.problems.items())]
+    for result in results:
+        if result.problems:
+            lines += ["", f"{len(result.problems)} images could not be read and are not counted:"]
+            lines += [f"  {name}: {reason}" for name, reason in sorted(result.problems.items())]
     return "\n".join(lines)
 
 
-class _Exam:
-    """One checkpoint's posteriors on one source."""
-
-    def __init__(self, config: ConfigDict, about: dict, source: Source, parts: dict[str, Posteriors], problems: dict):
-        self.config, self.about, self.source, self.parts, self.problems = config, about, source, parts, problems
-
-    def any(self) -> Posteriors:
-        return next(iter(self.parts.values()))
-
-    def posteriors(self, protocol: str, scales: tuple[int, ...]) -> np.ndarray:
-        """By one protocol, averaged over the scales."""
-        return fused([self.parts[part].at(*scales) for part in PROTOCOLS[protocol]])
-
-    def rows(self) -> list[tables.Row]:
-        """The lines of Tables 3 to 5 for this checkpoint."""
-        single, several = (eval_scale(self.config),), eval_scales(self.config)
-        protocols = self.config.evaluate.protocols
-        rows = []
-        for protocol in protocols:
-            of = {"table": 0} if protocol == "centre" else {"table": 3 if protocol == "dense" else 5}
-            if protocol in ("centre", "dense") or len(several) == 1:
-                rows.append(self._row(protocol, single, **of))
-            if protocol == "dense" and len(several) > 1:
-                rows.append(self._row(protocol, several, table=4))
-            if len(several) > 1 and (protocol in ("crops", "both") or (protocol == "dense" and len(protocols) > 2)):
-                rows.append(self._row(protocol, several, table=5))
-        return rows
-
-    def _row(self, protocol: str, scales: tuple[int, ...], table: int) -> tables.Row:
-        setting = Setting(self.about["network"], tuple(self.about["S"]), scales, protocol)
-        labels = self.any().labels
-        posteriors = self.posteriors(protocol, scales)
-        return tables.row(setting, posteriors, labels, table=table, of_the_paper=self.of_the_paper)
-
-    @property
-    def of_the_paper(self) -> bool:
-        """Whether network and images are the paper's."""
-        data = self.source.name.startswith("tfds:imagenet2012") and self.source.split == "validation"
-        return data and self.about["of_the_papers_size"] and not self.problems
-
-
-def _examined(target: EvalTarget, home: Path) -> _Exam:
-    """Finds a network's posteriors, or computes what is missing."""
+def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
+    """Finds a network's posteriors, or computes what is missing; writes them and the mistakes."""
     net, config = target.net, target.config
     source = open_source(config.data.source, config.evaluate.split)
     _check_classes(net, source, target.name)
+    papers_size = not net.batch_norm and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224)
     about = {
         "network": net.spec.name,
         "S": list(target.S),
@@ -121,120 +98,85 @@ def _examined(target: EvalTarget, home: Path) -> _Exam:
         "source": source.name,
         "split": source.split,
         "flip": bool(config.data.flip),
-        "of_the_papers_size": not net.batch_norm and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224),
+        "of_the_papers_size": papers_size,
     }
     home = home / f"{_slug(source.name)}-{_slug(source.split)}"
-    parts, problems = _posteriors(net, config, about, source, home)
-    exam = _Exam(config, about, source, parts, problems)
+    names = relative([source.name_of(index) for index in range(len(source))])
+    parts, problems = _posteriors(net, config, about, source, names, home)
+    papers_images = source.name.startswith("tfds:imagenet2012") and source.split == "validation" and not problems
+    result = EvaluationResult(
+        target.name,
+        eval_scale(config),
+        eval_scales(config),
+        tuple(config.evaluate.protocols),
+        parts,
+        source.describe(),
+        papers_size and papers_images,
+        problems,
+    )
     if jax.process_index() == 0:
-        protocol = config.evaluate.protocols[-1]
-        scales = (eval_scale(config),) if protocol == "centre" else eval_scales(config)
-        found = exam.any()
-        positions = {name: place for place, name in enumerate(_names(source))}
-        tables.save_mistakes(
-            home,
-            exam.posteriors(protocol, scales),
-            found.labels,
-            source.classes,
-            found.images,
-            lambda image: decode(source[positions[found.images[image]]]["image"]),
-        )
-    return exam
+        protocol = "dense" if "dense" in result.protocols else result.protocols[0]
+        posteriors, found = result.posteriors(protocol, result.scales_of(protocol)), result.any_part
+        position = {name: index for index, name in enumerate(names)}
+        pixels = lambda image: decode(source[position[found.images[image]]]["image"])
+        save_mistakes(home, posteriors, found.labels, source.classes, found.images, pixels)
+    return result
 
 
 def _posteriors(
-    net: VGG, config: ConfigDict, about: dict, source: Source, home: Path
+    net: VGG, config: ConfigDict, about: dict, source: Source, names: tuple[str, ...], home: Path
 ) -> tuple[dict[str, Posteriors], dict[str, str]]:
-    """The posteriors of every part of the protocols, from files where these are of the same weights and images."""
-    single, several = eval_scale(config), eval_scales(config)
-    wanted: dict[str, set[int]] = {}
-    for protocol in config.evaluate.protocols:
-        scales = {single} if protocol == "centre" else {*several} if protocol != "dense" else {single, *several}
-        for part in PROTOCOLS[protocol]:
-            wanted.setdefault(part, set()).update(scales)
-    names, parts = _names(source), {}
-    for part in wanted:
-        found = _found(home / f"{part}.npz", about | {"protocol": part}, names)
-        if found is not None:
-            parts[part] = found
-    missing = [
-        EvalView(part, scale)
-        for part, scales in wanted.items()
-        for scale in sorted(scales - set(parts[part].scales if part in parts else ()))
-    ]
-    examination = Examination(source, threads=config.data.threads, on_error=config.data.on_error)
-    if missing:
-        scoring = Scoring(net, missing, config.data.flip, batch_size=config.evaluate.batch_size or None)
-        progress = Progress(f"net {net.spec.name}, {', '.join(f'{part} Q={scale}' for part, scale in missing)}")
-        answers = examination(scoring, progress)
-        progress.clear()
-        batcher = scoring.batcher
-        log.info(
-            "%s images scored %s views on %s batch shapes; %.1f %% of the pixels were waste",
-            *(f"{len(answers.index):,}", len(missing), batcher.shapes, 100 * batcher.waste),
-        )
-        images = tuple(names[place] for place in answers.index)
-        for part in dict.fromkeys(view.protocol for view in missing):
-            scales = [view.scale for view in missing if view.protocol == part]
-            values = np.stack([answers.posteriors[EvalView(part, scale)] for scale in scales])
-            if part in parts:
-                check_alike(parts[part], _like(parts[part], images, answers.labels), str(home / part), "now")
-                values = np.concatenate([parts[part].values, values])
-                scales = [*parts[part].scales, *scales]
-            parts[part] = Posteriors(
-                values, tuple(scales), answers.labels, images, tuple(source.classes), about | {"protocol": part}
-            )
-            if jax.process_index() == 0:
-                _written(parts[part].save, home / f"{part}.npz")
-    else:
+    """The posteriors by every part of the protocols, from files where these are of the same weights and images; and
+    what could not be read."""
+    views = _views(config)
+    kinds = dict.fromkeys(view.protocol for view in views)
+    found = {part: _found(home / f"{part}.npz", about | {"protocol": part}, names) for part in kinds}
+    parts = {part: posteriors for part, posteriors in found.items() if posteriors}
+    missing = [view for view in views if view.protocol not in parts or view.scale not in parts[view.protocol].scales]
+    if not missing:
         log.info("posteriors found in %s: nothing had to be computed", home)
-    return parts, examination.problems
-
-
-def _fusion_rows(exams: list[_Exam]) -> list[tables.Row]:
-    """The lines of Table 6: the average over the networks, each over its own scales."""
-    rows = []
-    first = exams[0]
-    for protocol in first.config.evaluate.protocols:
-        if not all(set(PROTOCOLS[protocol]) <= set(exam.parts) for exam in exams):
-            continue
-        scales = [(eval_scale(e.config),) if protocol == "centre" else eval_scales(e.config) for e in exams]
-        average = np.mean([e.posteriors(protocol, q) for e, q in zip(exams, scales, strict=True)], axis=0)
-        alike = len({tuple(exam.about["S"]) for exam in exams}) == len(set(scales)) == 1
-        setting = Setting(
-            " + ".join(exam.about["network"] for exam in exams),
-            tuple(first.about["S"]) if alike else (0, 0),
-            scales[0] if alike else tuple(sorted({q for each in scales for q in each})),
-            protocol,
+        return parts, {}
+    predictions = _predictions(net, config, source, missing)
+    images = tuple(names[index] for index in predictions.index)
+    for part in dict.fromkeys(view.protocol for view in missing):
+        of_part = [view for view in missing if view.protocol == part]
+        computed = Posteriors(
+            np.stack([predictions.posteriors[view] for view in of_part]),
+            tuple(view.scale for view in of_part),
+            predictions.labels,
+            images,
+            tuple(source.classes),
+            about | {"protocol": part},
         )
-        of_the_paper = alike and all(exam.of_the_paper for exam in exams)
-        rows.append(tables.row(setting, average, first.any().labels, table=6, of_the_paper=of_the_paper))
-    return rows
+        path = home / f"{part}.npz"
+        if part in parts:
+            check_alike(parts[part], computed, str(path), "the source")
+            computed = parts[part].joined(computed)
+        parts[part] = computed
+        if jax.process_index() == 0:
+            with writing(path, _WAY_OUT):
+                computed.save(path)
+    return parts, predictions.problems
 
 
-def fuse(paths: Sequence[str | Path]) -> str:
-    """The table of files of posteriors, each alone and all together; no network is needed (Sec. 4.4).
+def _views(config: ConfigDict) -> list[EvalView]:
+    """What the tables need: the centre crop at the one Q, dense at the one and the several, crops at the several."""
+    single, several = (eval_scale(config),), eval_scales(config)
+    scales = {"centre": single, "dense": (*single, *several)}
+    return sorted({view for p in config.evaluate.protocols for view in eval_views([p], scales.get(p, several))})
 
-    Raises:
-      DataError: a file cannot be read, or its images or classes are not those of the first.
-    """
-    if len(paths) < 2:
-        raise ConfigError("--mode=fuse takes two or more files of posteriors: runs/*/evaluation/*/*/dense.npz")
-    parts = [read(Path(path)) for path in paths]
-    for path, part in zip(paths[1:], parts[1:], strict=True):
-        check_alike(parts[0], part, str(paths[0]), str(path))
-    labels, rows = parts[0].labels, []
-    for part in parts:
-        about = part.about
-        setting = Setting(about["network"], tuple(about["S"]), part.scales, about["protocol"])
-        rows.append(tables.row(setting, part.mean(), labels, table=6))
-    everything = Setting(
-        " + ".join(part.about["network"] for part in parts),
-        (0, 0),
-        tuple(sorted({scale for part in parts for scale in part.scales})),
-        " + ".join(dict.fromkeys(part.about["protocol"] for part in parts)),
+
+def _predictions(net: VGG, config: ConfigDict, source: Source, views: list[EvalView]) -> DatasetPredictions:
+    runner = posterior_runner(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
+    progress = Progress(f"net {net.spec.name}, {', '.join(f'{part} Q={scale}' for part, scale in views)}")
+    options = {"threads": config.data.threads, "on_error": config.data.on_error}
+    predictions = evaluate_dataset(runner, source, views, progress=progress, **options)
+    progress.clear()
+    log.info(
+        "%s images scored in %d views on %d batch shapes; %.1f %% of the pixels were waste",
+        *(f"{len(predictions.index):,}", len(views), runner.batcher.shapes, 100 * runner.batcher.waste),
     )
-    return tables.markdown([*rows, tables.row(everything, fused(parts), labels, table=6)])
+    return predictions
 
 
 def checksum(net: VGG) -> str:
@@ -251,19 +193,10 @@ def _found(path: Path, about: dict, names: tuple[str, ...]) -> Posteriors | None
     if not path.exists():
         return None
     found = read(path)
-    same = {key: value for key, value in found.about.items() if key != "checkpoint"}
-    if same != {key: value for key, value in about.items() if key != "checkpoint"} or found.images != names:
-        log.info("%s is of other weights or images: computed anew", path)
+    if found.about | {"checkpoint": about["checkpoint"]} != about or found.images != names:
+        log.info("%s is of other weights or images: computed again", path)
         return None
     return found
-
-
-def _like(other: Posteriors, images: tuple[str, ...], labels: np.ndarray) -> Posteriors:
-    return Posteriors(other.values, other.scales, labels, images, other.classes, other.about)
-
-
-def _names(source: Source) -> tuple[str, ...]:
-    return relative([source.name_of(index) for index in range(len(source))])
 
 
 def _check_classes(net: VGG, source: Source, name: str) -> None:
@@ -278,13 +211,6 @@ def _check_classes(net: VGG, source: Source, name: str) -> None:
                 f"{name} and {source.describe()} name their classes differently: "
                 f"class {number} is {one!r} there and {other!r} here"
             )
-
-
-def _written(write: Callable[[Path], None], path: Path) -> None:
-    try:
-        write(path)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}; give --workdir=DIR for results") from error
 
 
 def _slug(name: str | Path) -> str:

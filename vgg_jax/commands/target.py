@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from vgg_jax.config import default_config, validate, with_defaults
+from vgg_jax.config import default_config, eval_scale, validate, with_defaults
+from vgg_jax.errors import ConfigError
 from vgg_jax.model.vgg import VGG
 
 
@@ -24,6 +25,43 @@ class EvalTarget(NamedTuple):
     config: ConfigDict
     home: Path | None
     """Where results of it alone belong: None if no run's folder can be written to."""
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Q of predictions and features: `config.evaluate.scales`, or the one `config.evaluate.scale`."""
+        return tuple(self.config.evaluate.scales) or (eval_scale(self.config),)
+
+
+def find_targets(
+    *,
+    config: ConfigDict | None,
+    overrides: Mapping[str, object],
+    workdir: str | None,
+    checkpoint: Sequence[str],
+    weights: Sequence[str],
+    partial: bool = False,
+) -> Iterator[EvalTarget]:
+    """The networks that a user named by flags, one after another; --workdir counts where nothing else is given.
+
+    Raises:
+      UserError: none is given, or one cannot be loaded.
+    """
+    runs = checkpoint or ([workdir] if workdir and not weights else [])
+    if not runs and not weights:
+        raise ConfigError("which network? Give --workdir=RUN, --checkpoint=RUN or --weights=SOURCE")
+    for run in runs:
+        yield of_run(run, config, overrides)
+    for source in weights:
+        yield of_weights(source, config, overrides, partial=partial)
+
+
+def find_target(*, workdir: str | None, checkpoint: Sequence[str], weights: Sequence[str], **given) -> EvalTarget:
+    """The one network that a user named; a UserError if there are none or several, or it cannot be loaded."""
+    flags = {"workdir": [workdir] if workdir else [], "checkpoint": checkpoint, "weights": weights}
+    named = [f"--{flag}={name}" for flag, names in flags.items() for name in names]
+    if len(named) > 1:
+        raise ConfigError(f"{' and '.join(named)}: this mode takes one network; --mode=evaluate takes several")
+    return next(find_targets(workdir=workdir, checkpoint=checkpoint, weights=weights, **given))
 
 
 def of_run(

@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a damaged image is an error that we report ourselves
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here uses oneDNN, whose greeting no log level silences
 
 import tensorflow as tf

@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from vgg_jax.data import decode
-from vgg_jax.data.bad_images import check_on_error, error_reason, unreadable
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
+from vgg_jax.prefetch import cores
 
 _PLANNED = 2048  # images whose requests are asked for at once
 _AHEAD = 2  # batches in the making at once, and as many waiting: one alone would leave threads idle at its end
@@ -72,7 +72,7 @@ class TrainingBatches:
         threads: int = 0,
         on_error: str = "raise",
     ):
-        check_on_error(on_error)
+        _check_on_error(on_error)
         self.problems: dict[str, str] = {}
         self._source, self._sampler, self._crop, self._stop = source, sampler, crop, stop
         self._skip, self._size = on_error == "skip", len(sampler(start).index)
@@ -88,7 +88,7 @@ class TrainingBatches:
             if reason:
                 name, why = self._source.name_of(int(index)), reason.decode()
                 if not self._skip:
-                    raise unreadable(name, why)
+                    raise _unreadable(name, why)
                 self.problems[name] = why
         batch["index"] = np.where(batch["mask"] > 0, batch["index"], 0).astype(np.int32)
         return batch
@@ -115,7 +115,9 @@ class TrainingBatches:
             """The plain JPEGs of a batch and their rows in it; a last row that is none, so that there always is one."""
             if files is None:
                 given, label = _python(self._records, [index], (tf.string, [size]), (tf.int32, [size]))
-            rows = tf.data.Dataset.from_tensor_slices((tf.range(size), side, place, given))
+            columns = tf.range(size), side, place, given
+            there = tuple(tf.boolean_mask(column, index >= 0) for column in columns)
+            rows = tf.data.Dataset.from_tensor_slices(there)
             crops = rows.map(graph(one), num_parallel_calls=2 * threads).ignore_errors()
             crops = crops.concatenate(tf.data.Dataset.from_tensor_slices(none)).batch(size + 1)
             return index, side, place, label, *crops.get_single_element()
@@ -176,7 +178,7 @@ class TrainingBatches:
                 image[row], window[row] = decode.crop(pixels, int(side[row]), place[row], self._crop)
                 label[row], mask[row] = example["label"], 1
             except (OSError, DataError) as error:
-                reason[row] = error_reason(error).encode()
+                reason[row] = _reason(error).encode()
         return image, window, np.where(mask > 0, label, 0), mask, reason
 
 
@@ -196,23 +198,34 @@ def scaled_images(
     Raises (while iterating):
       DataError: with on_error="raise", an image cannot be read or is too elongated; the message names it.
     """
-    check_on_error(on_error)
+    _check_on_error(on_error)
     indices, scales = np.fromiter(indices, np.int64), tuple(scales)
     examples = iter(_scaled(source, indices, scales, _thread_count(threads)).as_numpy_iterator())
 
     def checked() -> Iterator[ScaledExample]:
         for index, label, images, problem in examples:
             if problem and on_error == "raise":
-                raise unreadable(source.name_of(int(index)), problem.decode())
+                raise _unreadable(source.name_of(int(index)), problem.decode())
             yield ScaledExample(int(index), int(label), () if problem else images, problem.decode())
 
     with contextlib.closing(checked()) as ready:
         yield ready
 
 
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _check_on_error(on_error: str) -> None:
+    """Raises DataError unless it is "raise" or "skip"."""
+    if on_error not in ("raise", "skip"):
+        raise DataError(f"config.data.on_error={on_error!r}: it is 'raise' or 'skip'")
+
+
+def _reason(error: OSError | DataError) -> str:
+    """Why an image cannot be read, without where it lies."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _unreadable(where: str, reason: str) -> DataError:
+    """The error for a run that such an image stops."""
+    return DataError(f"{where}: {reason}\nTo leave such images out: --config.data.on_error=skip")
 
 
 def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], threads: int):
@@ -236,7 +249,7 @@ def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], thread
             images = [decode.rescale(image, scale) if scale else image for scale in scales]
             return np.int32(example["label"]), b"", *images
         except (OSError, DataError) as error:
-            return np.int32(-1), error_reason(error).encode(), *[np.zeros((0, 0, 3), np.uint8) for _ in scales]
+            return np.int32(-1), _reason(error).encode(), *[np.zeros((0, 0, 3), np.uint8) for _ in scales]
 
     def slow(index, given, label):
         images = [(tf.uint8, [None, None, 3])] * len(scales)

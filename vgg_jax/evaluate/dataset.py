@@ -1,21 +1,21 @@
-"""A source under a scorer: every image exactly once, whatever the batches, devices and processes (Sec. 3.2, 4)."""
+"""A network on a source: every image exactly once, whatever the batches, devices and processes (Sec. 3.2, 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from vgg_jax.data.bad_images import check_on_error, error_reason, unreadable
-from vgg_jax.data.decode import decode
+from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
-from vgg_jax.inference.scorer import EvalView, Scorer
+from vgg_jax.inference.runner import Runner
+from vgg_jax.inference.scorer import EvalView, posteriors, scales_of
 
 
-class Answers(NamedTuple):
+class DatasetPredictions(NamedTuple):
     """What a network makes of a source."""
 
     index: np.ndarray
@@ -23,69 +23,63 @@ class Answers(NamedTuple):
     labels: np.ndarray
     """int32 (n,)."""
     posteriors: dict[EvalView, np.ndarray]
-    """float32 (n, classes) for every protocol and scale."""
+    """float32 (n, classes) for every view."""
+    problems: dict[str, str]
+    """What this process could not read, and why: {name: reason}."""
 
 
-class Examination:
-    """A source to be scored, once or, in training, over and over.
+def evaluate_dataset(
+    runner: Runner,
+    source: Source,
+    views: Sequence[EvalView],
+    *,
+    threads: int = 0,
+    on_error: str = "raise",
+    progress: Callable[[int, int], None] | None = None,
+) -> DatasetPredictions:
+    """The posteriors of every image of a source. Each process computes its share, and gets all of them.
 
     Args:
+      runner: from `posterior_runner`.
       source: the images.
-      threads: how many read and decode, 0 for one a core.
+      views: protocols and scales, `eval_views(protocols, scales)`.
+      threads: how many read and decode, 0 for one per core.
       on_error: "raise", or "skip" to leave out what cannot be read or is too elongated.
+      progress: is reported how many of how many posteriors this process has.
 
-    Attributes:
-      problems: with on_error="skip", what this process could not read, and why: {where: reason}.
+    Raises:
+      DataError: the source is empty; an image cannot be read or is too elongated, or all are.
     """
+    if not len(source):
+        raise DataError(f"{source.describe()}: the source is empty, there is nothing to evaluate on")
+    indices = range(jax.process_index(), len(source), jax.process_count())
+    labels = np.full(len(indices), -1, np.int32)
+    rows = {view: np.zeros((len(indices), runner.net.num_classes), np.float32) for view in views}
+    problems: dict[str, str] = {}
 
-    def __init__(self, source: Source, *, threads: int = 0, on_error: str = "raise"):
-        check_on_error(on_error)
-        if not len(source):
-            raise DataError(f"{source.describe()}: the source is empty, there is nothing to evaluate on")
-        self._source, self._threads, self._skip = source, threads, on_error == "skip"
-        self.problems: dict[str, str] = {}
+    def noted(examples: Iterator[ScaledExample]) -> Iterator[ScaledExample]:
+        for example in examples:
+            if example.problem:
+                problems[source.name_of(example.index)] = example.problem
+            else:
+                labels[indices.index(example.index)] = example.label
+            yield example
 
-    def __call__(self, scorer: Scorer, progress: Callable[[int, int], None] = lambda done, of: None) -> Answers:
-        """Scores every image.
-
-        Args:
-          progress: is reported how many of how many views of images are done.
-
-        Raises:
-          DataError: an image cannot be read or is too elongated, or all are.
-        """
-        mine = range(jax.process_index(), len(self._source), jax.process_count())
-        labels = np.full(len(mine), -1, np.int32)
-        rows = {view: np.zeros((len(mine), scorer.num_classes), np.float32) for view in scorer.views}
-
-        def read(place: int) -> np.ndarray | None:
-            where = self._source.name_of(mine[place])
-            try:
-                example = self._source[mine[place]]
-                image = decode(example["image"])
-                scorer.check(image)
-            except (OSError, DataError) as error:
-                if not self._skip:
-                    raise unreadable(where, error_reason(error)) from error
-                self.problems[where] = error_reason(error)
-                return None
-            labels[place] = example["label"]
-            return image
-
-        done, total = 0, len(mine) * len(scorer.views)
-        with scorer.scaled_images(read, range(len(mine)), self._threads) as views:
-            for place, view, posterior in scorer.score(views):
-                rows[view][place] = posterior
-                done += 1
-                progress(done, total - len(self.problems) * len(scorer.views))
-        answers = _gathered(np.array(mine, np.int64), labels, rows)
-        if not len(answers.index):
-            raise DataError(f"{self._source.describe()}: no image could be read, there is nothing to evaluate on")
-        return answers
+    with scaled_images(source, indices, scales_of(views), threads=threads, on_error=on_error) as examples:
+        for done, (index, view, posterior) in enumerate(posteriors(runner, noted(examples), views), start=1):
+            rows[view][indices.index(index)] = posterior
+            if progress:
+                progress(done, (len(indices) - len(problems)) * len(views))
+    index, labels, rows = _gathered(np.array(indices, np.int64), labels, rows)
+    if not len(index):
+        raise DataError(f"{source.describe()}: no image could be read, there is nothing to evaluate on")
+    return DatasetPredictions(index, labels, rows, problems)
 
 
-def _gathered(index: np.ndarray, labels: np.ndarray, rows: dict[EvalView, np.ndarray]) -> Answers:
-    """All processes' answers in the source's order, without the places of unreadable images."""
+def _gathered(
+    index: np.ndarray, labels: np.ndarray, rows: dict[EvalView, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, dict[EvalView, np.ndarray]]:
+    """All processes' results in the source's order, without the places of unreadable images."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -98,4 +92,4 @@ def _gathered(index: np.ndarray, labels: np.ndarray, rows: dict[EvalView, np.nda
         rows = {view: gather(values, 0) for view, values in rows.items()}
     order = np.argsort(index, kind="stable")
     order = order[labels[order] >= 0]
-    return Answers(index[order], labels[order], {view: values[order] for view, values in rows.items()})
+    return index[order], labels[order], {view: values[order] for view, values in rows.items()}

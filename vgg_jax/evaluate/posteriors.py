@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from vgg_jax.errors import DataError
+from vgg_jax.files import written_aside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +36,17 @@ class Posteriors:
     images: tuple[str, ...]
     classes: tuple[str, ...]
     about: dict
-    """`protocol`, `network`, `S`, ...: see `vgg_jax.commands.evaluate`."""
+    """`protocol`, `network`, `S`, `flip`, `checkpoint`, `weights` (a checksum), `source`, `split`, ..."""
 
     def at(self, *scales: int) -> Posteriors:
         """The same at fewer scales."""
         places = [self.scales.index(scale) for scale in scales]
         return dataclasses.replace(self, values=self.values[places], scales=tuple(scales))
+
+    def joined(self, other: Posteriors) -> Posteriors:
+        """The same at the scales of another, too."""
+        values = np.concatenate([self.values, other.values])
+        return dataclasses.replace(self, values=values, scales=(*self.scales, *other.scales))
 
     def mean(self) -> np.ndarray:
         """Averaged over the scales, float32 (images, classes)."""
@@ -48,9 +54,7 @@ class Posteriors:
 
     def save(self, path: Path) -> None:
         """Writes the file; never half of it."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with written_aside(path) as partial, partial.open("wb") as file:
             np.savez(
                 file,
                 posteriors=self.values,
@@ -60,7 +64,6 @@ class Posteriors:
                 classes=np.array(self.classes),
                 about=np.array(json.dumps(self.about)),
             )
-        partial.replace(path)
 
 
 def read(path: Path) -> Posteriors:
@@ -80,7 +83,7 @@ def read(path: Path) -> Posteriors:
                 json.loads(str(file["about"])),
             )
     except FileNotFoundError as error:
-        raise DataError(f"{path}: is not there; --mode=evaluate writes such files") from error
+        raise DataError(f"{path}: is not there; evaluating a network writes such files") from error
     except Exception as error:  # a damaged file can make the parsers of zip and npy raise nearly anything
         raise DataError(f"{path}: not a file of posteriors: {error}") from error
     count = len(found.images)
@@ -91,7 +94,7 @@ def read(path: Path) -> Posteriors:
 
 
 def check_alike(first: Posteriors, other: Posteriors, first_name: str, other_name: str) -> None:
-    """Refuses to mix posteriors of other images or classes.
+    """Refuses to mix posteriors of different images or classes.
 
     Raises:
       DataError: with the first difference.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,87 +118,3 @@ def save_tables(folder: Path, rows: Sequence[Row], heading: str) -> None:
             paper = record.pop("paper") or ("", "")
             flat = {"Q": " ".join(map(str, record["Q"])), "paper_top1": paper[0], "paper_top5": paper[1]}
             writer.writerow(record | flat)
-
-
-def save_mistakes(
-    folder: Path,
-    posteriors: np.ndarray,
-    labels: np.ndarray,
-    classes: Sequence[str],
-    images: Sequence[str],
-    read: Callable[[int], np.ndarray],
-) -> None:
-    """Writes what went wrong: `per_class.csv`, `confusion.csv` and `.png`, `mistakes.csv` and `.png`.
-
-    Args:
-      folder: where to.
-      posteriors, labels: of the images.
-      classes, images: their names.
-      read: the pixels of an image by its position among the images.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    rank = metrics.ranks(posteriors, labels)
-    confused = metrics.confusion(posteriors, labels)
-    with (folder / "per_class.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["class", "images", "top1_error", "top5_error", "most_often_taken_for"])
-        for number, name in enumerate(classes):
-            here = rank[labels == number]
-            if len(here):
-                wrong = confused[number].copy()
-                wrong[number] = 0
-                taken_for = classes[int(wrong.argmax())] if wrong.any() else ""
-                errors = (f"{100 * (here >= most).mean():.2f}" for most in (1, 5))
-                writer.writerow([name, len(here), *errors, taken_for])
-    with (folder / "confusion.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["is \\ taken for", *classes])
-        writer.writerows([name, *counts] for name, counts in zip(classes, confused, strict=True))
-    worst = metrics.mistakes(posteriors, labels, most=24)
-    with (folder / "mistakes.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "is", "taken for", "probability"])
-        for mistake in worst:
-            writer.writerow(
-                [images[mistake.image], classes[mistake.label], classes[mistake.guess], f"{mistake.probability:.4f}"]
-            )
-    _draw_confusion(folder / "confusion.png", confused, classes)
-    if worst:
-        _draw_mistakes(folder / "mistakes.png", worst, classes, [read(mistake.image) for mistake in worst])
-
-
-def _draw_confusion(path: Path, confused: np.ndarray, classes: Sequence[str]) -> None:
-    from matplotlib.figure import Figure
-
-    named = len(classes) <= 40
-    side = 2.5 + 0.35 * len(classes) if named else 9
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    shown = axes.imshow(confused / np.maximum(confused.sum(1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
-    axes.set(xlabel="taken for", ylabel="is", title="confusion, each row's fractions")
-    if named:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-        for (i, j), count in np.ndenumerate(confused):
-            if count:
-                dark = count > confused[i].sum() / 2
-                axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    figure.colorbar(shown, shrink=0.7)
-    figure.savefig(path, dpi=120)
-
-
-def _draw_mistakes(path: Path, worst: list[metrics.Mistake], classes: Sequence[str], images: list[np.ndarray]) -> None:
-    from matplotlib.figure import Figure
-
-    columns = min(6, len(worst))
-    rows = -(-len(worst) // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
-    for place, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
-        axes.set_axis_off()
-        if place < len(worst):
-            mistake = worst[place]
-            axes.imshow(images[place])
-            axes.set_title(
-                f"{classes[mistake.label]}\ntaken for {classes[mistake.guess]}, {mistake.probability:.0%}", fontsize=8
-            )
-    figure.savefig(path, dpi=110)

@@ -15,7 +15,6 @@ than the crop it says "Error refining shapes"; the size that it asks for stands 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from flax import nnx
 from jax import export
 
 from vgg_jax.errors import ConfigError
+from vgg_jax.files import written_aside
 from vgg_jax.model.vgg import VGG
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -64,7 +64,11 @@ def export_scorer(net: VGG, path: str | Path, *, flip: bool = True, platforms: S
     shapes += [jax.ShapeDtypeStruct(shape, jnp.uint8)]
     program = export.export(jax.jit(score), platforms=platforms)(*shapes).serialize()
     classes = np.array(net.classes, np.str_)
-    _write(Path(path), {"scorer": np.frombuffer(program, np.uint8), "classes": classes} | arrays)
+    try:
+        with written_aside(Path(path)) as partial, partial.open("wb") as file:
+            np.savez(file, scorer=np.frombuffer(program, np.uint8), classes=classes, **arrays)
+    except OSError as error:
+        raise ConfigError(f"path={str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 def posteriors(net: VGG, images: jax.Array, *, flip: bool = True) -> jax.Array:
@@ -84,17 +88,3 @@ def posteriors(net: VGG, images: jax.Array, *, flip: bool = True) -> jax.Array:
     views = jnp.stack([images, images[:, :, ::-1]] if flip else [images])
     scores = net(views.reshape(-1, *images.shape[1:])).mean((1, 2))
     return jax.nn.softmax(scores).reshape(*views.shape[:2], -1).mean(0)
-
-
-def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise ConfigError(
-            f"path={str(path)!r} cannot be written ({error.strerror or error}): give a file in a folder"
-        ) from error

@@ -1,7 +1,7 @@
 """Features in a file that NumPy reads (`numpy.load`, no pickles), written in bounded memory.
 
     <layer>       float32 (images, channels)   pooled, e.g. pool5
-    <layer>/<i>   float32 (h, w, channels)     or maps, an array an image, e.g. pool5/0, pool5/1, ...
+    <layer>/<i>   float32 (h, w, channels)     or maps, an array per image, e.g. pool5/0, pool5/1, ...
     images        str (images,)                their paths, or "image 17"
     about         str ()                       JSON: net, scales, pool, combine, flip
 
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from vgg_jax.errors import ConfigError
+from vgg_jax.files import written_aside
 
 Features = dict[str, np.ndarray | list[np.ndarray]]
 """By layer: float32 (images, channels), or lists of (h, w, channels)."""
@@ -57,12 +58,12 @@ class FeaturesInMemory(contextlib.AbstractContextManager):
 
 
 class FeatureFile(contextlib.AbstractContextManager):
-    """Features in an .npz; it has its name once it is whole.
+    """Features in an .npz; it has its name once it is whole, and a folder that it is in is made.
 
     Maps are written as they come. Rows go to nameless files beside it first, for an .npz takes one array at a time.
 
     Args:
-      path: the file; while it is written there is FILE.partial, which no reader takes for an .npz.
+      path: the file.
       sizes: the channels of each layer's rows; None where maps are kept.
 
     Raises:
@@ -77,10 +78,8 @@ class FeatureFile(contextlib.AbstractContextManager):
         with contextlib.ExitStack() as stack, self._writing():
             if self._path.is_dir():
                 raise IsADirectoryError(None, "it is a folder")
-            self._partial = self._path.with_name(self._path.name + ".partial")
-            self._file = stack.enter_context(self._partial.open("wb"))
-            stack.callback(self._partial.unlink, missing_ok=True)
-            self._archive = stack.enter_context(zipfile.ZipFile(self._file, "w"))
+            partial = stack.enter_context(written_aside(self._path))
+            self._archive = stack.enter_context(zipfile.ZipFile(partial, "w"))
             self._rows = {
                 layer: stack.enter_context(tempfile.TemporaryFile(dir=self._path.parent))
                 for layer, channels in self._sizes.items()
@@ -90,8 +89,8 @@ class FeatureFile(contextlib.AbstractContextManager):
         return self
 
     def __exit__(self, *error) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, which was reported already
-            self._open.close()
+        with self._writing():
+            self._open.__exit__(*error)
 
     def add(self, number: int, values: dict[str, np.ndarray]) -> None:
         """Writes an image's values by layer, the images in any order."""
@@ -121,9 +120,6 @@ class FeatureFile(contextlib.AbstractContextManager):
                 self._member(layer, shape, (rows[part] for part in parts))
             for name, value in (("images", np.array(names, np.str_)), ("about", np.array(json.dumps(about)))):
                 self._member(name, value.shape, [value], value.dtype.str)
-            self._archive.close()
-            self._file.close()  # all of it is on its way to the disk before it has its name
-            self._partial.replace(self._path)
 
     def _member(self, name: str, shape: tuple[int, ...], parts: Iterable[np.ndarray], descr: str = "<f4") -> None:
         header = {"descr": descr, "fortran_order": False, "shape": shape}

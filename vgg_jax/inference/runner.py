@@ -1,20 +1,20 @@
-"""What runs a network on buckets: batches under way one after another, a program for every shape of bucket.
+"""A runner computes functions of a network over images of any size, in few programs (Sec. 3.2).
 
-`scorer` computes posteriors with it (Sec. 3.2), `vgg_jax.inference.features` activations (App. B).
+`scorer` computes posteriors with it, `score_map` class-score maps, `features` activations (App. B).
 """
 
 from __future__ import annotations
 
-import abc
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from vgg_jax import compiler, sharding
 from vgg_jax.inference.buckets import Batcher, PaddedBatch, ScaledImage
@@ -25,26 +25,46 @@ AHEAD = 4
 """Batches that are under way while the next program is compiled."""
 
 
-class Runner(abc.ABC):
-    """A network's programs on buckets: one batch is placed and one computed while another's results are fetched.
+class Maps(NamedTuple):
+    """An output that is a map: a runner crops each image's to its true size."""
+
+    values: Float[Array, "n h w c"]
+    """In the upper left corners."""
+    sizes: Int[Array, "n 2"]
+    """Their heights and widths in places."""
+
+
+Function = Callable[[VGG, UInt8[Array, "n h w 3"], Int[Array, "n 2"]], dict[str, Array | Maps]]
+"""`function(net, images, sizes) -> {output: array (n, ...) or Maps}`, of images in the upper left corners of a bucket,
+whose heights and widths in pixels are `sizes`."""
+
+
+class Runner:
+    """Functions of a network over images of any size.
 
     Args:
       net: the network.
-      functions: what is computed, by name: functions of the net's graphdef and state, of images in the upper left
-        corners of one bucket and of what else `_run` gives them; `flip` is static.
-      smallest: the sides of an empty place's image in pixels: the least that the functions can work on.
+      functions: what is computed of an image: one function, or several by name.
+      smallest: the smallest side of an image, in pixels, that the functions work on.
       batch_size: images of the crop's size at once, over all devices of this process; larger images are fewer. By
         default what suits the devices.
       mesh: the devices; by default all of this process.
 
     Attributes:
+      net: the network without its parameters.
       batcher: what the buckets cost, `batcher.waste` and `batcher.shapes`.
+
+    >>> net = VGG("A", num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(0))
+    >>> runner = Runner(net, lambda net, images, sizes: {"mean": net(images, sizes=sizes).mean((1, 2))}, smallest=32)
+    >>> [(key, outputs["mean"].shape) for key, outputs in runner([ScaledImage("a", np.zeros((32, 47, 3), np.uint8))])]
+    [('a', (10,))]
     """
 
     def __init__(
         self,
         net: VGG,
-        functions: Mapping[str, Callable],
+        functions: Function | Mapping[str, Function],
+        *,
         smallest: int,
         batch_size: int | None = None,
         mesh: Mesh | None = None,
@@ -52,10 +72,11 @@ class Runner(abc.ABC):
         self._mesh = mesh or sharding.local_mesh()
         pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * _batch_pixels()
         self.batcher = Batcher(pixels, self._mesh.size, smallest)
-        self.use(nnx.state(net))
-        jit = functools.partial(compiler.jit, quick=True, static_argnames="flip")
-        graphdef = nnx.graphdef(net)
-        self._programs = {name: jit(functools.partial(function, graphdef)) for name, function in functions.items()}
+        graphdef, state = nnx.split(net)
+        self.net = nnx.merge(graphdef, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state))
+        self.use(state)
+        functions = functions if isinstance(functions, Mapping) else {"": functions}
+        self._programs = {name: _program(function, graphdef) for name, function in functions.items()}
 
     def use(self, *state: nnx.State) -> None:
         """Takes other parameters for the same network: the parts of its state, in any split."""
@@ -63,32 +84,54 @@ class Runner(abc.ABC):
         here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), whole)
         self._state = sharding.place_state(here, self._mesh)
 
-    @abc.abstractmethod
-    def _run(self, purpose: Hashable, images: jax.Array, sizes: jax.Array) -> dict[str, jax.Array]:
-        """The results of a batch, under way: arrays of shape (places, ...) by name."""
+    def __call__(self, images: Iterable[ScaledImage]) -> Iterator[tuple[Hashable, dict[str, np.ndarray]]]:
+        """The outputs of every image, in whatever order is fast.
 
-    def _results(self, views: Iterable[ScaledImage]) -> Iterator[tuple[PaddedBatch, dict[str, np.ndarray]]]:
-        """The results of views, batch by batch, in whatever order is fast."""
-        with prefetch(self.batcher.pack(views), self._begun, AHEAD) as batches:
-            for packed, results in batches:
-                yield packed, jax.device_get(results)
+        One batch is placed and one computed while another's outputs are fetched; images are asked for in a thread.
 
-    def _begun(self, packed: PaddedBatch) -> tuple[PaddedBatch, dict[str, jax.Array]]:
-        """A batch and its results, under way. Called in a thread: programs are compiled while earlier batches run."""
-        images, sizes = jax.device_put((packed.images, packed.sizes), sharding.split_batch(self._mesh))
-        return packed, self._run(packed.bucket.purpose, images, sizes)
+        Yields:
+          (key, {output: array}) of an image, the outputs of all its functions together.
+        """
+        with prefetch(self.batcher.batches(images), self._begin, AHEAD) as batches:
+            for keys, outputs in batches:
+                outputs = jax.device_get(outputs)
+                for place, key in enumerate(keys):  # then come empty places
+                    yield key, {name: _output_of(output, place) for name, output in outputs.items()}
+
+    def _begin(self, batch: PaddedBatch) -> tuple[tuple[Hashable, ...], dict[str, Array | Maps]]:
+        """A batch's keys and outputs, under way. In a thread: programs are compiled while earlier batches run."""
+        images, sizes = jax.device_put((batch.images, batch.sizes), sharding.split_batch(self._mesh))
+        outputs: dict[str, Array | Maps] = {}
+        for name in batch.bucket.functions or self._programs:
+            outputs |= self._programs[name](self._state, images, sizes)
+        return batch.keys, outputs
+
+
+@functools.lru_cache(maxsize=16)
+def _program(function: Function, graphdef: nnx.GraphDef) -> Callable:
+    """A function of a network, jitted; runners with the same function of the same kind of network share it."""
+    run = lambda state, images, sizes: function(nnx.merge(graphdef, state), images, sizes)
+    return compiler.jit(run, quick=True)
+
+
+def _output_of(output: np.ndarray | Maps, place: int) -> np.ndarray:
+    """One image's part of an output; a copy, for a slice would keep the whole batch."""
+    if isinstance(output, Maps):
+        height, width = output.sizes[place]
+        return output.values[place, :height, :width].copy()
+    return output[place].copy()
 
 
 def with_mirror_images(
     images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]
 ) -> tuple[UInt8[Array, "2*n h w 3"], Int[Array, "2*n 2"]]:
-    """Images on a bucket and their sizes, each followed by its mirror image: so the two stay on one device."""
+    """Images of a bucket and their sizes, each followed by its mirror image: so the two stay on one device."""
     both = jnp.stack([images, mirrored(images, sizes)], 1)
     return both.reshape(-1, *images.shape[1:]), jnp.repeat(sizes, 2, 0)
 
 
 def mirrored(images: Shaped[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Shaped[Array, "n h w c"]:
-    """Images (or maps) on a bucket, each mirrored about its own vertical axis."""
+    """Images (or maps) of a bucket, each mirrored about its own vertical axis."""
     columns = jnp.arange(images.shape[2])
     source = jnp.clip(sizes[:, 1, None] - 1 - columns, 0)  # beyond the image any pixel will do
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)

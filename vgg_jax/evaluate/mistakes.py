@@ -1,0 +1,91 @@
+"""What went wrong, for people: errors by class, the confusion matrix, the most confident mistakes (Sec. 4)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vgg_jax.evaluate import metrics
+
+
+def save_mistakes(
+    folder: Path,
+    posteriors: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    images: Sequence[str],
+    read: Callable[[int], np.ndarray],
+) -> None:
+    """Writes what went wrong: `per_class.csv`, `confusion.csv` and `.png`, `mistakes.csv` and `.png`.
+
+    Args:
+      folder: where to.
+      posteriors, labels: of the images.
+      classes, images: their names.
+      read: the pixels of an image by its position among the images.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rank = metrics.ranks(posteriors, labels)
+    confused = metrics.confusion(posteriors, labels)
+    worst = metrics.mistakes(posteriors, labels, most=24)
+    by_class = []
+    for number, name in enumerate(classes):
+        here = rank[labels == number]
+        if len(here):
+            wrong = confused[number] * (np.arange(len(classes)) != number)
+            taken_for = classes[int(wrong.argmax())] if wrong.any() else ""
+            by_class.append([name, len(here), *(f"{100 * (here >= most).mean():.2f}" for most in (1, 5)), taken_for])
+    header = ["class", "images", "top1_error", "top5_error", "most_often_taken_for"]
+    _save_csv(folder / "per_class.csv", header, by_class)
+    counts = [[name, *counts] for name, counts in zip(classes, confused, strict=True)]
+    _save_csv(folder / "confusion.csv", ["is \\ taken for", *classes], counts)
+    named = [[images[m.image], classes[m.label], classes[m.guess], f"{m.probability:.4f}"] for m in worst]
+    _save_csv(folder / "mistakes.csv", ["image", "is", "taken for", "probability"], named)
+    _draw_confusion(folder / "confusion.png", confused, classes)
+    if worst:
+        _draw_mistakes(folder / "mistakes.png", worst, classes, [read(mistake.image) for mistake in worst])
+
+
+def _save_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def _draw_confusion(path: Path, confused: np.ndarray, classes: Sequence[str]) -> None:
+    from matplotlib.figure import Figure
+
+    named = len(classes) <= 40
+    side = 2.5 + 0.35 * len(classes) if named else 9
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    shown = axes.imshow(confused / np.maximum(confused.sum(1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
+    axes.set(xlabel="taken for", ylabel="is", title="confusion, each row's fractions")
+    if named:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+        for (i, j), count in np.ndenumerate(confused):
+            if count:
+                dark = count > confused[i].sum() / 2
+                axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    figure.colorbar(shown, shrink=0.7)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_mistakes(path: Path, worst: list[metrics.Mistake], classes: Sequence[str], images: list[np.ndarray]) -> None:
+    from matplotlib.figure import Figure
+
+    columns = min(6, len(worst))
+    rows = -(-len(worst) // columns)
+    figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
+    for place, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
+        axes.set_axis_off()
+        if place < len(worst):
+            mistake = worst[place]
+            axes.imshow(images[place])
+            axes.set_title(
+                f"{classes[mistake.label]}\ntaken for {classes[mistake.guess]}, {mistake.probability:.0%}", fontsize=8
+            )
+    figure.savefig(path, dpi=110)

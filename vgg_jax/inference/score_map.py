@@ -1,0 +1,77 @@
+"""The class-score map of one image, and its picture over the image (Sec. 3.2): dense evaluation gives it for free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
+
+from vgg_jax import sharding
+from vgg_jax.data.decode import rescale
+from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.buckets import ScaledImage
+from vgg_jax.inference.runner import Maps, Runner
+from vgg_jax.inference.scorer import check_scale
+from vgg_jax.model.vgg import VGG
+
+
+def class_score_map(net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int) -> Float[np.ndarray, "h2 w2 classes"]:
+    """The map of posteriors of one image: the soft-max at every place of the class-score map (Sec. 3.2).
+
+    Place (i, j) sees the square of the rescaled image that begins at (32 i, 32 j), as wide as the net's crop, and its
+    surroundings.
+
+    Args:
+      net: the network.
+      image: RGB uint8 (height, width, 3).
+      scale: Q, what the image's smaller side is rescaled to, in pixels: at least the net's crop.
+
+    Raises:
+      ConfigError: the scale is smaller than the net's crop.
+      DataError: the image is of another type or shape, or too elongated.
+    """
+    check_scale(net, scale)
+    with scaled_arrays([image], (scale,), threads=1) as examples:
+        ((rescaled,),) = (example.images for example in examples)
+    device = Mesh(np.array(jax.local_devices()[:1]), (sharding.BATCH_AXIS,))
+    runner = Runner(net, posterior_maps, smallest=net.crop, batch_size=1, mesh=device)
+    ((_, outputs),) = runner([ScaledImage(None, rescaled)])
+    return outputs["posteriors"]
+
+
+def posterior_maps(net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]) -> dict[str, Maps]:
+    """The soft-max at every place of the class-score maps of images in the upper left corners of a bucket."""
+    return {"posteriors": Maps(jax.nn.softmax(net(images, sizes=sizes)), net.map_sizes(sizes))}
+
+
+def save_heat_map(path: Path, net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int, number: int) -> None:
+    """Writes a PNG: the image at a test scale, and over it the probability of one class at every place of the map.
+
+    Args:
+      path: the file.
+      net, image, scale: as in `class_score_map`.
+      number: of the class.
+    """
+    from matplotlib.figure import Figure
+
+    heat = class_score_map(net, image, scale)[:, :, number]
+    shown = rescale(image, scale)
+    # A place is drawn as the 32 x 32 pixels in the middle of the crop that it sees.
+    edge, stride = (net.crop - net.spec.stride) / 2, net.spec.stride
+    extent = (edge, edge + stride * heat.shape[1], edge + stride * heat.shape[0], edge)
+    figure = Figure(figsize=(9, 4.5 * shown.shape[0] / shown.shape[1] + 0.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.imshow(shown)
+    left.set_title(path.stem, fontsize=9)
+    right.imshow(shown.mean(-1), cmap="gray", vmin=0, vmax=255)
+    over = right.imshow(heat, extent=extent, cmap="inferno", alpha=0.6, vmin=0, vmax=1, interpolation="nearest")
+    right.set(xlim=left.get_xlim(), ylim=left.get_ylim())
+    name = net.classes[number] if net.classes else f"class {number}"
+    right.set_title(f"{name}: {heat.shape[0]} x {heat.shape[1]} places at Q = {scale}", fontsize=9)
+    for axes in (left, right):
+        axes.set_axis_off()
+    figure.colorbar(over, ax=right, shrink=0.8, label="probability")
+    figure.savefig(path, dpi=120)
