@@ -16,7 +16,7 @@ def test_the_defaults_are_the_papers():
     config = default_config()
     validate(config)
     paper = {
-        "batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4, "rate": 1e-2, "steps": 370_000,
+        "batch_size": 256, "momentum": 0.9, "weight_decay": 5e-4, "learning_rate": 1e-2, "steps": 370_000,
     }  # fmt: skip
     assert {key: config.train[key] for key in paper} == paper
     assert (config.model.dropout, config.data.crop, tuple(config.data.scale)) == (0.5, 224, (256, 256))
@@ -123,5 +123,5 @@ def test_a_run_saved_when_the_rate_had_another_name_is_still_opened():
     saved = default_config().to_dict()
     saved["train"]["rate"] = saved["train"].pop("learning_rate") / 2
     assert with_defaults(saved).train.learning_rate == default_config().train.learning_rate / 2
-    with pytest.raises(ConfigError, match="config.train.rate: no such key; did you mean 'train.learning_rate'"):
+    with pytest.raises(ConfigError, match="config.train.learning_rate: no such key; did you mean 'train.learning_rate'"):
         check_key("train.rate")
