@@ -123,5 +123,5 @@ def test_a_run_saved_when_the_rate_had_another_name_is_still_opened():
     saved = default_config().to_dict()
     saved["train"]["rate"] = saved["train"].pop("learning_rate") / 2
     assert with_defaults(saved).train.learning_rate == default_config().train.learning_rate / 2
-    with pytest.raises(ConfigError, match="config.train.learning_rate: no such key; did you mean 'train.learning_rate'"):
+    with pytest.raises(ConfigError, match="config.train.rate: no such key; did you mean 'train.learning_rate'"):
         check_key("train.rate")
