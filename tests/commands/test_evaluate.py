@@ -126,6 +126,9 @@ def test_files_for_people_and_programs(trained):
     guesses = saved.mean().argmax(1)
     expected = [100 * (guesses[saved.labels == number] != number).mean() for number in range(3)]
     assert [float(row["top1_error"]) for row in rows] == pytest.approx(expected, abs=0.01)
+    with (home / "confusion.csv").open() as file:
+        counts = [[int(count) for count in row[1:]] for row in list(csv.reader(file))[1:]]
+    assert counts == [[np.sum((saved.labels == i) & (guesses == j)) for j in range(3)] for i in range(3)]
     with (home / "mistakes.csv").open() as file:
         assert len(list(csv.DictReader(file))) == min(24, (guesses != saved.labels).sum())
     with (trained / "A/evaluation/tables.csv").open() as file:

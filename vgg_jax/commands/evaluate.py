@@ -116,9 +116,8 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
     )
     if jax.process_index() == 0:
         protocol = "dense" if "dense" in result.protocols else result.protocols[0]
-        posteriors, found = result.posteriors(protocol, result.scales_of(protocol)), result.any_part
-        position = {name: index for index, name in enumerate(names)}
-        pixels = lambda image: decode(source[position[found.images[image]]]["image"])
+        (_, posteriors), found = result.scored(protocol, result.scales_of(protocol)), result.any_part
+        pixels = lambda image: decode(source[names.index(found.images[image])]["image"])
         save_mistakes(home, posteriors, found.labels, source.classes, found.images, pixels)
     return result
 
@@ -129,9 +128,10 @@ def _posteriors(
     """The posteriors by every part of the protocols, from files where these are of the same weights and images; and
     what could not be read."""
     views = _views(config)
-    kinds = dict.fromkeys(view.protocol for view in views)
-    found = {part: _found(home / f"{part}.npz", about | {"protocol": part}, names) for part in kinds}
-    parts = {part: posteriors for part, posteriors in found.items() if posteriors}
+    parts: dict[str, Posteriors] = {}
+    for part in dict.fromkeys(view.protocol for view in views):
+        if found := _found(home / f"{part}.npz", about | {"protocol": part}, names):
+            parts[part] = found
     missing = [view for view in views if view.protocol not in parts or view.scale not in parts[view.protocol].scales]
     if not missing:
         log.info("posteriors found in %s: nothing had to be computed", home)
@@ -139,16 +139,10 @@ def _posteriors(
     predictions = _predictions(net, config, source, missing)
     images = tuple(names[index] for index in predictions.index)
     for part in dict.fromkeys(view.protocol for view in missing):
-        of_part = [view for view in missing if view.protocol == part]
-        computed = Posteriors(
-            np.stack([predictions.posteriors[view] for view in of_part]),
-            tuple(view.scale for view in of_part),
-            predictions.labels,
-            images,
-            tuple(source.classes),
-            about | {"protocol": part},
-        )
-        path = home / f"{part}.npz"
+        scales, path = tuple(view.scale for view in missing if view.protocol == part), home / f"{part}.npz"
+        values = np.stack([predictions.posteriors[EvalView(part, scale)] for scale in scales])
+        about_part, classes = about | {"protocol": part}, tuple(source.classes)
+        computed = Posteriors(values, scales, predictions.labels, images, classes, about_part)
         if part in parts:
             check_alike(parts[part], computed, str(path), "the source")
             computed = parts[part].joined(computed)

@@ -1,4 +1,4 @@
-"""Errors (Sec. 4): top-1, top-5, by class, and the most confident mistakes."""
+"""Errors (Sec. 4): top-1, top-5, and the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -55,13 +55,6 @@ def summary(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, 
         "top5": float((rank < 5).mean()),
         "images": float(len(labels)),
     }
-
-
-def confusion(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "c c"]:
-    """How many images of a class (row) were taken for a class (column)."""
-    from sklearn.metrics import confusion_matrix
-
-    return confusion_matrix(labels, posteriors.argmax(1), labels=np.arange(posteriors.shape[1]))
 
 
 class Mistake(NamedTuple):
