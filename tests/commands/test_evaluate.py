@@ -32,7 +32,7 @@ from vgg_jax.weights import imagenet, save_torchvision
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Pictures of many sizes: bright above, bright on the left, and noise; 8 to train on and 5 to test, a class."""
+    """Pictures of many sizes: bright above, bright on the left, and noise; 8 to train on and 5 to test per class."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("photographs")
     for split, count in (("train", 8), ("validation", 2), ("test", 5)):
         for name in ("above", "left", "noise"):

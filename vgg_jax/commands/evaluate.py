@@ -89,7 +89,6 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
     net, config = target.net, target.config
     source = open_source(config.data.source, config.evaluate.split)
     _check_classes(net, source, target.name)
-    papers_size = not net.batch_norm and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224)
     about = {
         "network": net.spec.name,
         "S": list(target.S),
@@ -98,7 +97,7 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
         "source": source.name,
         "split": source.split,
         "flip": bool(config.data.flip),
-        "of_the_papers_size": papers_size,
+        "of_the_papers_size": not net.batch_norm and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224),
     }
     home = home / f"{_slug(source.name)}-{_slug(source.split)}"
     names = relative([source.name_of(index) for index in range(len(source))])
@@ -111,7 +110,7 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
         tuple(config.evaluate.protocols),
         parts,
         source.describe(),
-        papers_size and papers_images,
+        about["of_the_papers_size"] and papers_images,
         problems,
     )
     if jax.process_index() == 0:
@@ -139,10 +138,10 @@ def _posteriors(
     predictions = _predictions(net, config, source, missing)
     images = tuple(names[index] for index in predictions.index)
     for part in dict.fromkeys(view.protocol for view in missing):
-        scales, path = tuple(view.scale for view in missing if view.protocol == part), home / f"{part}.npz"
+        path = home / f"{part}.npz"
+        scales = tuple(view.scale for view in missing if view.protocol == part)
         values = np.stack([predictions.posteriors[EvalView(part, scale)] for scale in scales])
-        about_part, classes = about | {"protocol": part}, tuple(source.classes)
-        computed = Posteriors(values, scales, predictions.labels, images, classes, about_part)
+        computed = Posteriors(values, scales, predictions.labels, images, source.classes, about | {"protocol": part})
         if part in parts:
             check_alike(parts[part], computed, str(path), "the source")
             computed = parts[part].joined(computed)

@@ -64,9 +64,7 @@ def find_target(*, workdir: str | None, checkpoint: Sequence[str], weights: Sequ
     return next(find_targets(workdir=workdir, checkpoint=checkpoint, weights=weights, **given))
 
 
-def of_run(
-    path: str | Path, config: ConfigDict | None = None, overrides: Mapping[str, object] | None = None
-) -> EvalTarget:
+def of_run(path: str | Path, config: ConfigDict | None = None, overrides: Mapping | None = None) -> EvalTarget:
     """The network of a run.
 
     Args:
@@ -92,11 +90,7 @@ def of_run(
 
 
 def of_weights(
-    source: str,
-    config: ConfigDict | None = None,
-    overrides: Mapping[str, object] | None = None,
-    *,
-    partial: bool = False,
+    source: str, config: ConfigDict | None = None, overrides: Mapping | None = None, *, partial: bool = False
 ) -> EvalTarget:
     """A network with published weights: whatever `vgg_jax.load` takes.
 

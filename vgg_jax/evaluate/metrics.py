@@ -71,7 +71,7 @@ class Mistake(NamedTuple):
 def mistakes(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], most: int) -> list[Mistake]:
     """The most confident mistakes, the worst first."""
     guesses = posteriors.argmax(1)
-    sure = np.take_along_axis(posteriors, guesses[:, None], axis=1)[:, 0]
+    sure = posteriors.max(1)
     wrong = np.flatnonzero(guesses != labels)
     worst = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     return [Mistake(int(i), int(labels[i]), int(guesses[i]), float(sure[i])) for i in worst]

@@ -66,8 +66,7 @@ def features(
       flip: whether the result is the average of the image's and its mirror image's, whose map is mirrored back; digits
         and letters must not be mirrored. By default with pooling, as in the paper, but not for maps.
       combine: what becomes of several scales: "average", or "stack", which puts their channels one after the other.
-      into: a file to write instead, see `feature_file`. One that exists is replaced, and stays as it is if this
-        fails.
+      into: a file to write instead, see `feature_file`; one that exists stays until the new one is whole.
       problems: takes note of images that cannot be read or are too elongated, the reasons by name, and these are left
         out. By default the first of them is raised.
       batch_size, mesh: as in `vgg_jax.Scorer`.
@@ -96,8 +95,6 @@ def features(
     if isinstance(images, str | os.PathLike):
         raise ConfigError(f"images={os.fspath(images)!r}: give a list of images, or of paths")
     flip = pool is not None if flip is None else flip
-    repeats = len(scales) if combine == "stack" else 1
-    channels = {layer: count * repeats for layer, count in channels.items()}
     about = {"net": net.spec.name, "scales": list(scales), "pool": pool, "combine": combine, "flip": flip}
     about["channels"] = channels
     function = functools.partial(activations, layers=layers, pool=pool, flip=flip)
@@ -176,7 +173,7 @@ def places_of(net: VGG, layer: str, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2
 
 
 def _checked(net: VGG, layers, scales, pool, combine) -> tuple[dict[str, int], int]:
-    """The layers' channels, and the smallest image that they can be computed of, in pixels."""
+    """The channels of the layers' features, and the smallest image that they can be computed of, in pixels."""
     crop = jax.ShapeDtypeStruct((1, net.crop, net.crop, 3), jnp.uint8)
     maps = jax.eval_shape(lambda images: net.activations_of(images, layers), crop)  # the net knows its layers
     if pool not in ("mean", "max", None):
@@ -188,7 +185,8 @@ def _checked(net: VGG, layers, scales, pool, combine) -> tuple[dict[str, int], i
     check_scales(scales, smallest, f"the net's crop, which {head[0]} needs" if head else "the least for its layers")
     if pool is None and len(scales) > 1:
         raise ConfigError(f"scales={tuple(scales)}: the maps of several scales differ in size; pool them, or take one")
-    return {layer: maps[layer].shape[-1] for layer in layers}, smallest
+    repeats = len(scales) if combine == "stack" else 1
+    return {layer: maps[layer].shape[-1] * repeats for layer in layers}, smallest
 
 
 @contextlib.contextmanager
