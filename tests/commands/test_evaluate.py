@@ -20,6 +20,7 @@ from vgg_jax.commands.target import find_target, find_targets, of_run, of_weight
 from vgg_jax.config import default_config
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
+from vgg_jax.data.source import Source
 from vgg_jax.evaluate.dataset import evaluate_dataset
 from vgg_jax.evaluate.paper import ERRORS, Setting
 from vgg_jax.evaluate.posteriors import read
@@ -265,9 +266,7 @@ def test_published_weights_are_evaluated_like_a_run(tmp_path, photographs):
     with pytest.raises(DataError, match="knows 1000 classes, folder:.* has 3"):
         evaluate([target], tmp_path / "out")
 
-    class Thousand:
-        name, split, classes = "all", "validation", tuple(name.split()[0] for name in imagenet())
-
+    class Thousand(Source):
         def __len__(self):
             return 2
 
@@ -280,9 +279,10 @@ def test_published_weights_are_evaluated_like_a_run(tmp_path, photographs):
         def describe(self):
             return "two images"
 
+    thousand = Thousand("all", "validation", tuple(name.split()[0] for name in classes))
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patched:
-        patched.setattr(module, "open_source", lambda name, split: Thousand())
+        patched.setattr(module, "open_source", lambda name, split: thousand)
         text = evaluate([target], tmp_path / "out")
     assert "| A       | –" in text and "two images" in text
     saved = read(next((tmp_path / "out").glob("*/*/dense.npz")))
