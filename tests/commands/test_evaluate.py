@@ -20,6 +20,7 @@ from vgg_jax.commands.target import find_target, find_targets, of_run, of_weight
 from vgg_jax.config import default_config
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
+from vgg_jax.data.source import Source
 from vgg_jax.evaluate.dataset import evaluate_dataset
 from vgg_jax.evaluate.paper import ERRORS, Setting
 from vgg_jax.evaluate.posteriors import read
@@ -32,7 +33,7 @@ from vgg_jax.weights import imagenet, save_torchvision
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Pictures of many sizes: bright above, bright on the left, and noise; 8 to train on and 5 to test, a class."""
+    """Pictures of many sizes: bright above, bright on the left, and noise; 8 to train on and 5 to test per class."""
     rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("photographs")
     for split, count in (("train", 8), ("validation", 2), ("test", 5)):
         for name in ("above", "left", "noise"):
@@ -126,6 +127,9 @@ def test_files_for_people_and_programs(trained):
     guesses = saved.mean().argmax(1)
     expected = [100 * (guesses[saved.labels == number] != number).mean() for number in range(3)]
     assert [float(row["top1_error"]) for row in rows] == pytest.approx(expected, abs=0.01)
+    with (home / "confusion.csv").open() as file:
+        counts = [[int(count) for count in row[1:]] for row in list(csv.reader(file))[1:]]
+    assert counts == [[np.sum((saved.labels == i) & (guesses == j)) for j in range(3)] for i in range(3)]
     with (home / "mistakes.csv").open() as file:
         assert len(list(csv.DictReader(file))) == min(24, (guesses != saved.labels).sum())
     with (trained / "A/evaluation/tables.csv").open() as file:
@@ -262,9 +266,7 @@ def test_published_weights_are_evaluated_like_a_run(tmp_path, photographs):
     with pytest.raises(DataError, match="knows 1000 classes, folder:.* has 3"):
         evaluate([target], tmp_path / "out")
 
-    class Thousand:
-        name, split, classes = "all", "validation", tuple(name.split()[0] for name in imagenet())
-
+    class Thousand(Source):
         def __len__(self):
             return 2
 
@@ -277,9 +279,10 @@ def test_published_weights_are_evaluated_like_a_run(tmp_path, photographs):
         def describe(self):
             return "two images"
 
+    thousand = Thousand("all", "validation", tuple(name.split()[0] for name in classes))
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patched:
-        patched.setattr(module, "open_source", lambda name, split: Thousand())
+        patched.setattr(module, "open_source", lambda name, split: thousand)
         text = evaluate([target], tmp_path / "out")
     assert "| A       | –" in text and "two images" in text
     saved = read(next((tmp_path / "out").glob("*/*/dense.npz")))

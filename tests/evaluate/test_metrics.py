@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from vgg_jax.evaluate.metrics import Mistake, confusion, hits, mistakes, ranks, summary
+from vgg_jax.evaluate.metrics import Mistake, hits, mistakes, ranks, summary
 
 
 def stable_ranks(scores, labels):
@@ -64,14 +64,6 @@ def test_an_impossible_label_costs_103_nats():
 
 def test_fewer_than_five_classes_are_all_among_the_best_five(rng):
     assert summary(rng.dirichlet(np.ones(3), 20), rng.integers(0, 3, 20))["top5"] == 1
-
-
-def test_the_confusion_matrix_is_counted(rng):
-    posteriors, labels = rng.dirichlet(np.ones(4), 200), rng.integers(0, 3, 200)  # no image of the last class
-    expected = np.zeros((4, 4), int)
-    for row, label in zip(posteriors, labels, strict=True):
-        expected[label, list(row).index(max(row))] += 1
-    np.testing.assert_array_equal(confusion(posteriors, labels), expected)
 
 
 def test_the_most_confident_mistakes_come_first():

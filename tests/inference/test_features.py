@@ -33,7 +33,7 @@ SCALE = 48
 def net():
     net = vgg_jax.VGG("A", num_classes=10, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0))
     rng = np.random.default_rng(1)
-    for name in ("conv1_1", "conv3_1", "fc6", "fc7"):  # biases that matter: the initialisation's are zero
+    for name in ("conv1_1", "conv3_1", "fc6", "fc7"):  # biases that matter: the initialization's are zero
         bias = getattr(net, name).bias
         bias[...] = jnp.asarray(rng.normal(size=bias.shape), jnp.float32)
     return net
@@ -106,8 +106,8 @@ def test_a_mean_over_many_places_is_exact(net, one_device):
     image = image_of((416, 620), 0)
     found = features(net, [image], ("relu1_1",), (416,), flip=False, mesh=one_device)["relu1_1"][0]
     kernel, bias = (np.float64(array[...]) for array in (net.conv1_1.kernel, net.conv1_1.bias))
-    centred = np.float64(image)[None] - np.float64(net.mean_rgb[...])
-    assert_alike(found, np.maximum(convolved(centred, kernel, bias, 1), 0)[0].mean((0, 1)), "relu1_1")
+    centered = np.float64(image)[None] - np.float64(net.mean_rgb[...])
+    assert_alike(found, np.maximum(convolved(centered, kernel, bias, 1), 0)[0].mean((0, 1)), "relu1_1")
 
 
 def test_bfloat16_is_near_and_given_in_float32(images, one_device):
@@ -193,6 +193,7 @@ def test_numpy_alone_reads_the_file(pool, folder, net, one_device):
     file = json.loads(subprocess.run(script, check=True, capture_output=True, cwd=folder).stdout)
     assert file["images"] == [str(path) for path in good]
     about = {"net": "A", "scales": [SCALE], "pool": pool, "combine": "average", "flip": True}
+    about["channels"] = {layer: values[0].shape[-1] for layer, values in wanted.items()}
     assert json.loads(file["about"]) == about
     for layer, values in wanted.items():
         for number, value in enumerate(values):
@@ -289,11 +290,14 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_file(tmp_path):
     [
         ({"layers": ("relu3_3",)}, "no activation 'relu3_3' in net A.*did you mean 'relu3_"),
         ({"layers": ()}, "no activation is asked for"),
-        ({"layers": ("pool5", "fc6"), "scales": (64, 40)}, r"40 pixels are below the net's crop, which fc6 needs, 64"),
-        ({"scales": (31,)}, "31 pixels are below the least for its layers, 32"),
-        ({"scales": ()}, "one or more scales in whole pixels"),
-        ({"scales": 64}, "one or more scales in whole pixels"),
-        ({"scales": (64.5,)}, "one or more scales in whole pixels"),
+        (
+            {"layers": ("pool5", "fc6"), "scales": (64, 40)},
+            r"Q = 40 is below the net's crop, which fc6 needs, 64",
+        ),
+        ({"scales": (31,)}, "Q = 31 is below the least for its layers, 32 pixels"),
+        ({"scales": ()}, "one or more test scales Q in whole pixels"),
+        ({"scales": 64}, "one or more test scales Q in whole pixels"),
+        ({"scales": (64.5,)}, "one or more test scales Q in whole pixels"),
         ({"pool": "sum"}, "pool='sum': there are 'mean', 'max' and None"),
         ({"combine": "max"}, "combine='max': there are 'average' and 'stack'"),
         ({"pool": None, "scales": (64, 96)}, "the maps of several scales differ in size"),

@@ -50,7 +50,7 @@ def test_impossible_images_are_refused_as_by_a_scorer(image, message, net):
 
 
 def test_a_scale_without_a_place_is_refused(net):
-    with pytest.raises(vgg_jax.ConfigError, match="the test scale Q = 31 is below the net's crop, 32"):
+    with pytest.raises(vgg_jax.ConfigError, match="the test scale Q = 31 is below the net's crop"):
         class_score_map(net, np.zeros((64, 64, 3), np.uint8), 31)
 
 

@@ -146,7 +146,7 @@ def test_other_parameters_take_effect(net, images, one_device):
     before = scorer(images)
     other = nnx.clone(net)
     other.fc8.kernel[...] = other.fc8.kernel[...][..., ::-1]
-    scorer.runner.use(*nnx.split(other, nnx.Param, ...)[1:])
+    scorer.runner.use(nnx.state(other))
     np.testing.assert_allclose(scorer(images), score(other, images, (48,)), atol=1e-6)
     assert np.abs(scorer(images) - before).max() > 1e-2
 
@@ -191,7 +191,7 @@ def test_no_images_give_no_posteriors(net):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scales": (31,)}, "test scale Q = 31 is below the net's crop, 32 pixels"),
+        ({"scales": (31,)}, "test scale Q = 31 is below the net's crop, which the class-score map needs, 32 pixels"),
         ({"scales": (64, 16)}, "test scale Q = 16 is below the net's crop"),
         ({"scales": ()}, "one or more test scales"),
         ({"scales": (64.5,)}, "in whole pixels"),

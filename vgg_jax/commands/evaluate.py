@@ -89,7 +89,6 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
     net, config = target.net, target.config
     source = open_source(config.data.source, config.evaluate.split)
     _check_classes(net, source, target.name)
-    papers_size = not net.batch_norm and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224)
     about = {
         "network": net.spec.name,
         "S": list(target.S),
@@ -98,7 +97,7 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
         "source": source.name,
         "split": source.split,
         "flip": bool(config.data.flip),
-        "of_the_papers_size": papers_size,
+        "of_the_papers_size": not net.batch_norm and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224),
     }
     home = home / f"{_slug(source.name)}-{_slug(source.split)}"
     names = relative([source.name_of(index) for index in range(len(source))])
@@ -111,14 +110,13 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
         tuple(config.evaluate.protocols),
         parts,
         source.describe(),
-        papers_size and papers_images,
+        about["of_the_papers_size"] and papers_images,
         problems,
     )
     if jax.process_index() == 0:
         protocol = "dense" if "dense" in result.protocols else result.protocols[0]
-        posteriors, found = result.posteriors(protocol, result.scales_of(protocol)), result.any_part
-        position = {name: index for index, name in enumerate(names)}
-        pixels = lambda image: decode(source[position[found.images[image]]]["image"])
+        (_, posteriors), found = result.scored(protocol, result.scales_of(protocol)), result.any_part
+        pixels = lambda image: decode(source[names.index(found.images[image])]["image"])
         save_mistakes(home, posteriors, found.labels, source.classes, found.images, pixels)
     return result
 
@@ -129,9 +127,10 @@ def _posteriors(
     """The posteriors by every part of the protocols, from files where these are of the same weights and images; and
     what could not be read."""
     views = _views(config)
-    kinds = dict.fromkeys(view.protocol for view in views)
-    found = {part: _found(home / f"{part}.npz", about | {"protocol": part}, names) for part in kinds}
-    parts = {part: posteriors for part, posteriors in found.items() if posteriors}
+    parts: dict[str, Posteriors] = {}
+    for part in dict.fromkeys(view.protocol for view in views):
+        if found := _found(home / f"{part}.npz", about | {"protocol": part}, names):
+            parts[part] = found
     missing = [view for view in views if view.protocol not in parts or view.scale not in parts[view.protocol].scales]
     if not missing:
         log.info("posteriors found in %s: nothing had to be computed", home)
@@ -139,16 +138,10 @@ def _posteriors(
     predictions = _predictions(net, config, source, missing)
     images = tuple(names[index] for index in predictions.index)
     for part in dict.fromkeys(view.protocol for view in missing):
-        of_part = [view for view in missing if view.protocol == part]
-        computed = Posteriors(
-            np.stack([predictions.posteriors[view] for view in of_part]),
-            tuple(view.scale for view in of_part),
-            predictions.labels,
-            images,
-            tuple(source.classes),
-            about | {"protocol": part},
-        )
         path = home / f"{part}.npz"
+        scales = tuple(view.scale for view in missing if view.protocol == part)
+        values = np.stack([predictions.posteriors[EvalView(part, scale)] for scale in scales])
+        computed = Posteriors(values, scales, predictions.labels, images, source.classes, about | {"protocol": part})
         if part in parts:
             check_alike(parts[part], computed, str(path), "the source")
             computed = parts[part].joined(computed)

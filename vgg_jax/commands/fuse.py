@@ -8,7 +8,7 @@ from pathlib import Path
 from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate import tables
 from vgg_jax.evaluate.paper import Setting
-from vgg_jax.evaluate.posteriors import check_alike, fused, read
+from vgg_jax.evaluate.posteriors import check_alike, read
 
 
 def run(arguments: list[str]) -> int:
@@ -28,15 +28,10 @@ def fuse(paths: Sequence[str | Path]) -> str:
     parts = [read(Path(path)) for path in paths]
     for path, part in zip(paths[1:], parts[1:], strict=True):
         check_alike(parts[0], part, str(paths[0]), str(path))
-    labels, rows = parts[0].labels, []
-    for part in parts:
-        about = part.about
-        setting = Setting(about["network"], tuple(about["S"]), part.scales, about["protocol"])
-        rows.append(tables.row(setting, part.mean(), labels, table=6))
-    everything = Setting(
-        " + ".join(part.about["network"] for part in parts),
-        (0, 0),
-        tuple(sorted({scale for part in parts for scale in part.scales})),
-        " + ".join(dict.fromkeys(part.about["protocol"] for part in parts)),
-    )
-    return tables.markdown([*rows, tables.row(everything, fused(parts), labels, table=6)])
+    scored = [
+        (Setting(part.about["network"], tuple(part.about["S"]), part.scales, part.about["protocol"]), part.mean())
+        for part in parts
+    ]
+    labels = parts[0].labels
+    rows = [tables.row(*each, labels, table=6) for each in scored]
+    return tables.markdown([*rows, tables.fused_row(scored, labels)])

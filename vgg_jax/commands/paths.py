@@ -17,22 +17,19 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
     Raises:
       ConfigError: an argument names none.
     """
-    return list(dict.fromkeys(path for argument in arguments for path in _images_of(argument)))
-
-
-def _images_of(argument: str) -> list[Path]:
-    path = Path(argument).expanduser()
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        if not found:
-            raise ConfigError(f"{argument}: no images ({' '.join(sorted(SUFFIXES))}) in this folder")
-        return found
-    found = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
-    if not found:
-        raise ConfigError(f"{argument}: there is no such image, folder, or match of this pattern")
-    return found
+    found: dict[Path, None] = {}
+    for argument in arguments:
+        path, problem = Path(argument).expanduser(), "there is no such image, folder, or match of this pattern"
+        if path.is_dir():
+            problem = f"no images ({' '.join(sorted(SUFFIXES))}) in this folder"
+            paths = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        else:
+            paths = [path] if path.is_file() else map(Path, glob.glob(str(path), recursive=True))
+        images = sorted(path for path in paths if path.is_file())
+        if not images:
+            raise ConfigError(f"{argument}: {problem}")
+        found |= dict.fromkeys(images)
+    return list(found)
 
 
 @contextlib.contextmanager

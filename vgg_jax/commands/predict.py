@@ -58,36 +58,42 @@ def predict(
     if heat_maps:
         with writing(f"--heat_maps={heat_maps}"):
             heat_maps.mkdir(parents=True, exist_ok=True)
-    names = target.net.classes or tuple(f"class {number}" for number in range(target.net.num_classes))
     bad = 0
-    for path, classes, problem in predictions(target, paths, protocol):
-        bad += bool(problem)
-        named = [(names[number], probability) for number, probability in classes]
-        print(_as_json(path, named, problem) if as_json else _as_text(path, named, problem), flush=True)
-        if heat_maps and not problem:
+    for record, best in predictions(target, paths, protocol):
+        print(json.dumps(record) if as_json else _as_text(record), flush=True)
+        bad += best is None
+        if heat_maps and best is not None:
+            path = Path(record["image"])
             picture = heat_maps / f"{path.stem}.png"
-            save_heat_map(picture, target.net, decode(path.read_bytes()), max(target.scales), classes[0][0])
+            save_heat_map(picture, target.net, decode(path.read_bytes()), max(target.scales), best)
             print(f"heat map: {picture}", file=sys.stderr)
     return bad
 
 
-def predictions(
-    target: EvalTarget, paths: Sequence[Path], protocol: str
-) -> Iterator[tuple[Path, list[tuple[int, float]], str]]:
-    """Each path, the five most probable classes' numbers and probabilities, and why it could not be read, or ""."""
-    config, views = target.config, eval_views([protocol], target.scales)
-    runner = posterior_runner(target.net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
+def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Iterator[tuple[dict, int | None]]:
+    """A record of each path and its best class's number, None if it could not be read.
+
+    A record is `{"image": ..., "classes": [{"name": ..., "probability": ...}, ...]}`, five of them, the most probable
+    first, or `{"image": ..., "problem": ...}`.
+    """
+    net, config, views = target.net, target.config, eval_views([protocol], target.scales)
+    names = net.classes or tuple(f"class {number}" for number in range(net.num_classes))
+    runner = posterior_runner(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
     options = {"threads": config.data.threads, "on_error": "skip"}
     for first in range(0, len(paths), AT_ONCE):
         some = paths[first : first + AT_ONCE]
         problems: dict[int, str] = {}
-        means = np.zeros((len(some), target.net.num_classes), np.float32)
+        means = np.zeros((len(some), net.num_classes), np.float32)
         with scaled_images(FileSource(some), range(len(some)), scales_of(views), **options) as examples:
             for place, _, posterior in posteriors(runner, _noting(problems, examples), views):
                 means[place] += posterior / len(views)
-        for place, path in enumerate(some):
-            best = np.argsort(-means[place], kind="stable")[:5]
-            yield path, [(int(number), float(means[place, number])) for number in best], problems[place]
+        for place, (path, mean) in enumerate(zip(some, means, strict=True)):
+            if problems[place]:
+                yield {"image": str(path), "problem": problems[place]}, None
+            else:
+                best = np.argsort(-mean, kind="stable")[:5]
+                classes = [{"name": names[number], "probability": round(float(mean[number]), 6)} for number in best]
+                yield {"image": str(path), "classes": classes}, int(best[0])
 
 
 def _noting(problems: dict[int, str], examples: Iterable[ScaledExample]) -> Iterator[ScaledExample]:
@@ -96,14 +102,7 @@ def _noting(problems: dict[int, str], examples: Iterable[ScaledExample]) -> Iter
         yield example
 
 
-def _as_text(path: Path, classes: Sequence[tuple[str, float]], problem: str) -> str:
-    if problem:
-        return f"{path}\n  no prediction: {problem}"
-    return "\n".join([str(path), *(f"  {probability:6.1%}  {name}" for name, probability in classes)])
-
-
-def _as_json(path: Path, classes: Sequence[tuple[str, float]], problem: str) -> str:
-    if problem:
-        return json.dumps({"image": str(path), "problem": problem})
-    named = [{"name": name, "probability": round(probability, 6)} for name, probability in classes]
-    return json.dumps({"image": str(path), "classes": named})
+def _as_text(record: dict) -> str:
+    if "problem" in record:
+        return f"{record['image']}\n  no prediction: {record['problem']}"
+    return "\n".join([record["image"], *(f"  {c['probability']:6.1%}  {c['name']}" for c in record["classes"])])

@@ -64,9 +64,7 @@ def find_target(*, workdir: str | None, checkpoint: Sequence[str], weights: Sequ
     return next(find_targets(workdir=workdir, checkpoint=checkpoint, weights=weights, **given))
 
 
-def of_run(
-    path: str | Path, config: ConfigDict | None = None, overrides: Mapping[str, object] | None = None
-) -> EvalTarget:
+def of_run(path: str | Path, config: ConfigDict | None = None, overrides: Mapping | None = None) -> EvalTarget:
     """The network of a run.
 
     Args:
@@ -87,17 +85,12 @@ def of_run(
     home = run / "evaluation" / folder.name if os.access(run, os.W_OK) else None
     config = (config or saved).copy_and_resolve_references()
     config.model = saved.model
-    return EvalTarget(
-        str(folder), net, tuple(saved.data.scale), _adapted(config, net, overrides, saved.data.scale), home
-    )
+    S = tuple(saved.data.scale)
+    return EvalTarget(str(folder), net, S, _adapted(config, net, overrides, S), home)
 
 
 def of_weights(
-    source: str,
-    config: ConfigDict | None = None,
-    overrides: Mapping[str, object] | None = None,
-    *,
-    partial: bool = False,
+    source: str, config: ConfigDict | None = None, overrides: Mapping | None = None, *, partial: bool = False
 ) -> EvalTarget:
     """A network with published weights: whatever `vgg_jax.load` takes.
 
@@ -114,12 +107,8 @@ def of_weights(
 
     config = (config or default_config()).copy_and_resolve_references()
     config.update_from_flattened_dict(overrides or {})
-    net = load(
-        source,
-        partial=partial,
-        preprocessing=config.init.preprocessing or None,
-        class_order=config.init.class_order or None,
-    )
+    hints = {key: config.init[key] or None for key in ("preprocessing", "class_order")}
+    net = load(source, partial=partial, **hints)
     config.init.weights = source
     config.model.net, config.model.batch_norm = net.spec.name, net.batch_norm
     # The published nets' usual test scale for a crop of 224 is 256.
@@ -128,9 +117,8 @@ def of_weights(
 
 
 def _adapted(config: ConfigDict, net: VGG, overrides: Mapping | None, S: tuple[int, int]) -> ConfigDict:
-    """The config with what the network decides, then with what the user overrides."""
-    config.data.crop = net.crop
-    config.data.scale = tuple(S)
+    """The config with what the network decides and the user overrides; the crop stays the network's."""
+    config.data.scale = S
     config.train.freeze = ()
     config.update_from_flattened_dict(overrides or {})
     config.data.crop = net.crop

@@ -85,11 +85,9 @@ def _gathered(
 
         # Shares differ by one image at most: the shorter ones are padded, and the padding is as if unreadable.
         most = int(np.max(multihost_utils.process_allgather(np.array(len(index)))))
-        pad = lambda a, value: np.pad(a, [(0, most - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=value)
-        join = lambda a: multihost_utils.process_allgather(a).reshape(-1, *a.shape[1:]).astype(a.dtype)
-        gather = lambda a, value: join(pad(a, value))
-        index, labels = gather(index, 0), gather(labels, -1)
-        rows = {view: gather(values, 0) for view, values in rows.items()}
+        pad = lambda a: np.pad(a, [(0, most - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=-1)
+        join = lambda a: multihost_utils.process_allgather(pad(a)).reshape(-1, *a.shape[1:]).astype(a.dtype)
+        index, labels, rows = jax.tree.map(join, (index, labels, rows))
     order = np.argsort(index, kind="stable")
     order = order[labels[order] >= 0]
     return index[order], labels[order], {view: values[order] for view, values in rows.items()}

@@ -1,4 +1,4 @@
-"""Errors (Sec. 4): top-1, top-5, by class, and the most confident mistakes."""
+"""Errors (Sec. 4): top-1, top-5, and the most confident mistakes."""
 
 from __future__ import annotations
 
@@ -57,13 +57,6 @@ def summary(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, 
     }
 
 
-def confusion(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, "c c"]:
-    """How many images of a class (row) were taken for a class (column)."""
-    from sklearn.metrics import confusion_matrix
-
-    return confusion_matrix(labels, posteriors.argmax(1), labels=np.arange(posteriors.shape[1]))
-
-
 class Mistake(NamedTuple):
     """An image that was taken for something else."""
 
@@ -78,7 +71,7 @@ class Mistake(NamedTuple):
 def mistakes(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], most: int) -> list[Mistake]:
     """The most confident mistakes, the worst first."""
     guesses = posteriors.argmax(1)
-    sure = np.take_along_axis(posteriors, guesses[:, None], axis=1)[:, 0]
+    sure = posteriors.max(1)
     wrong = np.flatnonzero(guesses != labels)
     worst = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
     return [Mistake(int(i), int(labels[i]), int(guesses[i]), float(sure[i])) for i in worst]

@@ -27,9 +27,11 @@ def save_mistakes(
       classes, images: their names.
       read: the pixels of an image by its position among the images.
     """
+    from sklearn.metrics import confusion_matrix
+
     folder.mkdir(parents=True, exist_ok=True)
     rank = metrics.ranks(posteriors, labels)
-    confused = metrics.confusion(posteriors, labels)
+    confused = confusion_matrix(labels, posteriors.argmax(1), labels=np.arange(len(classes)))
     worst = metrics.mistakes(posteriors, labels, most=24)
     by_class = []
     for number, name in enumerate(classes):
@@ -80,12 +82,11 @@ def _draw_mistakes(path: Path, worst: list[metrics.Mistake], classes: Sequence[s
     columns = min(6, len(worst))
     rows = -(-len(worst) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
-    for place, axes in enumerate(np.ravel(figure.subplots(rows, columns, squeeze=False))):
+    places = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axes in places:
         axes.set_axis_off()
-        if place < len(worst):
-            mistake = worst[place]
-            axes.imshow(images[place])
-            axes.set_title(
-                f"{classes[mistake.label]}\ntaken for {classes[mistake.guess]}, {mistake.probability:.0%}", fontsize=8
-            )
+    for axes, mistake, image in zip(places, worst, images, strict=False):
+        axes.imshow(image)
+        title = f"{classes[mistake.label]}\ntaken for {classes[mistake.guess]}, {mistake.probability:.0%}"
+        axes.set_title(title, fontsize=8)
     figure.savefig(path, dpi=110)

@@ -22,43 +22,38 @@ def _rows(protocol: str, columns: list[tuple], figures: dict[str, list]) -> dict
         Setting(network, S, Q, protocol): pair
         for network, pairs in figures.items()
         for (S, Q), pair in zip(columns, pairs, strict=False)
-        if pair
     }
 
 
-_TABLE_3 = _rows(
-    "dense",
-    [(_LOW, (256,)), (_HIGH, (384,)), (_JITTER, (384,))],
-    {
-        "A": [(29.6, 10.4)],
-        "A-LRN": [(29.7, 10.5)],
-        "B": [(28.7, 9.9)],
-        "C": [(28.1, 9.4), (28.1, 9.3), (27.3, 8.8)],
-        "D": [(27.0, 8.8), (26.8, 8.7), (25.6, 8.1)],
-        "E": [(27.3, 9.0), (26.9, 8.7), (25.5, 8.0)],
-    },
-)
-_TABLE_4 = _rows(
-    "dense",
-    [(_LOW, (224, 256, 288)), (_HIGH, (352, 384, 416)), (_JITTER, (256, 384, 512))],
-    {
-        "B": [(28.2, 9.6)],
-        "C": [(27.7, 9.2), (27.8, 9.2), (26.3, 8.2)],
-        "D": [(26.6, 8.6), (26.5, 8.6), (24.8, 7.5)],
-        "E": [(26.9, 8.7), (26.7, 8.6), (24.8, 7.5)],
-    },
-)
 _WIDE = [(_JITTER, (256, 384, 512))]
-_TABLE_5 = _rows("crops", _WIDE, {"D": [(24.6, 7.5)], "E": [(24.6, 7.4)]}) | _rows(
-    "both", _WIDE, {"D": [(24.4, 7.2)], "E": [(24.4, 7.1)]}
+ERRORS: dict[Setting, tuple[float, float]] = (
+    _rows(  # Table 3
+        "dense",
+        [(_LOW, (256,)), (_HIGH, (384,)), (_JITTER, (384,))],
+        {
+            "A": [(29.6, 10.4)],
+            "A-LRN": [(29.7, 10.5)],
+            "B": [(28.7, 9.9)],
+            "C": [(28.1, 9.4), (28.1, 9.3), (27.3, 8.8)],
+            "D": [(27.0, 8.8), (26.8, 8.7), (25.6, 8.1)],
+            "E": [(27.3, 9.0), (26.9, 8.7), (25.5, 8.0)],
+        },
+    )
+    | _rows(  # Table 4
+        "dense",
+        [(_LOW, (224, 256, 288)), (_HIGH, (352, 384, 416)), *_WIDE],
+        {
+            "B": [(28.2, 9.6)],
+            "C": [(27.7, 9.2), (27.8, 9.2), (26.3, 8.2)],
+            "D": [(26.6, 8.6), (26.5, 8.6), (24.8, 7.5)],
+            "E": [(26.9, 8.7), (26.7, 8.6), (24.8, 7.5)],
+        },
+    )
+    # Tables 5 and 6
+    | _rows("crops", _WIDE, {"D": [(24.6, 7.5)], "E": [(24.6, 7.4)], "D + E": [(23.9, 7.2)]})
+    | _rows("both", _WIDE, {"D": [(24.4, 7.2)], "E": [(24.4, 7.1)], "D + E": [(23.7, 6.8)]})
+    | _rows("dense", _WIDE, {"D + E": [(24.0, 7.1)]})
 )
-_TABLE_6 = (
-    _rows("dense", _WIDE, {"D + E": [(24.0, 7.1)]})
-    | _rows("crops", _WIDE, {"D + E": [(23.9, 7.2)]})
-    | _rows("both", _WIDE, {"D + E": [(23.7, 6.8)]})
-)
-
-ERRORS: dict[Setting, tuple[float, float]] = _TABLE_3 | _TABLE_4 | _TABLE_5 | _TABLE_6
 """Top-1 and top-5 error in % of each setting.
 
 >>> ERRORS[Setting("E", (256, 512), (384,), "dense")]

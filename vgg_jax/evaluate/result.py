@@ -9,7 +9,7 @@ import numpy as np
 
 from vgg_jax.evaluate.paper import Setting
 from vgg_jax.evaluate.posteriors import Posteriors, fused
-from vgg_jax.evaluate.tables import Row, row
+from vgg_jax.evaluate.tables import Row, fused_row, row
 from vgg_jax.inference.scorer import PROTOCOLS
 
 
@@ -38,57 +38,34 @@ class EvaluationResult:
         """One of the parts: they are of the same network on the same images, in the same order."""
         return next(iter(self.parts.values()))
 
-    @property
-    def network(self) -> str:
-        return self.any_part.about["network"]
-
-    @property
-    def S(self) -> tuple[int, int]:
-        """(Smin, Smax) of its training; (0, 0) if that is not known."""
-        return tuple(self.any_part.about["S"])
-
     def scales_of(self, protocol: str) -> tuple[int, ...]:
         """All the Q that a protocol is evaluated at together."""
         return (self.scale,) if protocol == "centre" else self.scales
 
-    def posteriors(self, protocol: str, scales: tuple[int, ...]) -> np.ndarray:
-        """By one protocol, averaged over scales Q: float32 (images, classes)."""
-        return fused([self.parts[part].at(*scales) for part in PROTOCOLS[protocol]])
+    def scored(self, protocol: str, scales: tuple[int, ...]) -> tuple[Setting, np.ndarray]:
+        """By one protocol, averaged over scales Q: what it is of, and float32 (images, classes)."""
+        about = self.any_part.about
+        setting = Setting(about["network"], tuple(about["S"]), scales, protocol)
+        return setting, fused([self.parts[part].at(*scales) for part in PROTOCOLS[protocol]])
 
     def rows(self) -> list[Row]:
-        """The rows of Tables 3 to 5."""
+        """The rows of Tables 3 to 5, and of the center crop."""
         single, several = (self.scale,), self.scales
-        rows = []
-        for protocol in self.protocols:
-            if protocol in ("centre", "dense") or len(several) == 1:
-                rows.append(self._row(protocol, single, {"centre": 0, "dense": 3}.get(protocol, 5)))
-            if protocol == "dense" and len(several) > 1:
-                rows.append(self._row(protocol, several, 4))
-            beside_crops = protocol == "dense" and len(self.protocols) > 2
-            if len(several) > 1 and (protocol in ("crops", "both") or beside_crops):
-                rows.append(self._row(protocol, several, 5))
-        return rows
-
-    def _row(self, protocol: str, scales: tuple[int, ...], table: int) -> Row:
-        setting, labels = Setting(self.network, self.S, scales, protocol), self.any_part.labels
-        return row(setting, self.posteriors(protocol, scales), labels, table=table, of_the_paper=self.of_the_paper)
+        tables = {"centre": [(0, single)], "dense": [(3, single)], "crops": [(5, several)], "both": [(5, several)]}
+        if len(several) > 1:
+            tables["dense"] += [(4, several)] + [(5, several)] * (len(self.protocols) > 2)
+        return [
+            row(*self.scored(protocol, scales), self.any_part.labels, table=table, of_the_paper=self.of_the_paper)
+            for protocol in self.protocols
+            for table, scales in tables[protocol]
+        ]
 
 
 def fusion_rows(results: Sequence[EvaluationResult]) -> list[Row]:
     """The rows of Table 6: the average over the networks, each over its own scales."""
-    rows, first = [], results[0]
-    for protocol in first.protocols:
-        if not all(set(PROTOCOLS[protocol]) <= set(result.parts) for result in results):
-            continue
-        scales = [result.scales_of(protocol) for result in results]
-        average = np.mean([r.posteriors(protocol, q) for r, q in zip(results, scales, strict=True)], axis=0)
-        alike = len({result.S for result in results}) == len(set(scales)) == 1
-        setting = Setting(
-            " + ".join(result.network for result in results),
-            first.S if alike else (0, 0),
-            scales[0] if alike else tuple(sorted({q for each in scales for q in each})),
-            protocol,
-        )
-        of_the_paper = alike and all(result.of_the_paper for result in results)
-        rows.append(row(setting, average, first.any_part.labels, table=6, of_the_paper=of_the_paper))
-    return rows
+    labels, of_the_paper = results[0].any_part.labels, all(result.of_the_paper for result in results)
+    return [
+        fused_row([r.scored(protocol, r.scales_of(protocol)) for r in results], labels, of_the_paper=of_the_paper)
+        for protocol in results[0].protocols
+        if all(set(PROTOCOLS[protocol]) <= set(result.parts) for result in results)
+    ]

@@ -51,6 +51,24 @@ def row(setting: Setting, posteriors: np.ndarray, labels: np.ndarray, *, table: 
     return Row(table, *setting, len(labels), *errors, ERRORS.get(setting) if of_the_paper else None)
 
 
+def fused_row(scored: Sequence[tuple[Setting, np.ndarray]], labels: np.ndarray, *, of_the_paper: bool = False) -> Row:
+    """The line of Table 6 for the average of posteriors (Sec. 4.4); S is unknown, (0, 0), where S or Q differ.
+
+    Args:
+      scored: the parts' settings, and their posteriors averaged over their scales.
+      labels, of_the_paper: as in `row`.
+    """
+    settings, posteriors = zip(*scored, strict=True)
+    alike = len({(setting.S, setting.Q) for setting in settings}) == 1
+    together = Setting(
+        " + ".join(setting.network for setting in settings),
+        settings[0].S if alike else (0, 0),
+        tuple(sorted({q for setting in settings for q in setting.Q})),
+        " + ".join(dict.fromkeys(setting.protocol for setting in settings)),
+    )
+    return row(together, np.mean(posteriors, axis=0), labels, table=6, of_the_paper=of_the_paper and alike)
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """The rows under the paper's headings."""
     parts = []
@@ -69,14 +87,10 @@ def table(rows: Sequence[dict[str, str]]) -> str:
     | ------- | ----- |
     | D       | 27.0  |
     """
-    names = list(rows[0])
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in names}
-
-    def line(cells: dict[str, str]) -> str:
-        return "| " + " | ".join(cells[name].ljust(widths[name]) for name in names) + " |"
-
-    rule = {name: "-" * widths[name] for name in names}
-    return "\n".join([line({name: name for name in names}), line(rule), *map(line, rows)])
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
 
 
 def _cells(row: Row, with_paper: bool) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vgg_jax.data.decode import check_elongated, rescale
 from vgg_jax.data.pipeline import ScaledExample
-from vgg_jax.errors import DataError
+from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.prefetch import in_order
 
 
@@ -43,6 +43,20 @@ def scaled_arrays(
 
     with in_order(scaled, enumerate(images), threads) as examples:
         yield examples
+
+
+def check_scales(
+    scales: Sequence[int], smallest: int, what: str = "the net's crop, which the class-score map needs"
+) -> None:
+    """Refuses test scales Q below `smallest` pixels, which is `what`, or that are not whole pixels.
+
+    Raises:
+      ConfigError: with the value.
+    """
+    if not isinstance(scales, Sequence) or not scales or not all(isinstance(q, int | np.integer) for q in scales):
+        raise ConfigError(f"scales={scales}: one or more test scales Q in whole pixels, such as (256,)")
+    if min(scales) < smallest:
+        raise ConfigError(f"the test scale Q = {min(scales)} is below {what}, {smallest} pixels")
 
 
 def _check(image: np.ndarray, name: str) -> None:

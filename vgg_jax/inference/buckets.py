@@ -11,6 +11,7 @@ saves programs, as long as less than a tenth of all pixels is wasted.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from typing import NamedTuple
@@ -174,9 +175,11 @@ class Batcher:
         return plans
 
     def _places(self, bucket: Bucket, count: int) -> int:
-        """The places of a batch of so many images: those of a program that there is already, or a power of two."""
+        """The places of a batch of so many images: those of a program that there is already, or the devices times
+        a power of two."""
         places = [places for places in self._known.get(bucket, ()) if places >= count]
-        return min(places, default=min(self._full(bucket), _power_of_two(count, self._multiple)))
+        power_of_two = 1 << (-(-count // self._multiple) - 1).bit_length()
+        return min(places, default=min(self._full(bucket), power_of_two * self._multiple))
 
     def _padded(self, bucket: Bucket, images: list[ScaledImage], places: int) -> PaddedBatch:
         self.image_pixels += sum(scaled.pixels for scaled in images)
@@ -190,18 +193,9 @@ class Batcher:
         return PaddedBatch(bucket, tuple(scaled.key for scaled in images), pixels, sizes)
 
 
-def _size(bucket: Bucket) -> tuple[int, int]:
-    return bucket.pixels, bucket.height
+_size = operator.attrgetter("pixels", "height")
 
 
 def _moved(counts: Counter[Bucket], bucket: Bucket, larger: Bucket) -> Counter[Bucket]:
     """The counts of images after those of a bucket went to a larger one."""
     return counts - Counter({bucket: counts[bucket]}) + Counter({larger: counts[bucket]})
-
-
-def _power_of_two(count: int, multiple: int) -> int:
-    """The smallest power of two times `multiple` that is at least `count`."""
-    places = multiple
-    while places < count:
-        places *= 2
-    return places

@@ -26,6 +26,7 @@ from jax import export
 
 from vgg_jax.errors import ConfigError
 from vgg_jax.files import written_aside
+from vgg_jax.inference.scorer import unpadded_posteriors
 from vgg_jax.model.vgg import VGG
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -33,9 +34,6 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 def export_scorer(net: VGG, path: str | Path, *, flip: bool = True, platforms: Sequence[str] | None = None) -> None:
     """Writes a net as a program that scores images of any size from the crop up, whole and uncropped (Sec. 3.2).
-
-    The class-score map is averaged over its places and goes through the soft-max; the posteriors of an image and of its
-    mirror image are averaged.
 
     Args:
       net: any net; it is exported as it is evaluated, in its own dtype.
@@ -57,7 +55,7 @@ def export_scorer(net: VGG, path: str | Path, *, flip: bool = True, platforms: S
 
     def score(arrays, images):
         given = [(keys, variable.replace(arrays[name])) for name, (keys, variable) in variables.items()]
-        return posteriors(nnx.merge(graphdef, nnx.from_flat_state(given)), images, flip=flip)
+        return unpadded_posteriors(nnx.merge(graphdef, nnx.from_flat_state(given)), images, flip=flip)
 
     shape = export.symbolic_shape("b, h, w, 3", constraints=[f"h >= {net.crop}", f"w >= {net.crop}"])
     shapes = [{name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}]
@@ -69,22 +67,3 @@ def export_scorer(net: VGG, path: str | Path, *, flip: bool = True, platforms: S
             np.savez(file, scorer=np.frombuffer(program, np.uint8), classes=classes, **arrays)
     except OSError as error:
         raise ConfigError(f"path={str(path)!r} cannot be written: {error.strerror or error}") from error
-
-
-def posteriors(net: VGG, images: jax.Array, *, flip: bool = True) -> jax.Array:
-    """What the exported program computes.
-
-    Args:
-      images: RGB in 0..255, shape (b, h, w, 3), all of one size.
-      flip: whether the mirror image counts too.
-
-    Returns:
-      Probabilities of the classes, float32, shape (b, classes).
-
-    >>> net = VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
-    >>> posteriors(net, jnp.zeros((1, 47, 64, 3), jnp.uint8)).shape
-    (1, 10)
-    """
-    views = jnp.stack([images, images[:, :, ::-1]] if flip else [images])
-    scores = net(views.reshape(-1, *images.shape[1:])).mean((1, 2))
-    return jax.nn.softmax(scores).reshape(*views.shape[:2], -1).mean(0)

@@ -3,7 +3,7 @@
     <layer>       float32 (images, channels)   pooled, e.g. pool5
     <layer>/<i>   float32 (h, w, channels)     or maps, an array per image, e.g. pool5/0, pool5/1, ...
     images        str (images,)                their paths, or "image 17"
-    about         str ()                       JSON: net, scales, pool, combine, flip
+    about         str ()                       JSON: net, scales, pool, combine, flip, channels by layer
 
 An .npz and neither Zarr nor a folder of .npy files: it takes no dependency, one rename makes it whole, and an array of
 it is read without the others. What it costs: `numpy.load` reads the whole of an array, and does not map it.
@@ -24,54 +24,22 @@ import numpy as np
 from vgg_jax.errors import ConfigError
 from vgg_jax.files import written_aside
 
-Features = dict[str, np.ndarray | list[np.ndarray]]
-"""By layer: float32 (images, channels), or lists of (h, w, channels)."""
 
-
-class FeaturesInMemory(contextlib.AbstractContextManager):
-    """Features in memory.
-
-    Args:
-      sizes: the channels of each layer's rows; None where maps are kept.
-    """
-
-    def __init__(self, sizes: dict[str, int | None]):
-        self._sizes = sizes
-        self._values: dict[str, dict[int, np.ndarray]] = {layer: {} for layer in sizes}
-
-    def __exit__(self, *error) -> None:
-        pass
-
-    def add(self, number: int, values: dict[str, np.ndarray]) -> None:
-        """Takes an image's values by layer, the images in any order."""
-        for layer, value in values.items():
-            self._values[layer][number] = value
-
-    def finish(self, names: Sequence[str], about: dict) -> Features:
-        """The values in the order of the images' numbers."""
-        found = {}
-        for layer, channels in self._sizes.items():
-            values = self._values.pop(layer)
-            rows = [values[number] for number in range(len(names))]
-            found[layer] = rows if channels is None else np.array(rows, np.float32).reshape(-1, channels)
-        return found
-
-
-class FeatureFile(contextlib.AbstractContextManager):
-    """Features in an .npz; it has its name once it is whole, and a folder that it is in is made.
+class FeatureFile:
+    """A context that writes features to an .npz; it has its name once it is whole, and its folder is made.
 
     Maps are written as they come. Rows go to nameless files beside it first, for an .npz takes one array at a time.
 
     Args:
       path: the file.
-      sizes: the channels of each layer's rows; None where maps are kept.
+      about: how the features come about, for JSON, with their `channels` by layer and `pool`, None if maps are kept.
 
     Raises:
       ConfigError: it cannot be written.
     """
 
-    def __init__(self, path: Path, sizes: dict[str, int | None]):
-        self._path, self._sizes = path, sizes
+    def __init__(self, path: Path, about: dict):
+        self._path, self._about = path, about
         self._numbers = array.array("q")  # of the images, in the rows' order
 
     def __enter__(self) -> FeatureFile:
@@ -82,8 +50,7 @@ class FeatureFile(contextlib.AbstractContextManager):
             self._archive = stack.enter_context(zipfile.ZipFile(partial, "w"))
             self._rows = {
                 layer: stack.enter_context(tempfile.TemporaryFile(dir=self._path.parent))
-                for layer, channels in self._sizes.items()
-                if channels is not None
+                for layer in (self._about["channels"] if self._about["pool"] else ())
             }
             self._open = stack.pop_all()
         return self
@@ -103,22 +70,17 @@ class FeatureFile(contextlib.AbstractContextManager):
                 else:
                     self._member(f"{layer}/{number}", value.shape, [value])
 
-    def finish(self, names: Sequence[str], about: dict) -> None:
-        """Completes the file.
-
-        Args:
-          names: the images', in the order of their numbers.
-          about: how the features came about, for JSON.
-        """
+    def finish(self, names: Sequence[str]) -> None:
+        """Completes the file with the images' names, in the order of their numbers."""
         with self._writing():
             order = np.argsort(np.array(self._numbers, np.int64))
             for layer, file in self._rows.items():
                 file.flush()
-                shape = len(order), self._sizes[layer]
+                shape = len(order), self._about["channels"][layer]
                 rows = np.memmap(file, "<f4", "r", shape=shape) if len(order) else np.zeros(shape, "<f4")
                 parts = np.array_split(order, rows.nbytes // 2**24 + 1)
                 self._member(layer, shape, (rows[part] for part in parts))
-            for name, value in (("images", np.array(names, np.str_)), ("about", np.array(json.dumps(about)))):
+            for name, value in (("images", np.array(names, np.str_)), ("about", np.array(json.dumps(self._about)))):
                 self._member(name, value.shape, [value], value.dtype.str)
 
     def _member(self, name: str, shape: tuple[int, ...], parts: Iterable[np.ndarray], descr: str = "<f4") -> None:
@@ -140,24 +102,10 @@ def table(path: Path) -> str:
     """What is in a file of features, for people."""
     with np.load(path) as file:
         count, about = len(file["images"]), json.loads(str(file["about"]))
-        keys = file.files
-    first = {}
-    for key in keys:
-        if key not in ("images", "about"):
-            first.setdefault(key.partition("/")[0], key)
     of = f"{about['pool']} over the places" if about["pool"] else "maps"
-    scales = ", ".join(map(str, about["scales"]))
-    lines = [
-        f"{path}: {count:,} images, net {about['net']} at Q = {scales}"
-        f"{' (' + about['combine'] + ')' if len(about['scales']) > 1 else ''}, {of}"
-        f"{', with mirror images' if about['flip'] else ''}",
-        "",
-        f"{'layer':<10}shape",
-    ]
-    with zipfile.ZipFile(path) as archive:
-        for layer, key in first.items():
-            with archive.open(f"{key}.npy") as member:
-                np.lib.format.read_magic(member)
-                shape = np.lib.format.read_array_header_1_0(member)[0]
-            lines += [f"{layer:<10}{shape if key == layer else f'{count:,} maps (h, w, {shape[-1]})'}"]
+    scales = ", ".join(map(str, about["scales"])) + (f" ({about['combine']})" if len(about["scales"]) > 1 else "")
+    mirrored = ", with mirror images" if about["flip"] else ""
+    lines = [f"{path}: {count:,} images, net {about['net']} at Q = {scales}, {of}{mirrored}", "", "layer     shape"]
+    for layer, channels in about["channels"].items():
+        lines += [f"{layer:<10}{(count, channels) if about['pool'] else f'{count:,} maps (h, w, {channels})'}"]
     return "\n".join(lines)

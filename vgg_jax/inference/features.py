@@ -22,15 +22,18 @@ from jaxtyping import Array, Float, Int, UInt8
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.arrays import check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
-from vgg_jax.inference.feature_file import FeatureFile, Features, FeaturesInMemory
+from vgg_jax.inference.feature_file import FeatureFile
 from vgg_jax.inference.runner import Maps, Runner, mirrored, with_mirror_images
 from vgg_jax.model.vgg import VGG
 
 LAYERS = ("relu3_3", "pool5", "fc7")
 
 Image = np.ndarray | str | os.PathLike
+
+Features = dict[str, np.ndarray | list[np.ndarray]]
+"""By layer: float32 (images, channels), or lists of (h, w, channels)."""
 
 
 def features(
@@ -63,8 +66,7 @@ def features(
       flip: whether the result is the average of the image's and its mirror image's, whose map is mirrored back; digits
         and letters must not be mirrored. By default with pooling, as in the paper, but not for maps.
       combine: what becomes of several scales: "average", or "stack", which puts their channels one after the other.
-      into: a file to write instead, see `feature_file`. One that exists is replaced, and stays as it is if this
-        fails.
+      into: a file to write instead, see `feature_file`; one that exists stays until the new one is whole.
       problems: takes note of images that cannot be read or are too elongated, the reasons by name, and these are left
         out. By default the first of them is raised.
       batch_size, mesh: as in `vgg_jax.Scorer`.
@@ -93,20 +95,32 @@ def features(
     if isinstance(images, str | os.PathLike):
         raise ConfigError(f"images={os.fspath(images)!r}: give a list of images, or of paths")
     flip = pool is not None if flip is None else flip
-    repeats = len(scales) if combine == "stack" else 1
-    sizes = {layer: channels[layer] * repeats for layer in layers} if pool else dict.fromkeys(layers)
     about = {"net": net.spec.name, "scales": list(scales), "pool": pool, "combine": combine, "flip": flip}
+    about["channels"] = channels
     function = functools.partial(activations, layers=layers, pool=pool, flip=flip)
     runner = Runner(net, function, smallest=smallest, batch_size=batch_size, mesh=mesh)
     names: list[str] = []
-    with FeaturesInMemory(sizes) if into is None else FeatureFile(Path(into), sizes) as store:
-        with _examples(images, scales, threads) as (examples, name_of):
-            outputs = runner(_scaled_images(examples, name_of, names, problems))
-            with contextlib.closing(_combined(outputs, len(scales), combine)) as results:
-                for done, (number, values) in enumerate(results, start=1):
-                    store.add(number, values)
-                    progress(done)
-        return store.finish(names, about)
+
+    def computed() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        with (
+            _examples(images, scales, threads) as (examples, name_of),
+            contextlib.closing(runner(_scaled_images(examples, name_of, names, problems))) as outputs,
+        ):
+            for done, numbered in enumerate(_combined(outputs, len(scales), combine), start=1):
+                yield numbered
+                progress(done)
+
+    with contextlib.closing(computed()) as results:
+        if into is not None:
+            with FeatureFile(Path(into), about) as file:
+                for number, values in results:
+                    file.add(number, values)
+                return file.finish(names)
+        found = dict(results)
+    rows = {layer: [found[number].pop(layer) for number in range(len(names))] for layer in layers}
+    if pool is None:
+        return rows
+    return {layer: np.array(rows.pop(layer), np.float32).reshape(-1, channels[layer]) for layer in layers}
 
 
 def activations(
@@ -159,23 +173,20 @@ def places_of(net: VGG, layer: str, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2
 
 
 def _checked(net: VGG, layers, scales, pool, combine) -> tuple[dict[str, int], int]:
-    """The layers' channels, and the smallest image that they can be computed of, in pixels."""
+    """The channels of the layers' features, and the smallest image that they can be computed of, in pixels."""
     crop = jax.ShapeDtypeStruct((1, net.crop, net.crop, 3), jnp.uint8)
     maps = jax.eval_shape(lambda images: net.activations_of(images, layers), crop)  # the net knows its layers
-    if not isinstance(scales, Sequence) or not scales or not all(isinstance(q, int | np.integer) for q in scales):
-        raise ConfigError(f"scales={scales}: one or more scales in whole pixels, such as (256,)")
     if pool not in ("mean", "max", None):
         raise ConfigError(f"pool={pool!r}: there are 'mean', 'max' and None")
     if combine not in ("average", "stack"):
         raise ConfigError(f"combine={combine!r}: there are 'average' and 'stack'")
-    if pool is None and len(scales) > 1:
-        raise ConfigError(f"scales={tuple(scales)}: the maps of several scales differ in size; pool them, or take one")
     head = [layer for layer in layers if net.activations.index(layer) > net.activations.index("pool5")]
     smallest = net.crop if head else net.spec.stride
-    if min(scales) < smallest:
-        of = f"the net's crop, which {head[0]} needs" if head else "the least for its layers"
-        raise ConfigError(f"scales={tuple(scales)}: {min(scales)} pixels are below {of}, {smallest}")
-    return {layer: maps[layer].shape[-1] for layer in layers}, smallest
+    check_scales(scales, smallest, f"the net's crop, which {head[0]} needs" if head else "the least for its layers")
+    if pool is None and len(scales) > 1:
+        raise ConfigError(f"scales={tuple(scales)}: the maps of several scales differ in size; pool them, or take one")
+    repeats = len(scales) if combine == "stack" else 1
+    return {layer: maps[layer].shape[-1] * repeats for layer in layers}, smallest
 
 
 @contextlib.contextmanager
@@ -224,11 +235,10 @@ def _combined(
     """Images' numbers and values, of all scales together."""
     pending: dict[int, dict[int, dict[str, np.ndarray]]] = {}
     join = np.concatenate if combine == "stack" else functools.partial(np.mean, axis=0)
-    with contextlib.closing(outputs):
-        for (number, position), values in outputs:
-            parts = pending.setdefault(number, {})
-            parts[position] = values
-            if len(parts) == scales:
-                del pending[number]
-                together = {layer: [parts[place][layer] for place in range(scales)] for layer in values}
-                yield number, values if scales == 1 else {layer: join(them) for layer, them in together.items()}
+    for (number, position), values in outputs:
+        parts = pending.setdefault(number, {})
+        parts[position] = values
+        if len(parts) == scales:
+            del pending[number]
+            together = {layer: [parts[place][layer] for place in range(scales)] for layer in values}
+            yield number, values if scales == 1 else {layer: join(them) for layer, them in together.items()}

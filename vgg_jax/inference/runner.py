@@ -70,7 +70,8 @@ class Runner:
         mesh: Mesh | None = None,
     ):
         self._mesh = mesh or sharding.local_mesh()
-        pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * _batch_pixels()
+        of_a_device = 2**18 if jax.default_backend() == "cpu" else 2**22
+        pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * of_a_device
         self.batcher = Batcher(pixels, self._mesh.size, smallest)
         graphdef, state = nnx.split(net)
         self.net = nnx.merge(graphdef, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state))
@@ -78,10 +79,9 @@ class Runner:
         functions = functions if isinstance(functions, Mapping) else {"": functions}
         self._programs = {name: _program(function, graphdef) for name, function in functions.items()}
 
-    def use(self, *state: nnx.State) -> None:
-        """Takes other parameters for the same network: the parts of its state, in any split."""
-        whole = nnx.merge_state(*state) if len(state) > 1 else state[0]
-        here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), whole)
+    def use(self, state: nnx.State) -> None:
+        """Takes other parameters for the same network."""
+        here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), state)
         self._state = sharding.place_state(here, self._mesh)
 
     def __call__(self, images: Iterable[ScaledImage]) -> Iterator[tuple[Hashable, dict[str, np.ndarray]]]:
@@ -135,7 +135,3 @@ def mirrored(images: Shaped[Array, "n h w c"], sizes: Int[Array, "n 2"]) -> Shap
     columns = jnp.arange(images.shape[2])
     source = jnp.clip(sizes[:, 1, None] - 1 - columns, 0)  # beyond the image any pixel will do
     return jnp.take_along_axis(images, source[:, None, :, None], axis=2)
-
-
-def _batch_pixels() -> int:
-    return 2**18 if jax.default_backend() == "cpu" else 2**22

@@ -11,10 +11,9 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax import sharding
 from vgg_jax.data.decode import rescale
-from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.arrays import check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Maps, Runner
-from vgg_jax.inference.scorer import check_scale
 from vgg_jax.model.vgg import VGG
 
 
@@ -33,7 +32,7 @@ def class_score_map(net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int) -> 
       ConfigError: the scale is smaller than the net's crop.
       DataError: the image is of another type or shape, or too elongated.
     """
-    check_scale(net, scale)
+    check_scales((scale,), net.crop)
     with scaled_arrays([image], (scale,), threads=1) as examples:
         ((rescaled,),) = (example.images for example in examples)
     device = Mesh(np.array(jax.local_devices()[:1]), (sharding.BATCH_AXIS,))

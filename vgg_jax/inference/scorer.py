@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax.data.pipeline import ScaledExample
 from vgg_jax.errors import ConfigError, did_you_mean
-from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.arrays import check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Function, Runner, with_mirror_images
 from vgg_jax.model.vgg import VGG
@@ -80,8 +80,6 @@ class Scorer:
         batch_size: int | None = None,
         mesh: Mesh | None = None,
     ):
-        if not scales or not all(isinstance(scale, int | np.integer) for scale in scales):
-            raise ConfigError(f"scales={tuple(scales)}: one or more test scales Q in whole pixels")
         self.views = eval_views([protocol], scales)
         self.runner = posterior_runner(net, self.views, flip, batch_size=batch_size, mesh=mesh)
 
@@ -116,26 +114,13 @@ def eval_views(protocols: Iterable[str], scales: Iterable[int]) -> list[EvalView
     for name in protocols:
         if name not in PROTOCOLS:
             raise ConfigError(f"protocol={name!r}: there are {', '.join(PROTOCOLS)}{did_you_mean(name, PROTOCOLS)}")
-    views = [EvalView(part, int(scale)) for name in protocols for part in PROTOCOLS[name] for scale in scales]
+    views = [EvalView(part, scale) for name in protocols for part in PROTOCOLS[name] for scale in scales]
     return list(dict.fromkeys(views))
 
 
 def scales_of(views: Iterable[EvalView]) -> tuple[int, ...]:
     """The test scales Q at which `posteriors` needs an example for these views."""
     return tuple(dict.fromkeys(view.scale for view in views))
-
-
-def check_scale(net: VGG, scale: int) -> None:
-    """Refuses a test scale at which an image's class-score map has no place.
-
-    Raises:
-      ConfigError: it is smaller than the net's crop.
-    """
-    if scale < net.crop:
-        raise ConfigError(
-            f"the test scale Q = {scale} is below the net's crop, {net.crop} pixels: "
-            "its class-score map would have no place"
-        )
 
 
 def posterior_runner(
@@ -157,8 +142,7 @@ def posterior_runner(
     Raises:
       ConfigError: a scale is smaller than the net's crop.
     """
-    for scale in scales_of(views):
-        check_scale(net, scale)
+    check_scales(scales_of(views), net.crop)
     return Runner(net, _functions(flip), smallest=net.crop, batch_size=batch_size, mesh=mesh)
 
 
@@ -223,10 +207,14 @@ def crop_posteriors(
     net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"], *, flip: bool
 ) -> dict[str, Float[Array, "n classes"]]:
     """The soft-max of images of the crop's size, averaged over the image and its mirror image; `sizes` are known."""
-    crops = images[:, : net.crop, : net.crop]
-    both = jnp.stack([crops, crops[:, :, ::-1]], 1) if flip else crops[:, None]
-    scores = net(both.reshape(-1, *crops.shape[1:]))[:, 0, 0]
-    return {"posterior": jax.nn.softmax(scores).reshape(len(images), 1 + flip, -1).mean(1)}
+    return {"posterior": unpadded_posteriors(net, images[:, : net.crop, : net.crop], flip=flip)}
+
+
+def unpadded_posteriors(net: VGG, images: UInt8[Array, "n h w 3"], *, flip: bool) -> Float[Array, "n classes"]:
+    """Dense evaluation, as of `dense_posteriors`, of images that are all of one size and without padding."""
+    both = jnp.stack([images, images[:, :, ::-1]] if flip else [images], 1)
+    scores = net(both.reshape(-1, *images.shape[1:])).mean((1, 2))
+    return jax.nn.softmax(scores).reshape(*both.shape[:2], -1).mean(1)
 
 
 def grid_crops(image: UInt8[np.ndarray, "h w 3"], crop: int) -> list[UInt8[np.ndarray, "crop crop 3"]]:
