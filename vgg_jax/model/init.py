@@ -29,9 +29,9 @@ In brackets the deviation of the first scores on photographs at 224 pixels, net 
 `glorot`    Glorot and Bengio (2010), uniform: "it is possible to initialise the weights without pre-training" (0.7,
             0.1). The default. It does not count the ReLU, so activations shrink by about 0.7 a layer, which the pixels'
             scale makes up for.
-`he`        He et al. (2015), normal, made for ReLU: variance 2 / fan-in, which keeps the activations' scale at any depth (1.2, 0.6), divided by 256^(1 / layers)
-            a layer for the scale of pixels and pools, so that all layers learn at one rate. The surest choice for
-            narrow nets and small data.
+`he`        He et al. (2015), normal, made for ReLU: variance 2 / fan-in, which keeps the activations' scale at any
+            depth (1.2, 0.6), divided by 256^(1 / layers) a layer for the scale of pixels and pools, so that all layers
+            learn at one rate. The surest choice for narrow nets and small data.
 """
 
 

@@ -127,7 +127,7 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
             arrays = {names.get(name, name): tensor.numpy().reshape(-1) for name, tensor in tensors.items()}
         else:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = dict(file)
     except ImportError as error:
         raise CheckpointError(f"{path}: reading .pth takes torch (pip install torch); an .npz does not") from error

@@ -37,7 +37,7 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
       CheckpointError: a member is no array of numbers or strings, or is cut short.
     """
     found = {}
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         for name in file.files:
             try:
                 array = file[name]
