@@ -87,7 +87,7 @@ def test_the_gradient_is_the_definitions_slope(name, distances, images, rng):
 
 
 def test_lpips_has_a_gradient_where_activations_are_zero(tiny_net, linear, images):
-    net = tiny_net("D", width=0.03)  # no biases: an image of the mean colour is zero all through
+    net = tiny_net("D", width=0.03)  # no biases: an image of the mean color is zero all through
     mean = np.broadcast_to(np.asarray(net.mean_rgb[...]), images[0].shape)
     gradient = jax.jit(jax.grad(lambda a, b: perceptual.lpips(net, linear, a, b).sum(), argnums=(0, 1)))
     for part in gradient(mean, images[0]):

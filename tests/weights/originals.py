@@ -5,7 +5,6 @@ Nothing here imports `vgg_jax.weights`: names and layouts are typed from the for
 
 import json
 import os
-import struct
 import zipfile
 
 import h5py
@@ -260,7 +259,7 @@ def names_cell():
 
 
 def write_matconvnet(path, net, weights):
-    """As of 2015: below `meta`, one mean colour, deflated."""
+    """As of 2015: below `meta`, one mean color, deflated."""
     meta = {
         "classes": {"name": names_cell(), "description": names_cell()},
         "normalization": {"averageImage": BGR_MEAN[::-1].reshape(1, 1, 3), "imageSize": np.array([[224, 224, 3]])},
@@ -294,10 +293,6 @@ WRITERS = {
     "npz": (write_npz, "torchvision", ("A", "D")),
 }
 """{format: (writer, what its originals are fed, the nets published in it)}."""
-
-
-def mat_header():
-    return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
 
 
 class Payload:

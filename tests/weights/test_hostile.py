@@ -17,7 +17,7 @@ from tests.weights import originals
 from tests.weights.originals import WRITERS, Payload, field, mutated, original
 from vgg_jax import CheckpointError, UserError
 from vgg_jax.weights import read
-from vgg_jax.weights.formats import hdf5, keras, matconvnet
+from vgg_jax.weights.formats import guarded
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -31,7 +31,7 @@ def test_a_pickle_is_not_opened(tmp_path, protocol):
 def test_an_array_of_objects_is_not_unpickled(tmp_path):
     with (tmp_path / "net").open("wb") as file:
         np.savez(file, **{"conv1_1/kernel": np.array([Payload(tmp_path / "run")], object)})
-    with pytest.raises(CheckpointError, match="conv1_1/kernel is an array of object.*not unpickled"):
+    with pytest.raises(CheckpointError, match="conv1_1/kernel cannot be read: Object arrays cannot be loaded"):
         read(tmp_path / "net")
     assert not (tmp_path / "run").exists()
 
@@ -44,9 +44,9 @@ def npy(shape, data=b""):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2**40, 3), "conv1_1/kernel declares the shape .* no tensor of a VGG has over"),
-        ((-1, 3), "declares the shape"),
-        ((2**26,), "conv1_1/kernel ends after 0 of"),
+        ((2**40, 3), "conv1_1/kernel cannot be read: .*(Unable to allocate|EOF)"),
+        ((-1, 3), "conv1_1/kernel cannot be read"),
+        ((2**26,), "conv1_1/kernel cannot be read: EOF"),
     ],
 )
 def test_an_npz_that_declares_an_absurd_shape_is_not_believed(tmp_path, shape, message):
@@ -61,22 +61,22 @@ def test_many_tensors_are_too_many(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "net", "w") as archive:
         for number in range(5):
             archive.writestr(f"x{number}.npy", npy((8,), bytes(32)))
-    with pytest.raises(CheckpointError, match="declares over .* bytes of tensors, x3 being the one too many"):
+    with pytest.raises(CheckpointError, match=r"declares .* bytes; no VGG has over 1.0e\+02"):
         read(tmp_path / "net")
 
 
 def test_a_zip_bomb_in_a_keras_archive_stays_packed(tmp_path, monkeypatch):
-    monkeypatch.setattr(keras, "MAX_FILE", 10**6)
+    monkeypatch.setattr("vgg_jax.weights.raw_checkpoint.MAX_FILE", 10**6)
     with zipfile.ZipFile(tmp_path / "net", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("model.weights.h5", bytes(2 * 10**6))
-    with pytest.raises(CheckpointError, match=r"model.weights.h5 declares 2.0e\+06 bytes"):
+    with pytest.raises(CheckpointError, match=r"declares 2.0e\+06 bytes"):
         read(tmp_path / "net")
 
 
 def test_a_bomb_in_a_mat_file_is_inflated_to_the_limit_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(matconvnet, "MAX_FILE", 10**6)
+    monkeypatch.setattr(guarded, "MAX_FILE", 10**6)
     originals.scipy.io.savemat(tmp_path / "net.mat", {"x": np.zeros(10**6)}, do_compression=True)
-    with pytest.raises(CheckpointError, match=r"a variable of over 1.0e\+06 bytes"):
+    with pytest.raises(CheckpointError, match=r"x declares the shape \(1, 1000000\), more than a VGG"):
         read(tmp_path / "net.mat")
 
 
@@ -85,9 +85,7 @@ def test_a_caffe_blob_that_declares_an_absurd_shape_is_not_believed(tmp_path):
         (tmp_path / "net").write_bytes(field(2, field(4, b"conv1_1") + field(6, message)))
 
     save_blob(b"".join(field(number, 2**31) for number in (1, 2, 3, 4)) + field(5, b"\0" * 8))
-    with pytest.raises(
-        CheckpointError, match="conv1_1/kernel declares the shape .*damaged or hostile|no tensor of a VGG"
-    ):
+    with pytest.raises(CheckpointError, match="conv1_1/kernel declares the shape .*damaged or hostile"):
         read(tmp_path / "net")
     save_blob(b"".join(field(number, 3) for number in (1, 2, 3, 4)) + field(5, b"\0" * 8))
     with pytest.raises(CheckpointError, match=r"declares the shape \(3, 3, 3, 3\) and has 2 numbers"):
@@ -121,34 +119,29 @@ def test_hdf5_does_not_reach_other_files(tmp_path):
 def test_groups_in_a_circle_end(tmp_path):
     with h5py.File(tmp_path / "net", "w") as file:
         file.create_group("a")["b"] = file["/"]
-    with pytest.raises(CheckpointError, match="levels of groups"):
+    with pytest.raises(CheckpointError, match="16 levels"):
         read(tmp_path / "net")
 
 
 def test_cells_in_cells_end(tmp_path):
-    def matrix(kind, *parts):
-        flags = struct.pack("<IIII", 6, 8, kind, 0)
-        dims = struct.pack("<IIii", 5, 8, 1, 1)
-        body = flags + dims + struct.pack("<II", 1, 0) + b"".join(parts)
-        return struct.pack("<II", 14, len(body)) + body
-
-    value = matrix(1)
+    value = np.zeros(1)
     for _ in range(100):
-        value = matrix(1, value)
-    (tmp_path / "net").write_bytes(originals.mat_header() + value)
-    with pytest.raises(CheckpointError, match="over 32 levels"):
-        read(tmp_path / "net")
+        cell = np.empty(1, object)
+        cell[0], value = value, cell
+    originals.scipy.io.savemat(tmp_path / "net.mat", {"x": value})
+    with pytest.raises(CheckpointError, match="16 levels"):
+        read(tmp_path / "net.mat")
 
 
-HDF5 = ("keras legacy", "keras model", "keras 3", "keras archive")
-ROUNDS = {kind: 6 if kind in HDF5 else 150 for kind in WRITERS}
+GUARDED = ("keras legacy", "keras model", "keras 3", "keras archive", "matconvnet", "matconvnet old")
+ROUNDS = {kind: 6 if kind in GUARDED else 150 for kind in WRITERS}
 
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_mutated_file_is_loaded_or_refused(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(hdf5, "SECONDS", 3.0)
+    monkeypatch.setattr(guarded, "SECONDS", 3.0)
     path = tmp_path / "net"
-    WRITERS[kind][0](path, "A" if kind not in HDF5 else "D", original("A" if kind not in HDF5 else "D", window=1))
+    WRITERS[kind][0](path, "A" if kind not in GUARDED else "D", original("A" if kind not in GUARDED else "D", window=1))
     data, chance, refused = path.read_bytes(), random.Random(kind), 0
     for round in range(ROUNDS[kind]):
         path.write_bytes(mutated(data, chance))
@@ -167,12 +160,12 @@ def test_a_file_that_crashes_or_holds_the_hdf5_library_is_refused(tmp_path, monk
     with h5py.File(tmp_path / "net", "w") as file:
         file["x"] = np.zeros(3)
     child = tmp_path / "child.py"
-    monkeypatch.setattr(hdf5.hdf5_child, "__file__", str(child))
+    monkeypatch.setattr(guarded.guarded_child, "__file__", str(child))
     child.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(CheckpointError, match="crashes the HDF5 library: damaged"):
         read(tmp_path / "net")
     child.write_text("while True: pass")
-    monkeypatch.setattr(hdf5, "SECONDS", 0.5)
+    monkeypatch.setattr(guarded, "SECONDS", 0.5)
     with pytest.raises(CheckpointError, match="finds no end in it"):
         read(tmp_path / "net")
 
@@ -204,5 +197,5 @@ def test_an_archive_within_an_archive_is_no_format(tmp_path):
     np.savez(inner, x=np.zeros(3))
     with zipfile.ZipFile(tmp_path / "net", "w") as archive:
         archive.writestr("a.npy", inner.getvalue())
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="a is an array of bytes, expected numbers"):
         read(tmp_path / "net")

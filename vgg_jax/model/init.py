@@ -17,25 +17,21 @@ INPUT_GAIN = 256.0
 """What pixels and pools add to the scale of the scores: a deviation of about 64 in 0..255, and about 4 over five
 max-pools. The published schemes assume inputs of deviation 1 and no pools."""
 
-SCHEMES: dict[str, str] = {
-    "paper": "N(0, variance 1e-2), as Sec. 3.1 writes it",
-    "gaussian": "N(0, deviation 1e-2), as the published ports of VGG have it",
-    "glorot": "Glorot and Bengio (2010), uniform: the paper's later remark",
-    "he": "He et al. (2015), normal, made for ReLU",
-}
+SCHEMES = ("paper", "gaussian", "glorot", "he")
 """The weights' first distribution, by name; biases are zero at first in all.
 
 In brackets the deviation of the first scores on photographs at 224 pixels, net A at full width and D at a quarter.
 
-`paper`     Deviation 0.1 (1e8, 6e5): for the shallow net A as written, and its loss starts in the millions even there.
-            To study what was written.
-`gaussian`  Deviation 0.01 (1e-3, 6e-11): activations shrink in every layer. Net A can train from it; the nets from B on
-            stay at a loss of ln(classes) unless they are grown (below) or normalized.
-`glorot`    "It is possible to initialise the weights without pre-training" (0.7, 0.1). The default. It does not count
-            the ReLU, so activations shrink by about 0.7 a layer, which the pixels' scale makes up for.
-`he`        Variance 2 / fan-in, which keeps the activations' scale at any depth (1.2, 0.6), divided by 256^(1 / layers)
-            a layer for the scale of pixels and pools, so that all layers learn at one rate. The surest choice for
-            narrow nets and small data.
+`paper`     N(0, variance 1e-2), as Sec. 3.1 writes it (1e8, 6e5): for the shallow net A as written, and its loss starts
+            in the millions even there. To study what was written.
+`gaussian`  N(0, deviation 1e-2), as the published ports have it (1e-3, 6e-11): activations shrink in every layer. Net A
+            can train from it; the nets from B on stay at a loss of ln(classes) unless grown (below) or normalized.
+`glorot`    Glorot and Bengio (2010), uniform: "it is possible to initialise the weights without pre-training" (0.7,
+            0.1). The default. It does not count the ReLU, so activations shrink by about 0.7 a layer, which the pixels'
+            scale makes up for.
+`he`        He et al. (2015), normal, made for ReLU: variance 2 / fan-in, which keeps the activations' scale at any
+            depth (1.2, 0.6), divided by 256^(1 / layers) a layer for the scale of pixels and pools, so that all layers
+            learn at one rate. The surest choice for narrow nets and small data.
 """
 
 

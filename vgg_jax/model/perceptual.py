@@ -119,7 +119,16 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
     """
     path = Path(path)
     try:
-        arrays = _read_pth(path) if path.suffix == ".pth" else _read_npz(path)
+        if path.suffix == ".pth":
+            import torch
+
+            # The package's names: lin0 to lin4, after a dropout.
+            names = {f"lin{number}.model.1.weight": layer for number, layer in enumerate(LPIPS_LAYERS)}
+            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            arrays = {names.get(name, name): tensor.numpy().reshape(-1) for name, tensor in tensors.items()}
+        else:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                arrays = dict(file)
     except ImportError as error:
         raise CheckpointError(f"{path}: reading .pth takes torch (pip install torch); an .npz does not") from error
     except Exception as error:  # a damaged file fails anywhere, in either library: it is the file's fault
@@ -132,20 +141,6 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
         if weights.ndim != 1 or weights.dtype.kind != "f" or not np.all(np.isfinite(weights) & (weights >= 0)):
             raise CheckpointError(f"{path}: the weights for {layer} are not one finite number >= 0 for each channel")
     return {layer: jnp.asarray(arrays[layer], jnp.float32) for layer in LPIPS_LAYERS}
-
-
-def _read_pth(path: Path) -> dict[str, np.ndarray]:
-    import torch
-
-    tensors = torch.load(path, map_location="cpu", weights_only=True)
-    # The package's names: lin0 to lin4, after a dropout.
-    names = {f"lin{number}.model.1.weight": layer for number, layer in enumerate(LPIPS_LAYERS)}
-    return {names.get(name, name): tensor.numpy().reshape(-1) for name, tensor in tensors.items()}
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-        return dict(file)
 
 
 def _activation(net: VGG, images: Images, layer: str) -> Float[Array, "n h w c"]:

@@ -24,7 +24,7 @@ from vgg_jax.weights.formats import caffe, keras, matconvnet, npz, run, safetens
 from vgg_jax.weights.identify import Architecture, Hints, identified
 from vgg_jax.weights.layouts import as_hwio
 from vgg_jax.weights.preprocessing import PREPROCESSING, Preprocessing, preprocessing_of
-from vgg_jax.weights.raw_checkpoint import MAX_FILE, RawCheckpoint, Reader
+from vgg_jax.weights.raw_checkpoint import RawCheckpoint, Reader, check_size
 
 log = logging.getLogger(__name__)
 
@@ -193,9 +193,7 @@ def _recognized(path: Path) -> tuple[Reader, str]:
         return run.read, "a run of vgg_jax"
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file or folder; nor is it OWNER/NAME of a repository on the hub")
-    size = path.stat().st_size
-    if size > MAX_FILE:
-        raise CheckpointError(f"{path} has {size:.1e} bytes; no VGG has over {MAX_FILE:.1e}: of another network")
+    check_size(path, path.stat().st_size)
     with path.open("rb") as file:
         head = file.read(128)
     if head[8:9] == b"{":  # first, for the length before it can look like any of the others
@@ -216,8 +214,10 @@ def _recognized_archive(path: Path) -> tuple[Reader, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
+            declared = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
         raise CheckpointError(f"{path} begins as a zip archive and is none: {error}; download it again") from error
+    check_size(path, declared)
     if keras.WEIGHTS in members:
         return keras.read_archive, "a .keras archive"
     if any(member.endswith("data.pkl") for member in members):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +12,8 @@ from vgg_jax.errors import CheckpointError
 from vgg_jax.weights.layouts import Layout
 from vgg_jax.weights.preprocessing import Preprocessing
 
-MAX_TENSOR = 2**30
-"""Bytes of one tensor. The largest of any VGG, fc6 in float64, has 0.8e9."""
-
 MAX_FILE = 2**31
-"""Bytes of one file, and of all its tensors when unpacked. VGG-19 in float64 has 1.2e9."""
+"""Bytes of one file, of its members when unpacked, and of all its tensors. VGG-19 in float64 has 1.2e9."""
 
 
 @dataclasses.dataclass
@@ -51,34 +47,13 @@ Reader = Callable[[Path], RawCheckpoint]
 """Reads one file of a known format; whatever it raises is the file's fault."""
 
 
-class Budget:
+def check_size(path: Path, size: int) -> None:
     """Refuses what no VGG has before memory is spent on it.
 
-    Args:
-      path: of the file, for the message.
+    Raises:
+      CheckpointError: these are more bytes than `MAX_FILE`.
     """
-
-    def __init__(self, path: Path):
-        self._path, self._left = path, MAX_FILE
-
-    def take(self, name: str, shape: tuple[int, ...], itemsize: int) -> int:
-        """Bytes of a tensor that is about to be read.
-
-        Raises:
-          CheckpointError: it, or all so far together, are more than a VGG can hold; or a size is negative.
-        """
-        size = math.prod(shape) * itemsize
-        if len(shape) > 8 or any(side < 0 for side in shape):
-            raise CheckpointError(f"{self._path}: {name} declares the shape {shape}; the file is damaged or hostile")
-        if size > MAX_TENSOR:
-            raise CheckpointError(
-                f"{self._path}: {name} declares the shape {shape}, {size:.1e} bytes; no tensor of a VGG has over "
-                f"{MAX_TENSOR:.1e}, the file is damaged, hostile or of another network"
-            )
-        self._left -= size
-        if self._left < 0:
-            raise CheckpointError(
-                f"{self._path}: declares over {MAX_FILE:.1e} bytes of tensors, {name} being the one too many; no VGG "
-                "has as many, the file is damaged, hostile or of another network"
-            )
-        return size
+    if size > MAX_FILE:
+        raise CheckpointError(
+            f"{path}: declares {size:.1e} bytes; no VGG has over {MAX_FILE:.1e}: damaged, hostile or of another network"
+        )

@@ -17,7 +17,7 @@ from vgg_jax.errors import CheckpointError
 from vgg_jax.model.specs import FULLY_CONNECTED
 from vgg_jax.weights.layouts import Layout, our_names
 from vgg_jax.weights.preprocessing import PREPROCESSING
-from vgg_jax.weights.raw_checkpoint import Budget, RawCheckpoint
+from vgg_jax.weights.raw_checkpoint import RawCheckpoint
 
 # Field numbers. NetParameter: layers in the first version's form, and in today's.
 V1_LAYERS, LAYERS = 2, 100
@@ -44,7 +44,7 @@ def read(path: Path) -> RawCheckpoint:
     """
     with path.open("rb") as file:
         message = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    tensors, budget = {}, Budget(path)
+    tensors: dict[str, np.ndarray] = {}
     for field, wire, value in _fields(message):
         if field not in LAYER_FIELDS or wire != LENGTH:
             continue
@@ -55,11 +55,11 @@ def read(path: Path) -> RawCheckpoint:
             tensor = f"{name}/{('kernel', 'bias')[place] if place < 2 else f'blob {place}'}"
             if tensor in tensors:
                 raise CheckpointError(f"{path}: {tensor} is there twice; give a file of one network")
-            tensors[tensor] = _blob(blob, f"{path}: {tensor}", name in FULLY_CONNECTED, place, budget)
+            tensors[tensor] = _blob(blob, f"{path}: {tensor}", name in FULLY_CONNECTED, place)
     return RawCheckpoint("Caffe model", tensors, CAFFE, PREPROCESSING["caffe"])
 
 
-def _blob(message: memoryview, label: str, dense: bool, place: int, budget: Budget) -> np.ndarray:
+def _blob(message: memoryview, label: str, dense: bool, place: int) -> np.ndarray:
     """One blob's numbers in its shape; a dense kernel as a matrix, a bias as a vector."""
     old, shape, chunks = {}, None, []
     for field, wire, value in _fields(message):
@@ -78,10 +78,11 @@ def _blob(message: memoryview, label: str, dense: bool, place: int, budget: Budg
         shape = [old.get(field, 1) for field in (NUM, CHANNELS, HEIGHT, WIDTH)]
         if dense and shape[:2] == [1, 1]:
             shape = shape[2:]
-    budget.take(label, tuple(shape), 4)
     data = chunks[0] if len(chunks) == 1 else np.concatenate(chunks or [np.zeros(0, np.float32)])
     if data.size != math.prod(shape):
-        raise CheckpointError(f"{label} declares the shape {tuple(shape)} and has {data.size} numbers: damaged")
+        raise CheckpointError(
+            f"{label} declares the shape {tuple(shape)} and has {data.size} numbers: damaged or hostile"
+        )
     return data if place == 1 else data.reshape(shape)
 
 

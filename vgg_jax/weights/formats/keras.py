@@ -15,10 +15,10 @@ import numpy as np
 
 from vgg_jax.errors import CheckpointError
 from vgg_jax.model import specs
-from vgg_jax.weights.formats import hdf5
+from vgg_jax.weights.formats import guarded
 from vgg_jax.weights.layouts import Layout, renamed
 from vgg_jax.weights.preprocessing import PREPROCESSING
-from vgg_jax.weights.raw_checkpoint import MAX_FILE, RawCheckpoint
+from vgg_jax.weights.raw_checkpoint import RawCheckpoint
 
 WEIGHTS = "model.weights.h5"
 """The member of a `.keras` archive that holds the arrays."""
@@ -52,7 +52,7 @@ COUNTED = Layout(counted_names, convolution="hwio", dense=("(hwi)o",), batch_nor
 
 def read(path: Path) -> RawCheckpoint:
     """A `.h5`, of weights or of a whole model."""
-    datasets = hdf5.read(path)
+    datasets = guarded.read(path, "HDF5")
     if any(name.startswith("layers/") for name in datasets):
         tensors = {name: array for name, array in datasets.items() if not name.startswith("optimizer/")}
         return RawCheckpoint("Keras 3 weights", tensors, COUNTED, PREPROCESSING["caffe"], imagenet=True)
@@ -71,9 +71,4 @@ def read(path: Path) -> RawCheckpoint:
 def read_archive(path: Path) -> RawCheckpoint:
     """A `.keras`: of its model only the arrays are read, none of its code."""
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="vgg_jax_") as folder:
-        declared = archive.getinfo(WEIGHTS).file_size
-        if declared > MAX_FILE:
-            raise CheckpointError(
-                f"{path}: {WEIGHTS} declares {declared:.1e} bytes; no VGG has over {MAX_FILE:.1e}: damaged or hostile"
-            )
         return read(Path(archive.extract(WEIGHTS, folder)))

@@ -5,8 +5,6 @@ Optional arrays state the preprocessing, `mean_rgb` and `std_rgb` (three numbers
 
 from __future__ import annotations
 
-import math
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import numpy as np
 from vgg_jax.errors import CheckpointError
 from vgg_jax.weights.layouts import OURS
 from vgg_jax.weights.preprocessing import Preprocessing
-from vgg_jax.weights.raw_checkpoint import Budget, RawCheckpoint
+from vgg_jax.weights.raw_checkpoint import RawCheckpoint
 
 
 def read(path: Path) -> RawCheckpoint:
@@ -36,25 +34,17 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an `.npz`, without the help of pickle.
 
     Raises:
-      CheckpointError: an array is of Python objects, is cut short, or declares more than a VGG holds.
+      CheckpointError: a member is no array of numbers or strings, or is cut short.
     """
-    found, budget = {}, Budget(path)
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.namelist():
-            name = member.removesuffix(".npy")
-            with archive.open(member) as file:
-                found[name] = _array(file, f"{path}: {name}", lambda *declared, name=name: budget.take(name, *declared))
+    found = {}
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        for name in file.files:
+            try:
+                array = file[name]
+            except Exception as error:  # also a shape that does not fit into memory
+                raise CheckpointError(f"{path}: {name} cannot be read: {error}") from error
+            if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiubU":
+                kind = array.dtype if isinstance(array, np.ndarray) else "bytes"
+                raise CheckpointError(f"{path}: {name} is an array of {kind}, expected numbers")
+            found[name] = array
     return found
-
-
-def _array(file, label: str, take) -> np.ndarray:
-    version = np.lib.format.read_magic(file)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(file)
-    if dtype.hasobject or dtype.kind not in "fiubU":
-        raise CheckpointError(f"{label} is an array of {dtype}, expected numbers; Python objects are not unpickled")
-    size = take(shape, dtype.itemsize)
-    data = file.read(size)
-    if len(data) != math.prod(shape) * dtype.itemsize:
-        raise CheckpointError(f"{label} ends after {len(data)} of {size} bytes: damaged; download it again")
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")

@@ -7,7 +7,6 @@ the flattened (channels, h, w). timm has fc6 and fc7 as convolutions `pre_logits
 from __future__ import annotations
 
 import functools
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from vgg_jax.errors import CheckpointError
 from vgg_jax.model import specs
 from vgg_jax.weights.layouts import Layout, renamed
 from vgg_jax.weights.preprocessing import PREPROCESSING
-from vgg_jax.weights.raw_checkpoint import MAX_FILE, Budget, RawCheckpoint
+from vgg_jax.weights.raw_checkpoint import RawCheckpoint, check_size
 
 ARRAYS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -82,25 +81,18 @@ def read(path: Path) -> RawCheckpoint:
             f"{path} is a file of PyTorch, which is not installed: pip install torch, or give the same weights as "
             "safetensors"
         ) from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            declared = sum(entry.file_size for entry in archive.infolist())
-        if declared > MAX_FILE:
-            raise CheckpointError(
-                f"{path}: declares {declared:.1e} bytes when unpacked; no VGG has over {MAX_FILE:.1e}: damaged or "
-                "hostile"
-            )
     saved = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
             saved = saved[key]
     if not isinstance(saved, dict):
         raise CheckpointError(f"{path}: holds a {type(saved).__name__}; expected a state dict, {{name: tensor}}")
-    tensors, budget = {}, Budget(path)
+    tensors, declared = {}, 0
     for name, tensor in saved.items():
         plain = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and not tensor.is_quantized
         if not isinstance(name, str) or not plain or tensor.device.type != "cpu":
             raise CheckpointError(f"{path}: {name!r} is no plain tensor; expected a state dict, {{name: tensor}}")
-        budget.take(name, tuple(tensor.shape), max(4, tensor.element_size()))
+        declared += tensor.numel() * max(4, tensor.element_size())  # may be more than is stored: strides can be zero
+        check_size(path, declared)
         tensors[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
     return contents_of(tensors, ".pth")
