@@ -11,15 +11,15 @@ from vgg_jax.model.layers import dropout, local_response_normalization, max_pool
 def test_lrn_is_krizhevskys_formula(rng):
     # Activations large enough that the sum matters: alpha * sum is about k.
     activations = rng.normal(0, 100, (2, 3, 3, 17))
-    normalised = local_response_normalization(jnp.asarray(activations, jnp.float32))
-    np.testing.assert_allclose(normalised, lrn_loop(activations), rtol=2e-6)
-    assert np.abs(normalised / activations - 2**-0.75).max() > 0.1  # the sum is not negligible
+    normalized = local_response_normalization(jnp.asarray(activations, jnp.float32))
+    np.testing.assert_allclose(normalized, lrn_loop(activations), rtol=2e-6)
+    assert np.abs(normalized / activations - 2**-0.75).max() > 0.1  # the sum is not negligible
 
 
 def test_lrn_with_fewer_channels_than_its_window(rng):
     activations = rng.normal(0, 100, (1, 2, 2, 3))
-    normalised = local_response_normalization(jnp.asarray(activations, jnp.float32))
-    np.testing.assert_allclose(normalised, lrn_loop(activations), rtol=2e-6)
+    normalized = local_response_normalization(jnp.asarray(activations, jnp.float32))
+    np.testing.assert_allclose(normalized, lrn_loop(activations), rtol=2e-6)
 
 
 def pooled(x):

@@ -51,7 +51,7 @@ def test_uint8_and_float_images_score_alike(tiny_net, rng):
 def test_the_mean_is_subtracted_before_the_zero_padding(tiny_net):
     net = tiny_net("A", mean_rgb=(10, 20, 30))
     image = np.broadcast_to(np.float32([10, 20, 30]), (1, 32, 32, 3))
-    assert not np.any(net(image))  # an image of the mean colour is all zeros, to its border
+    assert not np.any(net(image))  # an image of the mean color is all zeros, to its border
 
 
 def test_remat_changes_no_number(tiny_net, rng):

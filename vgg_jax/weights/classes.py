@@ -54,7 +54,7 @@ def order(choice: str | Path, carried: tuple[str, ...], source: str) -> tuple[st
         if not carried:
             raise ConfigError(
                 f"class_order={choice!r}: {source} does not name its classes; give class_order a file that does, one "
-                "synset a line in the order of its columns"
+                "synset per line in the order of its columns"
             )
         return carried
     try:

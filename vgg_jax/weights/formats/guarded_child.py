@@ -99,5 +99,6 @@ if __name__ == "__main__":
     try:
         main(*sys.argv[1:4], int(sys.argv[4]))
     except Exception as error:  # whatever the library raises, the file is at fault
-        reason = str(error).strip() or "no reason given"
-        sys.exit(reason if isinstance(error, Refused) else f"{type(error).__name__}: {' '.join(reason.split())}")
+        if not isinstance(error, Refused):
+            error = f"{type(error).__name__}: {' '.join(str(error).split())}; cut short or damaged: download it again"
+        sys.exit(str(error))
