@@ -58,8 +58,7 @@ def in_order(
 def prefetch(items: Iterator[Item], place: Callable[[Item], Placed], depth: int = 2) -> Iterator[Iterator[Placed]]:
     """Fetches and places items in a thread, `depth` ahead, so that a step finds its batch on the devices.
 
-    An error of the iterator or of `place` is raised where the item would have come. Leaving the context stops the
-    thread.
+    An error of the iterator or of `place` is raised where the item would have come; leaving the context stops it.
 
     >>> with prefetch(iter([1, 2, 3]), lambda item: item * 10) as placed:
     ...     list(placed)

@@ -196,19 +196,14 @@ class CachedFeatures(Classification):
         """Everything that a view's activations depend on, as JSON values."""
         data, digest = self._config.data, hashlib.sha256()
         state = nnx.to_pure_dict(nnx.state(net))
-        for layer in sorted(state):
-            if not layer.startswith("fc"):
-                for array in jax.tree.leaves(state[layer]):
-                    digest.update(np.ascontiguousarray(array))
+        for array in jax.tree.leaves({layer: state[layer] for layer in state if not layer.startswith("fc")}):
+            digest.update(np.ascontiguousarray(array))
         return {
             "source": self.source.name,
             "split": self.source.split,
             "net": net.spec.name,
-            "shape": list(self._shape[1:]),
-            "crop": data.crop,
-            "scale": list(data.scale),
-            "flip": data.flip,
-            "color_shift": data.color_shift,
+            "shape": self._shape[1:],
+            **{key: data[key] for key in ("crop", "scale", "flip", "color_shift")},
             "colors": vars(self._colors),
             "seed": self._config.seed,
             "dtype": net.dtype.name,

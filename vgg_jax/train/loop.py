@@ -97,7 +97,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         compiling = aside.submit(_compiled, config, task, mesh, graphdef, optimizer, state)  # while the input starts
         with start_up.part("input"):
             stream = at_end.enter_context(contextlib.closing(task.batches(_network(graphdef, state), step)))
-        batches = at_end.enter_context(prefetch(stream, functools.partial(_place, task, mesh)))
+        place = lambda batch: sharding.place_batch({name: batch[name] for name in task.batch_shapes}, mesh)
+        batches = at_end.enter_context(prefetch(stream, place))
         with start_up.part("first batch"):
             batch = next(batches)
         with start_up.part("compiling, beyond these"):
@@ -189,10 +190,6 @@ def _compiled(config, task: Task, mesh: Mesh, graphdef, optimizer, state: TrainS
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), task.batch_shapes)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
     return compiler.jit(update, donate_argnums=0).lower(state, batch, rate).compile()
-
-
-def _place(task: Task, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    return sharding.place_batch({name: batch[name] for name in task.batch_shapes}, mesh)
 
 
 def _save_preview(task: Task, batch: dict[str, jax.Array], seed: int, workdir: Path) -> Path:
