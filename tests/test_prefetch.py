@@ -36,4 +36,4 @@ def test_prefetch_raises_the_sources_error_where_it_came():
 def test_leaving_prefetch_stops_its_thread():
     with prefetch(iter(range(10**9)), lambda item: item) as placed:
         next(placed)
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vgg_jax.prefetch")]

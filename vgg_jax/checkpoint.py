@@ -131,9 +131,7 @@ def read_arrays(folder: Path) -> dict:
     Raises:
       CheckpointError: a file is missing or damaged.
     """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    saved = _saved(folder / "net")
-    return _read(folder / "net", jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=device), saved))
+    return _read(folder / "net")
 
 
 def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dict]:
@@ -191,22 +189,19 @@ def _metric(metrics: dict[str, float]) -> float:
     return value
 
 
-def _saved(folder: Path) -> dict:
-    """Shapes of the arrays in one item of a checkpoint."""
+def _read(folder: Path, like: dict | None = None) -> dict:
+    """The arrays of one item of a checkpoint, placed as those of `like` are, or all on the default device."""
     with ocp.StandardCheckpointer() as reader:
         try:
-            return reader.metadata(folder).item_metadata.tree
+            saved = reader.metadata(folder).item_metadata.tree
         except (OSError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder}: not a complete checkpoint: {error}") from error
-
-
-def _read(folder: Path, like: dict) -> dict:
-    """The arrays of one item, placed as those of `like` are."""
-    _check(folder, like, _saved(folder))
-    target = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
-    with ocp.StandardCheckpointer() as reader:
+        if like:
+            _check(folder, like, saved)
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding if like else device)
         try:
-            return reader.restore(folder, target)
+            return reader.restore(folder, jax.tree.map(shape, like or saved))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder}: the checkpoint is damaged: {error}; use another step") from error
 

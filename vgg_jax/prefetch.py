@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -21,21 +20,30 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def in_order(function: Callable[[Item], Placed], items: Iterable[Item], threads: int = 0) -> Iterator[Iterator[Placed]]:
-    """A function's values in the order of the items, computed by a few threads, 0 for one per core.
+def in_order(
+    function: Callable[[Item], Placed], items: Iterable[Item], threads: int = 0, ahead: int = 0
+) -> Iterator[Iterator[Placed]]:
+    """A function's values in the order of the items, computed by a few threads; leaving the context stops them.
+
+    Args:
+      function: its error is raised where the value would have come.
+      items: read in the caller's thread.
+      threads: 0 for one per core.
+      ahead: how many values are under way while one is in use, 0 for four per thread.
 
     >>> with in_order(lambda item: item * 10, [1, 2, 3]) as values:
     ...     list(values)
     [10, 20, 30]
     """
     threads = threads or cores()
+    ahead = ahead or 4 * threads
     pool = ThreadPoolExecutor(threads, thread_name_prefix="vgg_jax.prefetch")
     pending: collections.deque[Future] = collections.deque()
 
     def values() -> Iterator[Placed]:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > 4 * threads:
+            if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -50,46 +58,17 @@ def in_order(function: Callable[[Item], Placed], items: Iterable[Item], threads:
 def prefetch(items: Iterator[Item], place: Callable[[Item], Placed], depth: int = 2) -> Iterator[Iterator[Placed]]:
     """Fetches and places items in a thread, `depth` ahead, so that a step finds its batch on the devices.
 
-    An error of the iterator or of `place` is raised where the item would have come. Leaving the context stops the
-    thread.
+    An error of the iterator or of `place` is raised where the item would have come; leaving the context stops it.
 
     >>> with prefetch(iter([1, 2, 3]), lambda item: item * 10) as placed:
     ...     list(placed)
     [10, 20, 30]
     """
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-    stopped = threading.Event()
+    end = object()
 
-    def put(entry: tuple) -> bool:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(entry, timeout=0.1)
-                return True
-        return False
+    def fetch(_: None) -> Placed:
+        item = next(items, end)
+        return item if item is end else place(item)
 
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(("item", place(item))):
-                    return
-            put(("end", None))
-        except BaseException as error:
-            put(("error", error))
-
-    def consume() -> Iterator[Placed]:
-        while True:
-            kind, value = ready.get()
-            if kind == "item":
-                yield value
-            elif kind == "error":
-                raise value
-            else:
-                return
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        yield consume()
-    finally:
-        stopped.set()
-        thread.join()
+    with in_order(fetch, itertools.repeat(None), threads=1, ahead=depth) as placed:
+        yield itertools.takewhile(lambda item: item is not end, placed)

@@ -10,6 +10,7 @@ import re
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vgg_jax.errors import ConfigError
@@ -76,8 +77,4 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 
 def agreed(answer: bool) -> bool:
     """Whether any process says yes; all processes get the same answer at the same step."""
-    if jax.process_count() == 1:
-        return answer
-    from jax.experimental import multihost_utils
-
     return bool(multihost_utils.process_allgather(np.asarray(answer)).any())

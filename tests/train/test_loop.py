@@ -29,7 +29,7 @@ train = functools.partial(train_task, make_task=make_task)
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Three classes of noisy images, told apart by their stripes: across, down, none; 40 x 48 JPEGs."""
+    """Three classes of noisy images that differ in their stripes: across, down, none; 40 x 48 JPEGs."""
     folder, rng = tmp_path_factory.mktemp("photographs"), np.random.default_rng(0)
     for split, count in (("train", 24), ("validation", 8)):
         for label, name in enumerate(("across", "down", "plain")):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from vgg_jax.config import default_config
-from vgg_jax.train.schedule import Plateau, Steps, make_schedule
+from vgg_jax.train.schedule import Plateau, Schedule, make_schedule
 
 
 def test_the_rate_falls_on_three_plateaus_and_the_fourth_ends_the_run():
@@ -52,7 +52,7 @@ def test_its_state_survives_json():
 
 
 def test_steps_and_warm_up():
-    schedule = Steps(rate=1.0, warmup_steps=4, boundaries=(10, 20))
+    schedule = Schedule(rate=1.0, warmup_steps=4, boundaries=(10, 20))
     rates = [schedule.rate_at(step) for step in (0, 1, 3, 4, 9, 10, 19, 20, 99)]
     assert rates == pytest.approx([0.25, 0.5, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     assert schedule.observe(5, 0.1) == "" and not schedule.finished

@@ -5,7 +5,7 @@ from vgg_jax.model.specs import SPECS
 from vgg_jax.train.state import check_freeze, is_frozen
 
 
-def test_freezing_a_stage_takes_its_normalisation_along():
+def test_freezing_a_stage_takes_its_normalization_along():
     assert is_frozen("conv1_2", ("conv1",)) and is_frozen("bn1_2", ("conv1",)) and is_frozen("fc6", ("fc6",))
     assert not is_frozen("conv2_1", ("conv1",)) and not is_frozen("fc8", ("conv1", "fc6"))
 

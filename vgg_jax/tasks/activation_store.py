@@ -85,11 +85,8 @@ def writing(folder: Path, made_of: dict, shape: tuple[int, ...], first: int) -> 
     problems: dict[str, str] = {}
     if first:
         before, problems = read(folder)
-        arrays.pool5[:first], arrays.mask[:first], arrays.label[:] = (
-            before.pool5[:first],
-            before.mask[:first],
-            before.label,
-        )
+        arrays.pool5[:first], arrays.mask[:first] = before.pool5[:first], before.mask[:first]
+        arrays.label[:] = before.label
     yield arrays, problems
     for array in arrays:
         array.flush()

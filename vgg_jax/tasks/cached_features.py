@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
@@ -152,7 +153,8 @@ class CachedFeatures(Classification):
             for k, share in enumerate(stream):
                 index, view = places(k)
                 share |= {"index": index[mine].astype(np.int32), "view": view[mine].astype(np.int32)}
-                rows = _on_host(convolved(state, sharding.place_batch(share, self._mesh)))
+                rows = convolved(state, sharding.place_batch(share, self._mesh))
+                rows = multihost_utils.process_allgather(rows, tiled=True)
                 if jax.process_index() == 0:
                     there, read = index >= 0, rows["mask"] > 0
                     stored.pool5[view[there], index[there]] = rows["pool5"][there]
@@ -162,32 +164,25 @@ class CachedFeatures(Classification):
                     problems |= {name: stream.problems.get(name, "") for name in unread}
                 progress(min((k + 1) * size, total), total)
         progress.clear()
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("views")  # the others open what the first has written
+        multihost_utils.sync_global_devices("views")  # the others open what the first has written
         size = _size(4 * math.prod(self._shape))
         log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._folder)
 
     def _crops(self, places: Callable[[int], Places], count: int) -> TrainingBatches:
         """The crops of views in so many batches; `places(k)` are the images and views of batch k."""
-        data = self._config.data
+        data, seed = self._config.data, self._config.seed
+
+        def window(image: int, view: int) -> tuple[int, np.ndarray]:
+            """S, and where the window lies; what an empty place, -1, gets is not used."""
+            draws = sampler.generator(seed, sampler.CACHED_CROPS, max(image, 0), view)
+            return int(draws.integers(*data.scale, endpoint=True)), draws.random(2)
 
         def requests(k: int) -> Requests:
             index, view = places(k)
-            draws = [self._draw_window(int(i), int(v)) for i, v in zip(index, view, strict=True)]
-            return Requests(index, *map(np.array, zip(*draws, strict=True)))
+            windows = map(window, np.asarray(index).tolist(), np.asarray(view).tolist())
+            return Requests(index, *map(np.array, zip(*windows, strict=True)))
 
-        return TrainingBatches(
-            self.source, requests, crop=data.crop, stop=count, threads=data.threads, on_error=data.on_error
-        )
-
-    def _draw_window(self, image: int, view: int) -> tuple[int, np.ndarray]:
-        """S, and where the window lies."""
-        draws = sampler.generator(
-            self._config.seed, sampler.CACHED_CROPS, max(image, 0), view
-        )  # an empty place's draws are not used
-        return int(draws.integers(*self._config.data.scale, endpoint=True)), draws.random(2)
+        return TrainingBatches(self.source, requests, crop=data.crop, stop=count, **self._reading)
 
     def _augmented(self, crops: Array, index: Array, view: Array) -> Array:
         family = jax.random.fold_in(jax.random.key(self._config.seed), np.uint32(_PIXELS))
@@ -201,19 +196,14 @@ class CachedFeatures(Classification):
         """Everything that a view's activations depend on, as JSON values."""
         data, digest = self._config.data, hashlib.sha256()
         state = nnx.to_pure_dict(nnx.state(net))
-        for layer in sorted(state):
-            if not layer.startswith("fc"):
-                for array in jax.tree.leaves(state[layer]):
-                    digest.update(np.ascontiguousarray(array))
+        for array in jax.tree.leaves({layer: state[layer] for layer in state if not layer.startswith("fc")}):
+            digest.update(np.ascontiguousarray(array))
         return {
             "source": self.source.name,
             "split": self.source.split,
             "net": net.spec.name,
-            "shape": list(self._shape[1:]),
-            "crop": data.crop,
-            "scale": list(data.scale),
-            "flip": data.flip,
-            "color_shift": data.color_shift,
+            "shape": self._shape[1:],
+            **{key: data[key] for key in ("crop", "scale", "flip", "color_shift")},
             "colors": vars(self._colors),
             "seed": self._config.seed,
             "dtype": net.dtype.name,
@@ -244,15 +234,6 @@ def _check_frozen(config: ConfigDict) -> None:
             f"{', '.join(trained)} {'is' if len(trained) == 1 else 'are'} trained: set config.train.freeze={stages}, "
             "or config.train.cached_views=0"
         )
-
-
-def _on_host(arrays: dict[str, jax.Array]) -> dict[str, np.ndarray]:
-    """Whole arrays, on every process."""
-    if jax.process_count() == 1:
-        return jax.tree.map(np.asarray, arrays)
-    from jax.experimental import multihost_utils
-
-    return jax.tree.map(lambda array: multihost_utils.process_allgather(array, tiled=True), arrays)
 
 
 def _size(count: float) -> str:

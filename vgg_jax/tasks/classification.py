@@ -22,8 +22,7 @@ from vgg_jax.data.augment import augment
 from vgg_jax.data.open import open_source
 from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Sampler
-from vgg_jax.data.source import Source
-from vgg_jax.data.statistics import IMAGENET, ColorStatistics, color_statistics
+from vgg_jax.data.statistics import IMAGENET, color_statistics
 from vgg_jax.evaluate.dataset import evaluate_dataset
 from vgg_jax.evaluate.metrics import hits, summary
 from vgg_jax.inference.runner import Runner
@@ -57,7 +56,10 @@ class Classification:
         self._validation_source = open_source(data.source, data.validation_split)
         log.info("training on %s; validation on %s", self.source.describe(), self._validation_source.describe())
         self.classes, self.outputs = self.source.classes, len(self.source.classes)
-        self._colors = _colors(config, self.source, workdir)
+        self._reading = {"threads": data.threads, "on_error": data.on_error}
+        self._colors = IMAGENET
+        if data.statistics == "computed":
+            self._colors = color_statistics(self.source, cache=workdir / "colors.json", **self._reading)
         self.mean_rgb = self._colors.mean
         self._augment = functools.partial(
             augment,
@@ -68,7 +70,6 @@ class Classification:
         )
         self._views = eval_views([config.evaluate.validation], [eval_scale(config)])
         self._runner: Runner | None = None
-        self._reading = {"threads": data.threads, "on_error": data.on_error}
         self.problems = collections.ChainMap()
         self.batch_shapes = batch_shapes(config.train.batch_size, image=((data.crop, data.crop, 3), jnp.uint8))
 
@@ -141,12 +142,3 @@ def split_keys(keys: Array) -> tuple[Array, Array]:
     """Two independent keys of each image's: for its pixels, and for the network's dropout."""
     pixels, dropout = jax.vmap(jax.random.split, out_axes=1)(keys)
     return pixels, dropout
-
-
-def _colors(config: ConfigDict, source: Source, workdir: Path) -> ColorStatistics:
-    """Mean RGB and principal colors of the training set: ImageNet's, or computed and kept in the workdir."""
-    if config.data.statistics == "imagenet":
-        return IMAGENET
-    return color_statistics(
-        source, cache=workdir / "colors.json", threads=config.data.threads, on_error=config.data.on_error
-    )

@@ -97,14 +97,8 @@ def published(params: dict, donor: dict) -> tuple[dict, list[str]]:
     """A published net's convolutions, and its FC layers up to the first of another shape.
 
     fc6 is of another shape if the crop or the hidden units are others, fc8 if the classes are. What comes after a layer
-    that is randomly initialized is so too.
-
-    Args:
-      params: the new net's layers, {layer: {array name: array}}.
-      donor: the published net's; it may lack FC layers.
-
-    Returns:
-      The layers, and the names of those that stay randomly initialized.
+    that is randomly initialized is so too. Arguments and results are those of `finetune_from`; the donor may lack FC
+    layers.
     """
     mismatch = match(shapes_of(params), shapes_of(donor))
     unlike = {array.split("/")[0] for array in [*mismatch.missing, *mismatch.reshaped]}

@@ -20,7 +20,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -77,7 +76,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             task = make_task(config, mesh, workdir)
         with start_up.part("network"):
             checkpoints = at_end.enter_context(contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)))
-            schedule, optimizer = make_schedule(config), _optimizer(config)
+            schedule = make_schedule(config)
+            optimizer = krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
             resuming, step, validation = checkpoints.latest is not None, 0, {}
             graphdef, state = _initial_state(config, task, mesh, optimizer, resuming)
             if resuming:
@@ -97,7 +97,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         compiling = aside.submit(_compiled, config, task, mesh, graphdef, optimizer, state)  # while the input starts
         with start_up.part("input"):
             stream = at_end.enter_context(contextlib.closing(task.batches(_network(graphdef, state), step)))
-        batches = at_end.enter_context(prefetch(stream, functools.partial(_place, task, mesh)))
+        place = lambda batch: sharding.place_batch({name: batch[name] for name in task.batch_shapes}, mesh)
+        batches = at_end.enter_context(prefetch(stream, place))
         with start_up.part("first batch"):
             batch = next(batches)
         with start_up.part("compiling, beyond these"):
@@ -167,10 +168,6 @@ def computation_dtype(config: ConfigDict) -> jnp.dtype:
     return jnp.dtype(config.model.dtype)
 
 
-def _optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
-    return krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
-
-
 def _initial_state(config, task: Task, mesh: Mesh, optimizer, resuming: bool) -> tuple[nnx.GraphDef, TrainState]:
     """The network's structure, and the state of step 0 on the devices.
 
@@ -193,10 +190,6 @@ def _compiled(config, task: Task, mesh: Mesh, graphdef, optimizer, state: TrainS
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), task.batch_shapes)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
     return compiler.jit(update, donate_argnums=0).lower(state, batch, rate).compile()
-
-
-def _place(task: Task, mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    return sharding.place_batch({name: batch[name] for name in task.batch_shapes}, mesh)
 
 
 def _save_preview(task: Task, batch: dict[str, jax.Array], seed: int, workdir: Path) -> Path:
@@ -249,18 +242,17 @@ def _describe(graphdef: nnx.GraphDef, state: TrainState, mesh: Mesh) -> None:
 
 def _report_changes(config: ConfigDict, saved: dict) -> None:
     """Warns of keys of the config that are others than in the run's last checkpoint."""
-    now, then = (dict(_flat(json.loads(each.to_json()))) for each in (config, with_defaults(saved)))
-    changed = [f"{key}: {then[key]} -> {now[key]}" for key in now if now[key] != then[key]]
+    now, then = (
+        jax.tree.leaves_with_path(json.loads(each.to_json()), is_leaf=lambda value: not isinstance(value, dict))
+        for each in (config, with_defaults(saved))
+    )
+    changed = [
+        f"config.{jax.tree_util.keystr(path, simple=True, separator='.')}: {before} -> {value}"
+        for (path, value), (_, before) in zip(now, then, strict=True)
+        if value != before
+    ]
     if changed:
         log.warning("the config has changed since: %s", "; ".join(changed))
-
-
-def _flat(config: dict, prefix: str = "config."):
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _report_problems(problems: Mapping[str, str], workdir: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -30,20 +32,16 @@ class TrainState:
     optimizer: optax.OptState
 
 
-def split_network(net: VGG, freeze: tuple[str, ...]) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """A net as its structure, its trainable parameters and the rest.
+def new_state(
+    net: VGG, freeze: tuple[str, ...], optimizer: optax.GradientTransformation
+) -> tuple[nnx.GraphDef, TrainState]:
+    """The state of a run at step 0, and the structure that `nnx.merge` puts its parameters into.
 
     Frozen layers are not differentiated, so those below the lowest trainable layer cost no backward pass and none of
     them has a velocity.
     """
-    return nnx.split(net, lambda path, value: isinstance(value, nnx.Param) and not is_frozen(path[0], freeze), ...)
-
-
-def new_state(
-    net: VGG, freeze: tuple[str, ...], optimizer: optax.GradientTransformation
-) -> tuple[nnx.GraphDef, TrainState]:
-    """The state of a run at step 0, and the structure that `nnx.merge` puts its parameters into."""
-    graphdef, trainable, rest = split_network(net, freeze)
+    trained = lambda path, value: isinstance(value, nnx.Param) and not is_frozen(path[0], freeze)
+    graphdef, trainable, rest = nnx.split(net, trained, ...)
     return graphdef, TrainState(jnp.zeros((), jnp.int32), trainable, rest, optimizer.init(trainable))
 
 
@@ -62,12 +60,17 @@ def with_arrays(state: TrainState, arrays: dict[str, dict], step: int) -> TrainS
     """A state with these arrays, as `arrays_of` gives them, in place of its own, after `step` updates."""
     net = nnx.merge_state(state.trainable, state.rest)
     nnx.replace_by_pure_dict(net, arrays["net"])
-    trained = {path for path, _ in nnx.to_flat_state(state.trainable)}
-    trainable, rest = nnx.split_state(net, lambda path, _: path in trained, ...)
+    trainable, rest = nnx.split_state(net, held_by(state.trainable), ...)
     trace = optax.tree.get(state.optimizer, "trace")
     nnx.replace_by_pure_dict(trace, arrays["optimizer"])
     step = jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding)
     return TrainState(step, trainable, rest, optax.tree.set(state.optimizer, trace=trace))
+
+
+def held_by(state: nnx.State) -> Callable[[tuple, object], bool]:
+    """A filter, as `nnx.split` takes them, for the variables that a state holds."""
+    paths = {path for path, _ in nnx.to_flat_state(state)}
+    return lambda path, _: path in paths
 
 
 def layers_of(group: str, layers: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 
 from vgg_jax.model.vgg import VGG
-from vgg_jax.train.state import TrainState
+from vgg_jax.train.state import TrainState, held_by
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -55,7 +55,7 @@ def make_train_step(
             # A copy: merged variables are otherwise the state's own, which an outer trace may not see changed.
             net = nnx.merge(graphdef, trainable, rest, copy=True)
             value, metrics = loss(net, part, keys)
-            return value / count, (metrics, nnx.split(net, nnx.Not(_same_paths(trainable)), ...)[1])
+            return value / count, (metrics, nnx.split(net, nnx.Not(held_by(trainable)), ...)[1])
 
         return jax.grad(total, has_aux=True)(trainable)
 
@@ -89,9 +89,3 @@ def make_train_step(
         return jax.lax.scan(body, (*zeros, state.rest), split)[0]
 
     return step
-
-
-def _same_paths(state: nnx.State) -> Callable[[tuple, object], bool]:
-    """A filter for the variables that a state holds."""
-    paths = {path for path, _ in nnx.to_flat_state(state)}
-    return lambda path, _: path in paths
