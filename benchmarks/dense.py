@@ -8,7 +8,7 @@ Every contestant goes from files to posteriors: Q = 256, the image and its mirro
 per image, at the image's own shape. A cold pass compiles what it needs (JAX's compilation cache is off) in a process of
 its own; the other passes have all programs. On a CPU a program with Winograd's tiles runs faster and compiles longer:
 the naive way is timed with them and without. Contestants take turns, so that a busy machine slows all alike. Ours is
-faster by the median of the ratios of neighbouring runs; it is cheaper by that of processor time, which a machine's
+faster by the median of the ratios of neighboring runs; it is cheaper by that of processor time, which a machine's
 other work hardly changes.
 """
 

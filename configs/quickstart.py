@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     config.data.crop = 32
     config.data.scale = (32, 40)
     config.data.flip = False  # a mirrored digit is another sign
-    config.data.color_shift = 0.0  # grey images have no colour to shift
+    config.data.color_shift = 0.0  # gray images have no color to shift
     config.train.batch_size = 64
     config.train.steps = 1_800
     config.train.learning_rate = 1e-2

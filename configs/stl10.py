@@ -3,7 +3,7 @@
     tfds build stl10
     python -m vgg_jax.main --config=configs/stl10.py --workdir=runs/stl10
 
-He's initialisation, since 5,000 images are too few to get a deep net off the ground by Glorot's; the paper's plateau
+He's initialization, since 5,000 images are too few to get a deep net off the ground by Glorot's; the paper's plateau
 schedule. Expected accuracy: not measured (the data must be downloaded). Cost: about 12 G multiply-adds a step.
 """
 

@@ -1,4 +1,4 @@
-"""Net A-LRN (11 weight layers, with local response normalisation; 133 M parameters) on ILSVRC-2012, Sec. 3.1.
+"""Net A-LRN (11 weight layers, with local response normalization; 133 M parameters) on ILSVRC-2012, Sec. 3.1.
 
     python -m vgg_jax.main --config=configs/vgg11_lrn.py --workdir=runs/A-LRN-s256
     python -m vgg_jax.main --config=configs/vgg11_lrn.py:smoke --workdir=runs/smoke   # a minute, anywhere

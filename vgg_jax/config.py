@@ -49,7 +49,7 @@ def default_config() -> ConfigDict:
     config.data.scale = (256, 256)  # S: fixed, or drawn for each image from [Smin, Smax]
     config.data.flip = True
     config.data.color_shift = 0.1  # deviation of Krizhevsky's PCA shift, 0 for none
-    config.data.statistics = "computed"  # mean RGB and colour covariance: computed once from the data, or imagenet
+    config.data.statistics = "computed"  # mean RGB and color covariance: computed once from the data, or imagenet
     config.data.on_error = "raise"  # an unreadable image: raise, or skip (counted and named)
     config.data.threads = 0  # reading threads, 0 for one a core
 
@@ -59,7 +59,7 @@ def default_config() -> ConfigDict:
     config.train.steps = 370_000  # at most
     config.train.learning_rate = 1e-2
     config.train.momentum = 0.9
-    config.train.weight_decay = 5e-4  # on kernels; biases and normalisation are not decayed
+    config.train.weight_decay = 5e-4  # on kernels; biases and normalization are not decayed
     config.train.freeze = ()  # groups of layers that stay as they are: conv1 (a stage), conv3_2, fc6
     config.train.cached_views = 0  # views of an image whose frozen convolutions are computed once; 0: fresh crops
 

@@ -1,1 +1,1 @@
-"""The one wing that uses TensorFlow: sources, decoding, cropping (Sec. 3.1, 3.2)."""
+"""The one package that uses TensorFlow: sources, decoding, cropping (Sec. 3.1, 3.2)."""

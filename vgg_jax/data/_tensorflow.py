@@ -1,4 +1,4 @@
-"""TensorFlow as this wing uses it: on the host only, and quiet. Import it late: it takes seconds."""
+"""TensorFlow as this package uses it: on the host only, and quiet. Import it late: it takes seconds."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Results as the paper's tables, in the terminal and in files; what went wrong, as tables and pictures."""
+"""Results as the paper's tables, in the terminal and in files."""
 
 from __future__ import annotations
 
