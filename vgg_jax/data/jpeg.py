@@ -20,7 +20,9 @@ def plain_size(encoded: tf.Tensor) -> tf.Tensor:
     """Height and width of a plain JPEG, int32 (2,), zeros of another: to decode a window of no size then fails."""
     # TensorFlow fills what a cut file lacks with grey without a word, so the end-of-image marker must be there.
     ends = tf.strings.substr(encoded, 0, 2) + tf.strings.substr(encoded, -2, 2)
-    shape = tf.image.extract_jpeg_shape(encoded)
+    framed = ends == b"\xff\xd8\xff\xd9"
+    # Nothing is given instead of another format, of which the decoder would write to the terminal.
+    shape = tf.image.extract_jpeg_shape(tf.where(framed, encoded, b""))
     pixels = tf.reduce_prod(tf.cast(shape[:2], tf.int64))
     # One pass over the bytes for both homes of an orientation, Exif's and XMP's; a chance hit only costs time.
     without = tf.strings.regex_replace(encoded, r"if(\x00\x00|f:Orientation)", "", replace_global=False)
@@ -29,7 +31,7 @@ def plain_size(encoded: tf.Tensor) -> tf.Tensor:
     upright = tf.raw_ops.If(
         cond=turned, input=[encoded], Tout=[tf.bool], then_branch=_IS_UPRIGHT, else_branch=_IS_TRUE, output_shapes=[[]]
     )[0]
-    plain = (ends == b"\xff\xd8\xff\xd9") & (shape[2] != 4) & (pixels <= MAX_ENCODED_PIXELS) & upright
+    plain = framed & (shape[2] != 4) & (pixels <= MAX_ENCODED_PIXELS) & upright
     return tf.where(plain, shape[:2], 0)
 
 
