@@ -57,7 +57,7 @@ def predecessor(source: str, threads: int, crop: int, scale: tuple[int, int]) ->
 
 def tf_data(source: str, threads: int, crop: int, scale: tuple[int, int], antialias: bool = True) -> Iterator:
     """The pipeline of most TensorFlow and JAX examples: decode everything, resize everything, crop."""
-    from vgg_jax.data._tensorflow import tf
+    import tensorflow as tf
 
     def load(path):
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a damaged image is an error that we report ourselves
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here uses oneDNN, whose greeting no log level silences
+# Images are the parallel work, each in one thread: the threads of a single op would only stand in their way.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
 import tensorflow as tf
 

@@ -67,20 +67,19 @@ def crop(encoded: tf.Tensor, smaller_side: tf.Tensor, place: tf.Tensor, size: in
       place: float64 (2,).
       size: side of the crop, in pixels.
     """
-    sides = plain_size(encoded)
+    sides = tf.cast(plain_size(encoded), tf.float64)
     rescaled = _rescaled(sides, smaller_side)
-    ratio = tf.cast(sides, tf.float64) / tf.cast(rescaled, tf.float64)
-    corner = tf.cast(tf.cast(place * tf.cast(rescaled - size + 1, tf.float64), tf.int32), tf.float64)
-    first, last = corner * ratio, tf.minimum((corner + size) * ratio, tf.cast(sides, tf.float64))
-    # The outermost pixels' centers lie half a pixel inside, and the triangle reaches `support` beyond them. One pixel
-    # more, because JPEG decoders interpolate chroma between neighbors: at a cut edge the outermost pixel is off.
-    support = tf.maximum(ratio, 1.0)
-    start = tf.maximum(tf.cast(tf.floor(first + ratio / 2 - support), tf.int32) - 1, 0)
-    stop = tf.minimum(tf.cast(tf.math.ceil(last - ratio / 2 + support), tf.int32) + 1, sides)
-    part = tf.image.decode_and_crop_jpeg(
-        encoded, tf.concat([start, stop - start], 0), channels=3, dct_method="INTEGER_ACCURATE"
-    )
-    pixels = _scaled(part, [size, size], 1 / ratio, (tf.cast(start, tf.float64) - first) / ratio)
+    ratio = sides / rescaled
+    corner = tf.floor(place * (rescaled - (size - 1)))
+    first, last = corner * ratio, tf.minimum((corner + size) * ratio, sides)
+    # The outermost pixels' centers lie half a pixel inside, and the triangle reaches max(ratio, 1) beyond them. One
+    # pixel more, because JPEG decoders interpolate chroma between neighbors: at a cut edge the outermost one is off.
+    around = tf.maximum(ratio / 2, 1 - ratio / 2) + 1
+    start = tf.maximum(tf.floor(first - around), 0)
+    stop = tf.minimum(tf.math.ceil(last + around), sides)
+    window = tf.cast(tf.concat([start, stop - start], 0), tf.int32)
+    part = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method="INTEGER_ACCURATE")
+    pixels = _scaled(part, size, size, rescaled / sides, (start - first) / ratio)
     return pixels, tf.cast(tf.concat([first, last - first], 0), tf.float32)
 
 
@@ -90,33 +89,40 @@ def whole(encoded: tf.Tensor, scales: tuple[int, ...]) -> tuple[tf.Tensor, ...]:
     It fails on one that is too elongated, as it does on what is no plain JPEG.
     """
     sides = plain_size(encoded)
-    sizes = {scale: _rescaled(sides, tf.constant(scale)) if scale else sides for scale in scales}
+    sizes = {q: tf.cast(_rescaled(tf.cast(sides, tf.float64), q), tf.int32) if q else sides for q in scales}
     largest = tf.reduce_max([tf.reduce_prod(tf.cast(size, tf.int64)) for size in sizes.values()])
     room = MAX_PIXELS if any(scales) else MAX_ENCODED_PIXELS
     window = tf.concat([[0, 0], tf.where(largest <= room, sides, 0)], 0)
     image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method="INTEGER_ACCURATE")
-    at = lambda size: _scaled(image, size, tf.cast(size, tf.float64) / tf.cast(sides, tf.float64), [0.0, 0.0])
+    at = lambda size: _scaled(image, size[0], size[1], size / sides, tf.zeros([2]))
     same = lambda size: tf.reduce_all(size == sides)
-    return tuple(
-        tf.cond(same(size), lambda: image, lambda size=size: at(size)) if scale else image
-        for scale, size in sizes.items()
-    )
+    return tuple(tf.cond(same(size), lambda: image, lambda size=size: at(size)) for size in sizes.values())
 
 
-def _rescaled(sides: tf.Tensor, smaller_side: tf.Tensor) -> tf.Tensor:
-    """`vgg_jax.data.decode.rescaled_size`, in 64 bits: sides reach 65,535."""
-    sides, smaller = tf.cast(sides, tf.int64), tf.cast(tf.reduce_min(sides), tf.int64)
-    return tf.cast((2 * sides * tf.cast(smaller_side, tf.int64) + smaller) // tf.maximum(2 * smaller, 1), tf.int32)
+def _rescaled(sides: tf.Tensor, smaller_side) -> tf.Tensor:
+    """`vgg_jax.data.decode.rescaled_size` in float64, which holds all of these integers and their quotients."""
+    twice = 2 * tf.reduce_min(sides)
+    return tf.floor((2 * sides * tf.cast(smaller_side, tf.float64) + twice / 2) / twice)
 
 
-def _scaled(image: tf.Tensor, size, scale, translation) -> tf.Tensor:
+def _scaled(image: tf.Tensor, height, width, scale, translation) -> tf.Tensor:
     """The triangle filter, which widens when the image shrinks; rounded to uint8. A mean needs no clipping."""
-    pixels = tf.raw_ops.ScaleAndTranslate(
-        images=image[None],
-        size=size,
-        scale=tf.cast(scale, tf.float32),
-        translation=tf.cast(translation, tf.float32),
+    (down, right), (top, left) = (tf.unstack(tf.cast(pair, tf.float32), 2) for pair in (scale, translation))
+    rows = _scaled_rows(tf.reshape(image, [tf.shape(image)[0], -1]), height, down, top)
+    # The op is slow along the columns of an image of three channels: they are scaled as rows of the transpose, whose
+    # rows are each a column's red, green and blue.
+    columns = _scaled_rows(tf.reshape(tf.transpose(rows), [-1, 3 * height]), width, right, left) + 0.5
+    return tf.reshape(tf.transpose(tf.reshape(tf.cast(columns, tf.uint8), [-1, height])), [height, width, 3])
+
+
+def _scaled_rows(matrix: tf.Tensor, rows, scale, translation) -> tf.Tensor:
+    """A matrix scaled along its first axis, float32: for the op, an image one pixel wide with many channels."""
+    scaled = tf.raw_ops.ScaleAndTranslate(
+        images=matrix[None, :, None],
+        size=[rows, 1],
+        scale=[scale, 1.0],
+        translation=[translation, 0.0],
         kernel_type="triangle",
         antialias=True,
     )
-    return tf.cast(pixels[0] + 0.5, tf.uint8)
+    return scaled[0, :, 0]
