@@ -16,7 +16,7 @@ from vgg_jax.errors import ConfigError, did_you_mean
 NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "vgg19")
 SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
-PROTOCOLS = ("dense", "crops", "both", "centre")
+PROTOCOLS = ("dense", "crops", "both", "center")
 
 
 def default_config() -> ConfigDict:
@@ -78,8 +78,8 @@ def default_config() -> ConfigDict:
     # Several Q, whose posteriors or features are averaged. (): the paper's for the multi-scale rows of --mode=evaluate,
     # S - 32, S, S + 32, or Smin, the middle, Smax; --mode=predict and --mode=features take evaluate.scale.
     config.evaluate.scales = ()
-    config.evaluate.validation = "centre"  # protocol of the validation in training: centre, dense, crops or both
-    config.evaluate.protocols = ("centre", "dense")  # what --mode=evaluate reports
+    config.evaluate.validation = "center"  # protocol of the validation in training: center, dense, crops or both
+    config.evaluate.protocols = ("center", "dense")  # what --mode=evaluate reports
     config.evaluate.split = "validation"  # on which images
     config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps

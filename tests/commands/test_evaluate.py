@@ -75,7 +75,7 @@ def trained(runs, tmp_path):
     return tmp_path / "runs"
 
 
-PROTOCOLS = {"evaluate.protocols": ("centre", "dense", "crops", "both")}
+PROTOCOLS = {"evaluate.protocols": ("center", "dense", "crops", "both")}
 
 
 def test_the_tables_are_those_of_an_independent_evaluation(trained, photographs):
@@ -108,8 +108,8 @@ def test_the_tables_are_those_of_an_independent_evaluation(trained, photographs)
     order = [saved.images.index(name) for name in names]
     np.testing.assert_allclose(saved.values[:, order], np.array([posteriors[40], posteriors[72]]), atol=1e-5)
     np.testing.assert_array_equal(saved.labels[order], labels)
-    headings = [line for line in text.splitlines() if line.startswith(("Table ", "Centre"))]
-    assert [heading[:7] for heading in headings] == ["Table 3", "Table 4", "Table 5", "Centre "]
+    headings = [line for line in text.splitlines() if line.startswith(("Table ", "Center"))]
+    assert [heading[:7] for heading in headings] == ["Table 3", "Table 4", "Table 5", "Center "]
     assert [record["protocol"] for record in records if record["table"] == 5] == ["dense", "crops", "both"]
 
 
@@ -180,7 +180,7 @@ def test_mistakes_are_reported_before_any_work(trained, photographs, tmp_path):
         ({"data.source": f"folder:{tmp_path}/other", "evaluate.split": "train"}, DataError, "class 2 is 'noise' there"),
         ({"evaluate.scale": 20}, ConfigError, "Q is below the crop"),
         ({"evaluate.scales": (40, 31)}, ConfigError, "Q is below the crop"),
-        ({"evaluate.protocols": ("dens",)}, ConfigError, "one or more of dense, crops, both, centre"),
+        ({"evaluate.protocols": ("dens",)}, ConfigError, "one or more of dense, crops, both, center"),
     ):
         with pytest.raises(error, match=message):
             evaluate([of_run(trained / "A", overrides=overrides)], out)
@@ -204,7 +204,7 @@ def test_the_papers_figure_stands_beside_ours_only_where_protocol_and_data_are_t
     assert Setting("B", (384, 384), (384,), "dense") not in ERRORS
 
 
-@pytest.mark.parametrize("protocol", ["dense", "crops", "both", "centre"])
+@pytest.mark.parametrize("protocol", ["dense", "crops", "both", "center"])
 def test_every_protocol_can_drive_the_schedule(protocol, photographs, tmp_path):
     config = config_of(photographs)
     config.evaluate.validation, config.train.steps, config.evaluate.every, config.checkpoint.every = protocol, 2, 2, 2
@@ -229,7 +229,7 @@ def test_an_unreadable_image_is_left_out_counted_and_named(trained, photographs,
 def test_eight_devices_score_as_one(trained, one_device, photographs):
     net, source = load_network(trained / "A")[0], open_source(f"folder:{photographs}", "test")
     assert jax.device_count() == 8
-    views = [EvalView("dense", 40), EvalView("centre", 40)]
+    views = [EvalView("dense", 40), EvalView("center", 40)]
     eight = evaluate_dataset(posterior_runner(net, views), source, views)
     one = evaluate_dataset(posterior_runner(net, views, mesh=one_device, batch_size=3), source, views)
     for view in views:

@@ -179,5 +179,5 @@ def test_a_missing_data_set_says_how_to_get_it(monkeypatch, tmp_path):
 def test_a_misspelt_name_suggests_the_nearest(data_dir):
     with pytest.raises(DataError, match=r"TFDS knows no such data set; did you mean 'imagenette'\?"):
         open_source("tfds:imagenete/full-size", "train")
-    with pytest.raises(DataError, match="TFDS knows no such data set\nThe catalogue: https"):
+    with pytest.raises(DataError, match="TFDS knows no such data set\nThe catalog: https"):
         open_source("tfds:zzzzzzzz", "train")

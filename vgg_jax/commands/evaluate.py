@@ -153,9 +153,9 @@ def _posteriors(
 
 
 def _views(config: ConfigDict) -> list[EvalView]:
-    """What the tables need: the centre crop at the one Q, dense at the one and the several, crops at the several."""
+    """What the tables need: the center crop at the one Q, dense at the one and the several, crops at the several."""
     single, several = (eval_scale(config),), eval_scales(config)
-    scales = {"centre": single, "dense": (*single, *several)}
+    scales = {"center": single, "dense": (*single, *several)}
     return sorted({view for p in config.evaluate.protocols for view in eval_views([p], scales.get(p, several))})
 
 

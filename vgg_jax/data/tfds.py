@@ -118,7 +118,7 @@ def _not_prepared(name: str, data_dir: str | None) -> str:
     bare_name = re.split("[/:]", name)[0]
     known = tfds.list_builders(with_community_datasets=False)
     if bare_name not in known:
-        return f"TFDS knows no such data set{did_you_mean(bare_name, known)}\nThe catalogue: https://www.tensorflow.org/datasets"
+        return f"TFDS knows no such data set{did_you_mean(bare_name, known)}\nThe catalog: https://www.tensorflow.org/datasets"
     place = f"TFDS_DATA_DIR={data_dir}" if data_dir else "TFDS_DATA_DIR (default: ~/tensorflow_datasets)"
     # Not `tfds build`, which needs Apache Beam even for a data set that does not.
     command = f"""python -c "import tensorflow_datasets as tfds; tfds.load('{name}')\""""

@@ -25,7 +25,7 @@ class EvaluationResult:
     """Q of multi-scale evaluation."""
     protocols: tuple[str, ...]
     parts: dict[str, Posteriors]
-    """By dense, crops and centre, what the protocols average."""
+    """By dense, crops and center, what the protocols average."""
     source: str
     """Describes it."""
     of_the_paper: bool
@@ -40,7 +40,7 @@ class EvaluationResult:
 
     def scales_of(self, protocol: str) -> tuple[int, ...]:
         """All the Q that a protocol is evaluated at together."""
-        return (self.scale,) if protocol == "centre" else self.scales
+        return (self.scale,) if protocol == "center" else self.scales
 
     def scored(self, protocol: str, scales: tuple[int, ...]) -> tuple[Setting, np.ndarray]:
         """By one protocol, averaged over scales Q: what it is of, and float32 (images, classes)."""
@@ -51,7 +51,7 @@ class EvaluationResult:
     def rows(self) -> list[Row]:
         """The rows of Tables 3 to 5, and of the center crop."""
         single, several = (self.scale,), self.scales
-        tables = {"centre": [(0, single)], "dense": [(3, single)], "crops": [(5, several)], "both": [(5, several)]}
+        tables = {"center": [(0, single)], "dense": [(3, single)], "crops": [(5, several)], "both": [(5, several)]}
         if len(several) > 1:
             tables["dense"] += [(4, several)] + [(5, several)] * (len(self.protocols) > 2)
         return [

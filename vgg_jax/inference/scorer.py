@@ -3,9 +3,9 @@
 dense    the net on the whole image, the class-score map averaged over space, then the soft-max
 crops    the soft-max of each crop of a regular 5 x 5 grid, averaged
 both     the average of these two
-centre   the soft-max of the one crop in the middle: the figure that everybody else reports
+center   the soft-max of the one crop in the middle: the figure that everybody else reports
 
-Posteriors are averaged over the image and its mirror image (not for `centre`), then over the test scales Q.
+Posteriors are averaged over the image and its mirror image (not for `center`), then over the test scales Q.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "dense": ("dense",),
     "crops": ("crops",),
     "both": ("dense", "crops"),
-    "centre": ("centre",),
+    "center": ("center",),
 }
 """What each protocol averages."""
 
@@ -43,7 +43,7 @@ class EvalView(NamedTuple):
     """One of the posteriors of an image that a protocol averages."""
 
     protocol: str
-    """dense, crops or centre."""
+    """dense, crops or center."""
     scale: int
     """Q, in pixels."""
 
@@ -54,8 +54,8 @@ class Scorer:
     Args:
       net: the network.
       scales: the test scales Q: what an image's smaller side is rescaled to, in pixels.
-      protocol: dense, crops, both or centre.
-      flip: whether the mirror image counts too; digits and letters must not be mirrored. No part of `centre`.
+      protocol: dense, crops, both or center.
+      flip: whether the mirror image counts too; digits and letters must not be mirrored. No part of `center`.
       batch_size: images of the crop's size at once, over all devices of this process; larger images are fewer. By
         default what suits the devices.
       mesh: the devices; by default all of this process.
@@ -136,7 +136,7 @@ def posterior_runner(
     Args:
       net: the network.
       views: what will be asked for.
-      flip: whether the mirror image counts too; no part of `centre`.
+      flip: whether the mirror image counts too; no part of `center`.
       batch_size, mesh: as in `Runner`.
 
     Raises:
@@ -182,7 +182,7 @@ def _functions(flip: bool) -> Mapping[str, Function]:
     return {
         "dense": functools.partial(dense_posteriors, flip=flip),
         "crops": functools.partial(crop_posteriors, flip=flip),
-        "centre": functools.partial(crop_posteriors, flip=False),
+        "center": functools.partial(crop_posteriors, flip=False),
     }
 
 
@@ -231,6 +231,6 @@ def grid_crops(image: UInt8[np.ndarray, "h w 3"], crop: int) -> list[UInt8[np.nd
 _IMAGES = {
     "dense": lambda image, crop: [image],
     "crops": grid_crops,
-    "centre": lambda image, crop: [grid_crops(image, crop)[GRID**2 // 2]],
+    "center": lambda image, crop: [grid_crops(image, crop)[GRID**2 // 2]],
 }
 """What the network is given of a rescaled image, by protocol."""
