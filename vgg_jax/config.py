@@ -98,6 +98,9 @@ get_config = default_config  # this module is a config file too
 RENAMED = {"train.rate": "train.learning_rate"}
 """What keys were once called: in the checkpoints of runs that are still opened."""
 
+RENAMED_PROTOCOLS = {"centre": "center"}
+"""What protocols were once called: in such checkpoints, and in files of posteriors."""
+
 _CHOICES = {
     "model.net": NETS,
     "init.scheme": SCHEMES,
@@ -183,6 +186,9 @@ def with_defaults(saved: dict) -> ConfigDict:
             key = RENAMED.get(key, key)
             if key in known:
                 config.update_from_flattened_dict({key: value})
+    of_today = lambda protocol: RENAMED_PROTOCOLS.get(protocol, protocol)
+    config.evaluate.validation = of_today(config.evaluate.validation)
+    config.evaluate.protocols = tuple(map(of_today, config.evaluate.protocols))
     return config
 
 
