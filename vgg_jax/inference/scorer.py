@@ -11,7 +11,7 @@ Posteriors are averaged over the image and its mirror image (not for `center`), 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -164,7 +164,7 @@ def posteriors(
     def scaled_images() -> Iterator[ScaledImage]:
         for example in examples:
             for view in views if example.images else ():
-                for image in _IMAGES[view.protocol](example.images[scales.index(view.scale)], crop):
+                for image in PARTS[view.protocol].images(example.images[scales.index(view.scale)], crop):
                     yield ScaledImage((example.index, view), image, (view.protocol,))
 
     pending: dict[tuple[int, EvalView], list[np.ndarray]] = {}  # views of which more crops are to come
@@ -172,18 +172,14 @@ def posteriors(
         index, view = key
         parts = pending.setdefault(key, [])
         parts.append(outputs["posterior"])
-        if len(parts) == (GRID**2 if view.protocol == "crops" else 1):
+        if len(parts) == PARTS[view.protocol].count:
             yield index, view, np.mean(pending.pop(key), axis=0)
 
 
 @functools.cache
 def _functions(flip: bool) -> Mapping[str, Function]:
     """The runner's functions by protocol."""
-    return {
-        "dense": functools.partial(dense_posteriors, flip=flip),
-        "crops": functools.partial(crop_posteriors, flip=flip),
-        "center": functools.partial(crop_posteriors, flip=False),
-    }
+    return {name: functools.partial(part.function, flip=flip and part.mirrored) for name, part in PARTS.items()}
 
 
 def dense_posteriors(
@@ -228,9 +224,21 @@ def grid_crops(image: UInt8[np.ndarray, "h w 3"], crop: int) -> list[UInt8[np.nd
     return [image[top : top + crop, left : left + crop] for top in tops for left in lefts]
 
 
-_IMAGES = {
-    "dense": lambda image, crop: [image],
-    "crops": grid_crops,
-    "center": lambda image, crop: [grid_crops(image, crop)[GRID**2 // 2]],
+class Part(NamedTuple):
+    """One of the things that protocols average."""
+
+    images: Callable[[UInt8[np.ndarray, "h w 3"], int], Sequence[UInt8[np.ndarray, "h w 3"]]]
+    """What the network is given of a rescaled image, by the net's crop."""
+    count: int
+    """How many images these are."""
+    function: Callable[..., dict[str, Array]]
+    """A `Function` of the runner, with `flip`."""
+    mirrored: bool
+    """Whether the mirror image counts too, if it is to count at all."""
+
+
+PARTS = {
+    "dense": Part(lambda image, crop: [image], 1, dense_posteriors, True),
+    "crops": Part(grid_crops, GRID**2, crop_posteriors, True),
+    "center": Part(lambda image, crop: [grid_crops(image, crop)[GRID**2 // 2]], 1, crop_posteriors, False),
 }
-"""What the network is given of a rescaled image, by protocol."""
