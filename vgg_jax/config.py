@@ -81,6 +81,8 @@ def default_config() -> ConfigDict:
     config.evaluate.validation = "center"  # protocol of the validation in training: center, dense, crops or both
     config.evaluate.protocols = ("center", "dense")  # what --mode=evaluate reports
     config.evaluate.split = "validation"  # on which images
+    # Over which classes, where the network knows more than the source has: "all" of its own, or the "source"'s alone.
+    config.evaluate.classes = ""
     config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps
 
@@ -110,6 +112,7 @@ _CHOICES = {
     "data.on_error": ("raise", "skip"),
     "schedule.kind": ("plateau", "step", "fixed"),
     "evaluate.validation": PROTOCOLS,
+    "evaluate.classes": ("", "all", "source"),
 }
 _AT_LEAST = {
     "model.hidden": 0,

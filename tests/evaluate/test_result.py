@@ -12,7 +12,7 @@ def result_of(network, protocols, scale, scales, **of_part):
         values = np.array([[[p, 1 - p], [1 - p, p]] for p in sure.values()], np.float32)
         about = {"network": network, "S": [48, 48]}
         parts[part] = Posteriors(values, tuple(sure), np.array([0, 1]), ("a", "b"), ("cat", "dog"), about)
-    return EvaluationResult(network, scale, scales, protocols, parts, "a source", False, {})
+    return EvaluationResult(network, scale, scales, protocols, parts, "a source", False)
 
 
 def test_each_protocol_fills_its_tables():

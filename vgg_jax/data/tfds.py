@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import read_only_builder
 
-from vgg_jax.data.source import Source
+from vgg_jax.data.source import Source, digest
 from vgg_jax.errors import DataError, did_you_mean
 
 
@@ -61,6 +61,9 @@ class TfdsSource(Source):
     def __getitem__(self, index: int) -> dict:
         example = self._examples[index]
         return example | {"image": example[self._image], "label": int(example[self._label])}
+
+    def fingerprint(self) -> str:
+        return digest((status.length, status.mtime) for status in (path.stat() for path in self._paths))
 
     def name_of(self, index: int) -> str:
         return f"{self._paths[self._file[index]]}, record {self._number[index]}"
