@@ -93,7 +93,7 @@ def test_a_run_learns_and_leaves_what_it_should(config, tmp_path):
     net, meta = load_network(tmp_path)
     assert meta["step"] == 120 and meta["classes"] == ["across", "down", "plain"] and net.crop == 32
     table = evaluate([of_run(tmp_path)], tmp_path)
-    assert f"| centre crop | 24     | {100 * (1 - metrics['top1']):.2f}" in table
+    assert f"| center crop | 24     | {100 * (1 - metrics['top1']):.2f}" in table
 
 
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, tmp_path, monkeypatch):
@@ -196,7 +196,7 @@ def test_evaluating_on_other_classes_is_refused(config, tmp_path, photographs):
     config.train.steps = 6
     train(config, tmp_path / "run")
     config.data.source = "mnist5k"
-    with pytest.raises(DataError, match="knows 3 classes, mnist5k has 10"):
+    with pytest.raises(DataError, match="no class '0' and 9 more of mnist5k"):
         evaluate([of_run(tmp_path / "run", config)], tmp_path)
 
 
