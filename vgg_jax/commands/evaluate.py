@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import jax
@@ -18,8 +18,8 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vgg_jax.commands.paths import writing
 from vgg_jax.commands.target import EvalTarget, find_targets
+from vgg_jax.commands.workdir import claim, is_ours
 from vgg_jax.config import eval_scale, eval_scales
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
@@ -30,6 +30,7 @@ from vgg_jax.evaluate.dataset import DatasetPredictions, evaluate_dataset
 from vgg_jax.evaluate.mistakes import save_mistakes
 from vgg_jax.evaluate.posteriors import Posteriors, check_alike, read, relative
 from vgg_jax.evaluate.result import EvaluationResult, fusion_rows
+from vgg_jax.files import printable, writing
 from vgg_jax.inference.scorer import EvalView, eval_views, posterior_runner
 from vgg_jax.model.specs import HIDDEN_UNITS
 from vgg_jax.model.vgg import VGG
@@ -66,26 +67,43 @@ def evaluate(targets: Iterable[EvalTarget], out: Path) -> str:
       UserError: the data are missing or of other classes, or a file cannot be written.
     """
     results: list[EvaluationResult] = []
+    mistakes: list[Callable[[], None]] = []
+    first_process = jax.process_index() == 0
     for target in targets:
-        results.append(_evaluate_one(target, target.home or out / _slug(target.name)))
+        home = target.home or out / _slug(target.name)
+        if first_process:
+            _claim(out, home.parent)
+        result, save = _evaluate_one(target, home)
+        results.append(result)
+        mistakes.append(save)
         check_alike(results[0].any_part, results[-1].any_part, results[0].name, target.name)
     rows = [row for result in results for row in result.rows()]
     if len(results) > 1:
         rows += fusion_rows(results)
-    heading = "\n".join(f"{result.name} on {result.source}" for result in results)
-    if jax.process_index() == 0:
+    heading = "\n".join(printable(f"{result.name} on {result.source}") for result in results)
+    if first_process:
         with writing(out, _WAY_OUT):
             tables.save_tables(out, rows, heading)
+            for save in mistakes:
+                save()
     lines = [heading, "", tables.markdown(rows), "", f"Tables, mistakes and posteriors: {out}"]
     for result in results:
         if result.problems:
             lines += ["", f"{len(result.problems)} images could not be read and are not counted:"]
-            lines += [f"  {name}: {reason}" for name, reason in sorted(result.problems.items())]
+            lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(result.problems.items())]
     return "\n".join(lines)
 
 
-def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
-    """Finds a network's posteriors, or computes what is missing; writes them and the mistakes."""
+def _claim(*folders: Path) -> None:
+    """Refuses folders with somebody else's files; what is in a run's folder is the run's."""
+    for folder in folders:
+        with writing(folder, _WAY_OUT):
+            if not is_ours(folder.parent):
+                claim(folder)
+
+
+def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Callable[[], None]]:
+    """Finds a network's posteriors, or computes and writes what is missing; and a function that writes the mistakes."""
     net, config = target.net, target.config
     source = open_source(config.data.source, config.evaluate.split)
     _check_classes(net, source, target.name)
@@ -113,12 +131,14 @@ def _evaluate_one(target: EvalTarget, home: Path) -> EvaluationResult:
         about["of_the_papers_size"] and papers_images,
         problems,
     )
-    if jax.process_index() == 0:
+
+    def save() -> None:
         protocol = "dense" if "dense" in result.protocols else result.protocols[0]
         (_, posteriors), found = result.scored(protocol, result.scales_of(protocol)), result.any_part
         pixels = lambda image: decode(source[names.index(found.images[image])]["image"])
         save_mistakes(home, posteriors, found.labels, source.classes, found.images, pixels)
-    return result
+
+    return result, save
 
 
 def _posteriors(
