@@ -65,7 +65,7 @@ def test_text_names_the_file_and_the_classes(target, photographs, capsys):
     assert all("%" in line for line in lines[1:6])
 
 
-@pytest.mark.parametrize("protocol", ["crops", "both", "centre"])
+@pytest.mark.parametrize("protocol", ["crops", "both", "center"])
 def test_the_protocol_and_the_scales_are_those_asked_for(protocol, target, photographs, capsys):
     target.config.evaluate.scales = (48, 64)
     predict(target, [photographs / "sub/c.png"], protocol=protocol, as_json=True)

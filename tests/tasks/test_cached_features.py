@@ -62,7 +62,7 @@ def config(photographs):
     config.train.freeze, config.train.cached_views = FROZEN, 2
     config.schedule.kind = "fixed"
     config.evaluate.every, config.checkpoint.every, config.log.every = 9, 9, 3
-    config.evaluate.protocols = ("centre",)
+    config.evaluate.protocols = ("center",)
     return config
 
 
@@ -163,7 +163,7 @@ def test_training_on_kept_views_is_training_on_the_views(config, one_device, tmp
     assert moved == {"fc6", "fc7", "fc8"}  # and the rest has the same bits
     assert (tmp_path / "run/batch.png").exists()
     table = evaluate([of_run(tmp_path / "run")], tmp_path / "evaluation")
-    assert f"| centre crop | {len(open_source(config.data.source, config.evaluate.split))} " in table
+    assert f"| center crop | {len(open_source(config.data.source, config.evaluate.split))} " in table
 
 
 def test_the_head_is_the_networks(config):

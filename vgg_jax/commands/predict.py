@@ -46,7 +46,7 @@ def predict(
     Args:
       target: the network.
       paths: of the images.
-      protocol: dense, crops, both or centre.
+      protocol: dense, crops, both or center.
       as_json: print one JSON object per image instead of text.
       heat_maps: a folder for pictures of the class-score maps over the images, at the largest scale.
 
