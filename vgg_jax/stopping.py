@@ -3,7 +3,7 @@
 A request interrupts the main thread, as Ctrl-C does any Python program; where work would be lost, it is noted instead
 and the work is saved first (`deferred_stop`). In a command (`listening`) a thread acknowledges it at once, since
 Python's handlers wait for the main thread, which may be compiling for a minute, and ends the process if the main thread
-does not within seconds, or at a second request. Every file is written aside and renamed, so any moment will do.
+does not within seconds, or at a second request. What counts is written aside and renamed, so any moment will do.
 """
 
 from __future__ import annotations
