@@ -64,8 +64,8 @@ READY = "print('ready', flush=True)"
 DEAF = "hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)"  # half an hour in C, where no Python handler runs
 LISTENING = """
 import hashlib, sys, time
-from vgg_jax import stopping
-assert not {"jax", "numpy", "absl"} & {*sys.modules}  # a command can begin with it
+from vgg_jax import main, stopping
+assert not {"jax", "numpy"} & {*sys.modules}  # a command listens before the slow imports
 stopping.GRACE = GRACE
 @stopping.listening()
 def command():
