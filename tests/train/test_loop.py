@@ -19,6 +19,7 @@ from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.target import of_run
 from vgg_jax.commands.workdir import RUN
 from vgg_jax.config import default_config
+from vgg_jax.stopping import Stopped
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.train import metric_writer
 from vgg_jax.train.loop import Diverged
@@ -110,7 +111,8 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
 
     with monkeypatch.context() as patched:
         patched.setattr(Schedule, "rate_at", with_request)
-        train(config, tmp_path / "cut")
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "cut")
     stopped = max(int(path.name) for path in (tmp_path / "cut/checkpoints").iterdir())
     assert stopped == 4
     train(config, tmp_path / "cut")
