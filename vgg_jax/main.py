@@ -139,6 +139,7 @@ def run() -> None:
     """The command line: a user's mistake is a message and exit code 2, never a traceback."""
     absl_logging.set_verbosity(absl_logging.ERROR)
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name need not be of the terminal's letters
+    logging.raiseExceptions = False  # of log.txt on a full disk: the run itself says so
     log = logging.getLogger("vgg_jax")
     log.setLevel(logging.INFO)
     log.propagate = False
