@@ -6,13 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
+import vgg_jax.main  # noqa: F401 (it says how a tuple is parsed)
+from vgg_jax import ConfigError
 from vgg_jax.checkpoint import read_arrays
+from vgg_jax.commands import workdir
+from vgg_jax.config import validate
 from vgg_jax.train import metric_writer
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +75,45 @@ def test_without_config_or_folder_the_command_says_what_to_type():
     assert "make quickstart" in result.stderr and "Traceback" not in result.stderr
 
 
+def config_of(arguments):
+    """The config and the overrides of a command line."""
+    values = flags.FlagValues()
+    given = ["main", *(argument for argument in arguments if argument.startswith("--config"))]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # how ml_collections imports a config file
+        values(given)
+    return holder.value, values["config"].override_values
+
+
+def test_of_a_key_that_is_given_twice_the_last_one_counts():
+    given = ["--config=configs/quickstart.py", "--config.seed=1", "--config.data.scale=(32, 36)", "--config.seed=2"]
+    config, overrides = config_of([*given, "--config.data.scale=(40, 44)", "--config.evaluate.scales=40"])
+    assert overrides == {"seed": 2, "data.scale": (40, 44), "evaluate.scales": (40,)}
+    assert (config.seed, config.data.scale, config.evaluate.scales) == (2, (40, 44), (40,))
+
+
+def test_overrides_of_the_script_for_the_tables_count(tmp_path):
+    record = tmp_path / "record"
+    (tmp_path / "python").write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" end >> {record}\n")
+    (tmp_path / "python").chmod(0o755)
+    overrides = {"train.steps": 9, "data.scale": (64, 80), "schedule.boundaries": (3, 6), "train.learning_rate": 0.5}
+    command = [
+        "bash",
+        "launch/tables.sh",
+        "images",
+        "runs",
+        *(f"--config.{key}={value}" for key, value in overrides.items()),
+    ]
+    subprocess.run(command, cwd=ROOT, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    *trainings, evaluation = [lines.splitlines() for lines in record.read_text().split("end\n")[:-1]]
+    assert len(trainings) == 8 and "--mode=evaluate" in evaluation
+    for arguments in trainings:
+        config, given = config_of(arguments)
+        validate(config)
+        assert given.items() >= overrides.items() and config.data.source == "folder:images"
+
+
 RUN = [
     "--config=configs/quickstart.py",
     "--config.model.width=0.0625",
@@ -103,6 +149,7 @@ def test_a_run_killed_at_an_arbitrary_step_ends_as_if_it_had_not_been(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (killed / "checkpoints/60").exists()
+    assert {path.name for path in killed.iterdir()} <= {*workdir.RUN, workdir.MARK}
     result = run(*RUN, f"--workdir={killed}")
     assert result.returncode == 0 and "resumed at step" in result.stderr
     a, b = (read_arrays(folder / "checkpoints/60") for folder in (whole, killed))
@@ -125,6 +172,8 @@ def test_sigterm_saves_and_exits_cleanly(tmp_path):
         time.sleep(0.05)
     while time.monotonic() < deadline and len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 3:
         time.sleep(0.05)
+    with pytest.raises(ConfigError, match=f"process {process.pid} on .* is training here"), workdir.held(tmp_path):
+        pass
     process.send_signal(signal.SIGTERM)
     _, reported = process.communicate(timeout=240)
     assert process.returncode == 0 and "stopped on request at step" in reported and "Traceback" not in reported

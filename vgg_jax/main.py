@@ -14,6 +14,7 @@ from typing import NamedTuple
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 from vgg_jax import compiler
 from vgg_jax import config as config_module
@@ -48,6 +49,15 @@ MODES = {
     "fuse": Mode("the average of what evaluations wrote: --mode=fuse A.npz B.npz", (), "files of posteriors"),
 }
 
+
+class _Tuple(flags.ArgumentParser):
+    """Tuples of the config: given twice, the last one counts, as for every key; ml_collections' own are joined."""
+
+    def parse(self, argument: str | tuple) -> tuple:
+        return tuple_parser.TupleParser().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(tuple, _Tuple())
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES), "\n".join(f"{name}: {mode.help}" for name, mode in MODES.items())
 )
@@ -127,6 +137,7 @@ def run() -> None:
     """The command line: a user's mistake is a message and exit code 2, never a traceback."""
     compiler.keep_memory()
     absl_logging.set_verbosity(absl_logging.ERROR)
+    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name need not be of the terminal's letters
     log = logging.getLogger("vgg_jax")
     log.setLevel(logging.INFO)
     log.propagate = False

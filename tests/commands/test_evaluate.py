@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from vgg_jax.checkpoint import load_network
 from vgg_jax.commands import evaluate as module
 from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.fuse import fuse
-from vgg_jax.commands.target import find_target, find_targets, of_run, of_weights
+from vgg_jax.commands.target import EvalTarget, find_target, find_targets, of_run, of_weights
+from vgg_jax.commands.workdir import MARK, held
 from vgg_jax.config import default_config
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
@@ -119,7 +121,8 @@ def test_the_tables_are_those_of_an_independent_evaluation(trained, photographs)
 
 
 def test_files_for_people_and_programs(trained):
-    evaluate([of_run(trained / "A")], trained / "A" / "evaluation")
+    with held(trained / "A"):  # as if it were still training
+        evaluate([of_run(trained / "A")], trained / "A" / "evaluation")
     (home,) = (trained / "A/evaluation/12").iterdir()
     for name in ("confusion.png", "mistakes.png"):
         with Image.open(home / name) as picture:
@@ -139,6 +142,52 @@ def test_files_for_people_and_programs(trained):
         assert len(list(csv.DictReader(file))) == min(24, (guesses != saved.labels).sum())
     with (home / "tables.csv").open() as file:
         assert {row["network"] for row in csv.DictReader(file)} == {"A"}
+
+
+def test_results_go_into_no_folder_of_other_things(trained, tmp_path):
+    out = tmp_path / "out" / "evaluation"
+    out.mkdir(parents=True)
+    (out / "tables.csv").write_text("theirs")
+    with pytest.raises(ConfigError, match=f"{out}: tables.csv is there already, not written by this program"):
+        evaluate([of_run(trained / "A")], out)
+    assert [path.name for path in out.iterdir()] == ["tables.csv"] and not (trained / "A/evaluation").exists()
+    (out / "tables.csv").unlink()
+    for _ in range(2):
+        evaluate([of_run(trained / "A")], out)
+    assert {path.name for path in out.rglob("*") if path.is_file()} == {MARK, "tables.md", "tables.csv", "tables.json"}
+
+
+def test_names_of_classes_and_files_fail_no_table(tmp_path, tiny_net, rng, caplog):
+    classes = sorted(["$x^2$", "$", "a\nline", os.fsdecode(b"\xff\xfe"), 'plain, "quoted"', "_{\\frac"])
+    for name in classes:
+        folder = tmp_path / "images/test" / name
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(rng.integers(0, 256, (32, 40, 3), np.uint8)).save(folder / f"{number}{name}.png")
+    (folder / "\udcff.png").write_bytes(b"no image")
+    net, config = tiny_net("A", num_classes=len(classes), classes=tuple(classes)), config_of(tmp_path / "images")
+    config.data.on_error, config.evaluate.protocols = "skip", ("center",)
+    text = evaluate([EvalTarget("net", net, (40, 40), config, None)], tmp_path / "evaluation")
+    assert "1 images could not be read" in text and "\\udcff.png: not an image" in text and text.encode()
+    (home,) = (tmp_path / "evaluation/net").iterdir()
+    for name in ("confusion.png", "mistakes.png"):
+        with Image.open(home / name) as picture:
+            assert min(picture.size) > 100
+    assert not [message for message in caplog.messages if "drawn" in message]
+    with (home / "per_class.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    escaped = [name.encode("utf-8", "backslashreplace").decode() for name in classes]
+    assert [(row["class"], row["images"]) for row in rows] == [(name, "2") for name in escaped]
+    saved = read(home / "center.npz")
+    assert saved.classes == tuple(classes) and len(saved.images) == 2 * len(classes)
+
+
+def test_a_picture_that_fails_costs_no_table(trained, monkeypatch, caplog):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: 1 / 0)
+    evaluate([of_run(trained / "A")], trained / "A/evaluation")
+    (home,) = (trained / "A/evaluation/12").iterdir()
+    assert (home / "tables.md").exists() and (home / "mistakes.csv").exists()
+    assert f"{home}/confusion.png could not be drawn: division by zero" in caplog.messages
 
 
 def test_what_was_computed_is_found_again_and_other_weights_are_not(trained, monkeypatch, caplog):

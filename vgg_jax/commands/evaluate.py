@@ -13,14 +13,14 @@ from __future__ import annotations
 import logging
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from vgg_jax.commands.paths import writing
 from vgg_jax.commands.target import EvalTarget, find_targets
+from vgg_jax.commands.workdir import claim, is_ours
 from vgg_jax.config import eval_scale, eval_scales
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
@@ -34,6 +34,7 @@ from vgg_jax.evaluate.metrics import warn_of_few_classes
 from vgg_jax.evaluate.mistakes import save_mistakes
 from vgg_jax.evaluate.posteriors import check_alike, image_names, warn_of_repetition
 from vgg_jax.evaluate.result import EvaluationResult, fusion_rows, needed_views
+from vgg_jax.files import printable, writing
 from vgg_jax.inference.scorer import EvalView, posterior_runner
 from vgg_jax.model.specs import HIDDEN_UNITS
 from vgg_jax.model.vgg import VGG
@@ -71,38 +72,55 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     """
     results: list[EvaluationResult] = []
     folders: list[Path] = []
+    mistakes: list[Callable[[], None]] = []
+    first_process = jax.process_index() == 0
     for target in targets:
         out = out or (target.home and target.home.parent)
         if not out:
             raise ConfigError(f"{target.name}: the run's folder cannot be written to; {_WAY_OUT}")
-        result, folder = _evaluate_one(target, target.home or out / _slug(target.name))
+        home = target.home or out / _slug(target.name)
+        if first_process:
+            _claim(out, home.parent)
+        result, folder, save = _evaluate_one(target, home)
         results.append(result)
         folders.append(folder)
+        mistakes.append(save)
         check_alike(results[0].any_part, result.any_part, results[0].name, result.name)
     warn_of_few_classes(len(results[0].any_part.classes))
     warn_of_repetition([result.any_part for result in results], [result.name for result in results])
     rows = [row for result in results for row in result.rows()]
     if len(results) > 1:
         rows += fusion_rows(results)
-    heading = "\n".join(f"{result.name} on {result.source}" for result in results)
-    home = folders[0] if len(folders) == 1 and out in folders[0].parents else out / folders[0].name
-    if jax.process_index() == 0:
-        with writing(home, _WAY_OUT):
-            tables.save_tables(home, rows, heading)
+    heading = "\n".join(printable(f"{result.name} on {result.source}") for result in results)
+    of_tables = folders[0] if len(folders) == 1 and out in folders[0].parents else out / folders[0].name
+    if first_process:
+        with writing(of_tables, _WAY_OUT):
+            tables.save_tables(of_tables, rows, heading)
+            for save in mistakes:
+                save()
     lines = [heading, "", tables.markdown(rows), ""]
-    if folders == [home]:
-        lines += [f"Tables, mistakes and posteriors: {home}"]
+    if folders == [of_tables]:
+        lines += [f"Tables, mistakes and posteriors: {of_tables}"]
     else:
-        lines += [f"Tables: {home}", *(f"Mistakes and posteriors: {folder}" for folder in folders)]
+        lines += [f"Tables: {of_tables}", *(f"Mistakes and posteriors: {folder}" for folder in folders)]
     for result in results:
         if unreadable := result.any_part.unreadable:
             lines += ["", f"{len(unreadable)} images could not be read and are not counted:"]
-            lines += [f"  {name}: {reason}" for name, reason in sorted(unreadable.items())]
+            lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(unreadable.items())]
     return "\n".join(lines)
 
 
-def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Path]:
-    """Finds or computes a network's posteriors and writes the mistakes; the folder below `home` that they are in."""
+def _claim(*folders: Path) -> None:
+    """Refuses folders with somebody else's files; what is in a run's folder is the run's."""
+    for folder in folders:
+        with writing(folder, _WAY_OUT):
+            if not is_ours(folder.parent):
+                claim(folder)
+
+
+def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Path, Callable[[], None]]:
+    """Finds or computes a network's posteriors; the folder below `home` that they are in, and what writes the mistakes
+    there."""
     net, config = target.net, target.config
     source = open_source(config.data.source, config.evaluate.split)
     classes = eval_classes(net.classes, source, config.evaluate.classes, target.name)
@@ -129,14 +147,15 @@ def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Pat
     of_the_paper = about["of_the_papers_size"] and papers_images and not any(p.unreadable for p in parts.values())
     on = f"{source.describe()}{classes.note}"
     result = EvaluationResult(target.name, scale, scales, protocols, parts, on, of_the_paper)
-    if jax.process_index() == 0:
+
+    def save() -> None:
         protocol = "dense" if "dense" in protocols else protocols[0]
         (_, posteriors), found = result.scored(protocol, result.scales_of(protocol)), result.any_part
         names = image_names(source)
         pixels = lambda image: decode(source[names.index(found.images[image])]["image"])
-        with writing(folder, _WAY_OUT):
-            save_mistakes(folder, posteriors, found.labels, found.classes, found.images, pixels)
-    return result, folder
+        save_mistakes(folder, posteriors, found.labels, found.classes, found.images, pixels)
+
+    return result, folder, save
 
 
 def _predictions(net: VGG, config: ConfigDict, source: Source, views: Sequence[EvalView]) -> DatasetPredictions:

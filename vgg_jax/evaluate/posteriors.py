@@ -24,8 +24,8 @@ import numpy as np
 
 from vgg_jax.config import RENAMED_PROTOCOLS
 from vgg_jax.data.source import Source
-from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.files import written_aside
+from vgg_jax.errors import DataError
+from vgg_jax.files import writing, written_aside
 
 log = logging.getLogger(__name__)
 
@@ -66,19 +66,16 @@ class Posteriors:
         Raises:
           ConfigError: it cannot be written.
         """
-        try:
-            with written_aside(path) as partial, partial.open("wb") as file:
-                np.savez(
-                    file,
-                    posteriors=self.values,
-                    scales=np.array(self.scales, np.int32),
-                    labels=self.labels,
-                    images=np.array(self.images),
-                    classes=np.array(self.classes),
-                    about=np.array(json.dumps(self.about | {"unreadable": self.unreadable})),
-                )
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with writing(path), written_aside(path) as partial, partial.open("wb") as file:
+            np.savez(
+                file,
+                posteriors=self.values,
+                scales=np.array(self.scales, np.int32),
+                labels=self.labels,
+                images=np.array(self.images),
+                classes=np.array(self.classes),
+                about=np.array(json.dumps(self.about | {"unreadable": self.unreadable})),
+            )
 
 
 def read(path: Path) -> Posteriors:

@@ -28,6 +28,7 @@ from vgg_jax import compiler, sharding
 from vgg_jax.checkpoint import Checkpoints, new_network
 from vgg_jax.config import validate, with_defaults
 from vgg_jax.errors import UserError
+from vgg_jax.files import drawing, printable
 from vgg_jax.model.specs import spec_of
 from vgg_jax.prefetch import prefetch
 from vgg_jax.progress import Progress
@@ -154,9 +155,11 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         if not done:
             log.info("stopped on request at step %d, saved in %s; the same command goes on from there", step, workdir)
         if preview:
-            log.info("the first batch as the network saw it: %s", preview.result())
+            with drawing(workdir / "batch.png"):
+                log.info("the first batch as the network saw it: %s", preview.result())
     if first_process:
-        log.info("learning curves: %s", save_curves(workdir))
+        with drawing(workdir / "curves.png"):
+            log.info("learning curves: %s", save_curves(workdir))
     _report_problems(task.problems, workdir)
     return validation
 
@@ -258,5 +261,5 @@ def _report_changes(config: ConfigDict, saved: dict) -> None:
 def _report_problems(problems: Mapping[str, str], workdir: Path) -> None:
     if problems:
         path = workdir / "unreadable.txt"
-        path.write_text("".join(f"{name}: {reason}\n" for name, reason in sorted(problems.items())))
+        path.write_text("".join(f"{printable(name)}: {reason}\n" for name, reason in sorted(problems.items())))
         log.warning("%d images could not be read and were left out; they are listed in %s", len(problems), path)
