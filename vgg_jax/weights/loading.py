@@ -194,15 +194,18 @@ def _contents(path: Path) -> RawCheckpoint:
 
 def _recognized(path: Path) -> tuple[Reader, str]:
     """The reader of a file, by its first bytes or its members, and its format's name."""
-    if path.is_dir():
+    if os.path.isdir(path):  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
         if (path / hub.FILE).is_file():
             return lambda folder: safetensors.read(folder / hub.FILE), "a folder of safetensors"
         return run.read, "a run of vgg_jax"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file or folder; nor is it OWNER/NAME of a repository on the hub")
     check_size(path, path.stat().st_size)
-    with path.open("rb") as file:
-        head = file.read(128)
+    try:
+        with path.open("rb") as file:
+            head = file.read(128)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if head[8:9] == b"{":  # first, for the length before it can look like any of the others
         return safetensors.read, "safetensors"
     if head.startswith(b"PK\x03\x04"):
