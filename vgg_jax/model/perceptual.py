@@ -129,7 +129,7 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
             arrays = {names.get(name, name): tensor.numpy().reshape(-1) for name, tensor in tensors.items()}
         else:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = dict(file)
+                arrays = {name: np.asarray(file[name]) for name in file.files}  # a member that is no array is bytes
     except ImportError as error:
         raise CheckpointError(f"{path}: reading .pth takes torch (pip install torch); an .npz does not") from error
     except Exception as error:  # a damaged file fails anywhere, in either library: it is the file's fault
