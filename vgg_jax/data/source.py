@@ -56,6 +56,11 @@ class Source(ABC):
     def name_of(self, index: int) -> str:
         """Where a person finds this image: its path, or its file and record number."""
 
+    def shared_with(self, other: Source) -> int:
+        """How many of its images another source has too."""
+        names = set(map(self.name_of, range(len(self))))
+        return len(names.intersection(map(other.name_of, range(len(other)))))
+
     def describe(self) -> str:
         """One line for the log: classes, images, split, and what is unusual."""
         summary = f"{self.name}, split {self.split}: {len(self):,} images of {len(self.classes):,} classes"
