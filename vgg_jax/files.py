@@ -1,8 +1,9 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and damaged ones that are kept."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,3 +34,19 @@ def written_aside(path: Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file or folder to NAME.damaged1, or the next free number, so that another can take its place.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+    >>> _ = path.write_text("junk")
+    >>> set_aside(path).name, path.exists()
+    ('metrics.jsonl.damaged1', False)
+    """
+    names = (path.with_name(f"{path.name}.damaged{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    with contextlib.suppress(FileNotFoundError):  # another process was first
+        path.rename(aside)
+    return aside

@@ -126,7 +126,7 @@ def _reason(error: Exception, arguments: list[str]) -> str:
 def run() -> None:
     """The command line: a user's mistake is a message and exit code 2, never a traceback."""
     compiler.keep_memory()
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs tracebacks of what it raises anyway
     log = logging.getLogger("vgg_jax")
     log.setLevel(logging.INFO)
     log.propagate = False
