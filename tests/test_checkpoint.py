@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from vgg_jax import CheckpointError, ConfigError
-from vgg_jax.checkpoint import Checkpoints, find, load_network, new_network
+from vgg_jax.checkpoint import Checkpoints, find, load_network, new_network, read_meta
 from vgg_jax.config import default_config
 from vgg_jax.sharding import place_state
 from vgg_jax.train.initialize import finetune_from, initialize
@@ -50,7 +50,7 @@ def save(folder, config, state, step=1):
 def restored(folder, state):
     """The latest state, and its meta."""
     with contextlib.closing(Checkpoints(folder, 3)) as checkpoints:
-        arrays, meta = checkpoints.restore(arrays_of(state))
+        arrays, meta = checkpoints.restore(arrays_of(state), check=lambda meta: None)
     return with_arrays(state, arrays, meta["step"]), meta
 
 
@@ -92,7 +92,9 @@ def test_the_last_n_and_the_best_are_kept(tmp_path, config):
     state = state_of(config)
     checkpoints = Checkpoints(tmp_path, keep=2)
     for step, metric in [(1, 0.3), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)]:
-        checkpoints.save(step, arrays_of(state), meta(config), metric)
+        checkpoints.save(step, arrays_of(state), meta(config))
+        if metric is not None:
+            checkpoints.complete(step, {"validation": {"top1": metric}}, metric)
     checkpoints.wait()
     assert (checkpoints.latest, checkpoints.best) == (5, 2)
     checkpoints.close()
@@ -109,7 +111,8 @@ def test_checkpoints_that_call_their_metric_accuracy_still_rank(tmp_path, config
     with contextlib.closing(Checkpoints(tmp_path, keep=1)) as checkpoints:
         assert (checkpoints.latest, checkpoints.best) == (3, 3)
         for step, metric in [(4, 0.8), (5, 0.7)]:
-            checkpoints.save(step, arrays_of(state), meta(config), metric)
+            checkpoints.save(step, arrays_of(state), meta(config))
+            checkpoints.complete(step, {}, metric)
         checkpoints.wait()
         assert checkpoints.best == 3
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [3, 5]
@@ -142,7 +145,7 @@ def test_a_half_written_checkpoint_is_not_used(tmp_path, config):
     folder = tmp_path / "checkpoints"
     (folder / "2.orbax-checkpoint-tmp").mkdir()
     (folder / "2.orbax-checkpoint-tmp" / "net").mkdir()
-    assert find(tmp_path) == folder / "1"
+    assert find(tmp_path) == [folder / "1"]
     checkpoints = Checkpoints(tmp_path, 3)
     assert checkpoints.latest == 1
     # The run that goes on writes that step again.
@@ -167,9 +170,9 @@ def test_a_path_may_be_a_run_its_checkpoints_or_one_step(tmp_path, config):
     for step in (9, 10):
         checkpoints.save(step, arrays_of(state), meta(config))
     checkpoints.close()
-    latest = tmp_path / "checkpoints" / "10"
-    assert find(tmp_path) == find(tmp_path / "checkpoints") == find(latest) == latest
-    assert find(tmp_path / "checkpoints" / "9").name == "9"
+    steps = [tmp_path / "checkpoints" / step for step in ("10", "9")]
+    assert find(tmp_path) == find(tmp_path / "checkpoints") == steps  # the newest first
+    assert [find(step) for step in steps] == [[step] for step in steps]
 
 
 def test_missing_damaged_and_foreign_checkpoints_are_refused(tmp_path, config):
@@ -204,6 +207,168 @@ def test_a_checkpoint_with_damaged_files_is_refused(tmp_path, config):
             path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="checkpoints/1/net"):
         load_network(tmp_path)
+
+
+def test_what_a_validation_gave_is_added_to_its_step(tmp_path, config):
+    state = state_of(config)
+    with contextlib.closing(Checkpoints(tmp_path, 3)) as checkpoints:
+        checkpoints.save(1, arrays_of(state), meta(config) | {"validation": {}})
+        checkpoints.wait()
+        assert checkpoints.best is None and read_meta(tmp_path / "checkpoints/1")["validation"] == {}
+        checkpoints.complete(1, {"validation": {"top1": 0.25}}, 0.25)
+        assert checkpoints.best == 1
+    again, reported = restored(tmp_path, state_of(config, seed=1))
+    assert reported["validation"] == {"top1": 0.25} and reported["classes"] == CLASSES
+    assert same(again.trainable, state.trainable)
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def cut(step):
+    largest = max(files(step / "net"), key=lambda path: path.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+
+
+def empty(step):
+    shutil.rmtree(step)
+    step.mkdir()
+
+
+def rewrite(step, **changes):
+    path = step / "meta/metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def of_another_step(step):
+    shutil.rmtree(step / "net")
+    shutil.copytree(step.with_name("1") / "net", step / "net")
+
+
+DAMAGE = {
+    "cut": cut,
+    "a file gone": lambda step: (step / "net/manifest.ocdbt").unlink(),
+    "net gone": lambda step: shutil.rmtree(step / "net"),
+    "meta gone": lambda step: shutil.rmtree(step / "meta"),
+    "meta of junk": lambda step: (step / "meta/metadata").write_bytes(b"\xff{junk"),
+    "meta of other values": lambda step: rewrite(step, classes=CLASSES[::-1]),
+    "meta of other types": lambda step: (step / "meta/metadata").write_text('{"config": [3], "classes": 4}'),
+    "meta of none": lambda step: (step / "meta/metadata").write_text("[]"),
+    "empty": empty,
+    "arrays of another step": of_another_step,
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with two checkpoints, 1 and 2, and the states of both."""
+    config, folder = default_config(), tmp_path_factory.mktemp("run")
+    config.model.net, config.model.width, config.data.crop = "A", 0.0625, 32
+    states = [state_of(config, seed=seed) for seed in (1, 2)]
+    states[1] = states[1].replace(optimizer=jax.tree.map(lambda v: v + 1, states[1].optimizer))
+    for step, state in enumerate(states, start=1):
+        save(folder, config, state, step)
+    return folder, *states
+
+
+def said(caplog):
+    return [record.message for record in caplog.records if record.name.startswith("vgg_jax")]
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path, run, damage, caplog):
+    folder, before, state = run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    step = tmp_path / "checkpoints/2"
+    damage(step)
+    junk = {path.relative_to(step): path.read_bytes() for path in files(step)}
+    with caplog.at_level("WARNING", logger="vgg_jax"):
+        net, reported = load_network(tmp_path)
+    assert reported["step"] == 1 and same(nnx.state(net, nnx.Param), before.trainable)
+    (line,) = said(caplog)
+    assert str(step) in line and "is damaged: " in line and line.endswith("the one before is used, step 1")
+    assert "\n" not in line and len(line) < 300 + len(str(step))
+    with pytest.raises(CheckpointError) as caught:  # asked for, it is refused
+        load_network(step)
+    assert "\n" not in str(caught.value)
+    again, reported = restored(tmp_path, state)
+    assert reported["step"] == 1 and same(again.trainable, before.trainable)
+    # It is kept, out of the way of the run that saves this step again.
+    aside = step.with_name("2.damaged1")
+    assert said(caplog)[-1] == f"{step} is kept as 2.damaged1" and not step.exists()
+    assert junk == {path.relative_to(aside): path.read_bytes() for path in files(aside)}
+
+
+def test_a_velocity_that_was_changed_keeps_a_run_from_going_on_there(tmp_path, run, caplog):
+    folder, _, state = run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints/2/optimizer")
+    shutil.copytree(tmp_path / "checkpoints/1/optimizer", tmp_path / "checkpoints/2/optimizer")
+    assert load_network(tmp_path)[1]["step"] == 2  # which does not need it
+    with caplog.at_level("WARNING", logger="vgg_jax"):
+        assert restored(tmp_path, state)[1]["step"] == 1
+    changed = (
+        "checkpoints/2/optimizer is damaged: conv1_1/bias and 21 more arrays are not what was saved; the one before"
+    )
+    assert changed in said(caplog)[0]
+
+
+def test_a_run_of_damaged_checkpoints_is_refused_and_left_as_it_is(tmp_path, run):
+    folder, _, state = run
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for step in (1, 2):
+        cut(tmp_path / f"checkpoints/{step}")
+    before = files(tmp_path)
+    with pytest.raises(CheckpointError, match="checkpoints/1/net is damaged: .*; use another step or run"):
+        restored(tmp_path, state)
+    assert files(tmp_path) == before
+
+
+def test_a_flipped_byte_changes_nothing_or_is_noticed(tmp_path, run):
+    (folder, _, state), rng, noticed = run, np.random.default_rng(0), 0
+    shutil.copytree(folder / "checkpoints/2", tmp_path, dirs_exist_ok=True)
+    paths = [path for path in files(tmp_path) if "optimizer" not in path.parts and path.stat().st_size]
+    for _ in range(20):
+        path = rng.choice(paths)
+        sound = path.read_bytes()
+        flipped = bytearray(sound)
+        flipped[rng.integers(len(sound))] ^= 1 << rng.integers(8)
+        path.write_bytes(flipped)
+        try:
+            net, reported = load_network(tmp_path)
+            assert same(nnx.state(net, nnx.Param), state.trainable) and reported["classes"] == CLASSES
+        except CheckpointError as error:
+            noticed += 1
+            assert "\n" not in str(error)
+        path.write_bytes(sound)
+    assert noticed > 5
+
+
+def test_checkpoints_without_checksums_still_open(tmp_path, config):
+    state = state_of(config)
+    save(tmp_path, config, state)
+    path = tmp_path / "checkpoints/1/meta/metadata"
+    kept = json.loads(path.read_text())
+    assert kept["checksums"].keys() == {"net", "optimizer"}
+    path.write_text(json.dumps({key: value for key, value in kept.items() if not key.startswith("checksum")}))
+    assert same(restored(tmp_path, state_of(config, seed=1))[0].trainable, state.trainable)
+
+
+def test_checkpoints_that_cannot_be_written_are_reported_in_a_line(tmp_path, config, monkeypatch):
+    (tmp_path / "checkpoints").write_text("a file")
+    with pytest.raises(CheckpointError, match="checkpoints: a checkpoint cannot be written: File exists"):
+        Checkpoints(tmp_path, 3)
+    (tmp_path / "checkpoints").unlink()
+
+    def full(*arguments, **named):
+        raise ValueError("RESOURCE_EXHAUSTED: No space left on device\n" + "at somewhere\n" * 100)
+
+    checkpoints = Checkpoints(tmp_path, 3)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", full)
+    with pytest.raises(CheckpointError, match=r"cannot be written: RESOURCE_EXHAUSTED: No space left on device$"):
+        checkpoints.save(1, arrays_of(state_of(config)), meta(config))
+    checkpoints.close()
 
 
 def layers(config, classes=10):

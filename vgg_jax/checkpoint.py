@@ -4,31 +4,53 @@ One folder per step, `WORKDIR/checkpoints/STEP/`, written aside and renamed when
 
     net/        every array of the network by layer: parameters, mean RGB, averages of batch normalization
     optimizer/  the velocities of the trained parameters
-    meta/       JSON: step, config, class names, outputs, source, the schedule's state, the last validation
+    meta/       JSON: step, config, class names, outputs, source and number of its images, the schedule's state, the
+                last validation, the monitored metric of this step, checksums of every array and of the JSON itself
 
-How the parameters are split into trained and frozen ones, or over devices, is not part of it.
+How the parameters are split into trained and frozen ones, or over devices, is not part of it. A step is saved before it
+is validated; then its meta is completed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import json
+import logging
 import os
+import re
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers as policies
 
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError
-from vgg_jax.files import check_room
+from vgg_jax.files import check_room, set_aside, written_aside
 from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
 
+log = logging.getLogger(__name__)
+
 FOLDER = "checkpoints"
+
+_UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written, by Orbax, or removed
+
+Found = TypeVar("Found")
+
+
+class DamagedCheckpoint(CheckpointError):
+    """Files of a checkpoint are missing, cut off or changed."""
 
 
 class Checkpoints:
@@ -39,114 +61,205 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep: how many of the latest to keep.
+
+    Raises:
+      CheckpointError: here and in all that writes: the files cannot be written.
     """
 
     def __init__(self, workdir: Path, keep: int):
-        best = policies.BestN(get_metric_fn=_metric, n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_metric,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(n=keep), best]),
-            cleanup_tmp_directories=True,  # left by a run that was killed while it wrote one
-        )
-        self._manager = ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+        self._folder, self._keep = (workdir / FOLDER).absolute(), keep
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        if jax.process_index() == 0:
+            with self._writing():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                for unfinished in self._folder.glob(f"*{_UNFINISHED}*"):  # of a run that was killed
+                    shutil.rmtree(unfinished)
 
     @property
     def latest(self) -> int | None:
         """The last complete checkpoint's step, or None."""
-        return self._manager.latest_step()
+        return next((int(folder.name) for folder in _steps(self._folder)), None)
 
     @property
     def best(self) -> int | None:
-        """The step of the best monitored metric, or None before the first evaluation."""
-        return self._manager.best_step()
+        """The step of the best monitored metric, or None before the first validation."""
+        metrics = {int(folder.name): _metric(folder) for folder in _steps(self._folder)}
+        measured = [(metric, step) for step, metric in metrics.items() if metric is not None]
+        return max(measured)[1] if measured else None
 
-    def save(self, step: int, arrays: dict[str, dict], meta: dict, metric: float | None = None) -> None:
-        """Saves a step, unless it is saved already.
+    def save(self, step: int, arrays: dict[str, dict], meta: dict) -> None:
+        """Saves a step.
 
         Args:
           step: the updates done.
           arrays: trees of arrays by the names of their folders, `net` and `optimizer`.
           meta: JSON values; see the module.
-          metric: the monitored metric at this step, if it was measured; higher is better.
 
         Raises:
           ConfigError: there is no room on the disk.
         """
-        if self.latest == step:
-            return
+        self.wait()
         size = sum(array.nbytes for array in jax.tree.leaves(arrays))
-        check_room(Path(self._manager.directory), size, f"the checkpoint of step {step}")
+        check_room(self._folder, size, f"the checkpoint of step {step}")
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
-        items["meta"] = ocp.args.JsonSave(meta | {"step": step})
-        metrics = None if metric is None else {"metric": metric}
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+        meta = meta | {"step": step, "checksums": {name: checksums(tree) for name, tree in arrays.items()}}
+        items["meta"] = ocp.args.JsonSave(_sealed(meta))
+        with self._writing():
+            self._writer.save(self._folder / str(step), args=ocp.args.Composite(**items))
 
-    def restore(self, like: dict[str, dict]) -> tuple[dict[str, dict], dict]:
-        """The latest checkpoint's arrays and meta.
+    def complete(self, step: int, meta: dict, metric: float) -> None:
+        """Adds to a saved step what its validation gave.
+
+        Args:
+          step: the updates done.
+          meta: the values that have changed since it was saved.
+          metric: the monitored metric at this step; higher is better.
+        """
+        self.wait()
+        if jax.process_index() == 0:
+            folder = self._folder / str(step)
+            meta = _sealed(read_meta(folder) | meta | {"metric": metric})
+            with self._writing(), written_aside(_meta_file(folder)) as partial:
+                partial.write_text(json.dumps(meta))
+
+    def restore(self, like: dict[str, dict], check: Callable[[dict], None]) -> tuple[dict[str, dict], dict]:
+        """The arrays and meta of the latest checkpoint that is not damaged.
+
+        Damaged ones after it are named in the log and set aside, for the run will save these steps again.
 
         Args:
           like: trees as they were saved; they give structure, shapes and shardings.
+          check: is given the meta first; raises if the run cannot go on from it.
 
         Raises:
-          CheckpointError: it holds another network, or velocities of other layers.
+          CheckpointError: it holds another network, or velocities of other layers; or all are damaged.
         """
-        folder = Path(self._manager.directory) / str(self.latest)
-        meta = read_meta(folder)
-        return {name: _read(folder / name, tree) for name, tree in like.items()}, meta
+
+        def read(folder: Path) -> tuple[dict[str, dict], dict]:
+            meta = read_meta(folder)
+            check(meta)
+            return {name: _read(folder / name, meta, tree) for name, tree in like.items()}, meta
+
+        found, restored = read_newest(self._folder, read)
+        damaged = [folder for folder in _steps(self._folder) if int(folder.name) > int(found.name)]
+        with self._writing():
+            for folder in damaged if jax.process_index() == 0 else ():
+                log.warning("%s is kept as %s", folder, set_aside(folder).name)
+        return restored
 
     def wait(self) -> None:
-        """Returns when the files of a save under way are complete."""
-        self._manager.wait_until_finished()
+        """Returns when the files of a save under way are complete, and what is not kept any longer is removed."""
+        with self._writing():
+            self._writer.wait_until_finished()
+            best = self.best
+            for folder in _steps(self._folder)[self._keep :] if jax.process_index() == 0 else ():
+                if int(folder.name) != best:
+                    # Renamed first: what a kill leaves is half a checkpoint, and its name says so.
+                    shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}{_UNFINISHED}")))
 
     def close(self) -> None:
         """Waits, and ends the writing threads."""
-        self._manager.close()
+        with self._writing():
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says what failed in a line; Orbax's and TensorStore's errors are of any type and length."""
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(f"{self._folder}: a checkpoint cannot be written: {_reason(error)}") from error
 
 
-def find(path: str | Path) -> Path:
-    """The folder of one checkpoint: `path` itself, or the latest below a run or its `checkpoints/`.
+def find(path: str | Path) -> list[Path]:
+    """The folders of the checkpoints that `path` names: itself, or all below a run or its `checkpoints/`, newest first.
 
     Raises:
       CheckpointError: there is none.
     """
     path = Path(path).absolute()
     is_dir = os.path.isdir  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
-    if is_dir(path / "net") and is_dir(path / "meta"):
-        return path
-    folder = path / FOLDER if is_dir(path / FOLDER) else path
-    steps = [child for child in folder.iterdir() if child.name.isdigit()] if is_dir(folder) else []
-    if not steps:
+    if is_dir(path / "net") or is_dir(path / "meta"):
+        return [path]
+    folders = _steps(path / FOLDER if is_dir(path / FOLDER) else path)
+    if not folders:
         what = "is not there" if not os.path.exists(path) else "holds no complete checkpoint"
         raise CheckpointError(f"{path}: {what}; give a run's --workdir, or one checkpoint, WORKDIR/{FOLDER}/STEP")
-    return max(steps, key=lambda child: int(child.name))
+    return folders
+
+
+def read_newest(path: str | Path, read: Callable[[Path], Found]) -> tuple[Path, Found]:
+    """The checkpoint that `path` names, or of a run's the latest that is not damaged; damaged ones are logged.
+
+    Args:
+      path: as in `find`.
+      read: makes something of a checkpoint's folder: `read_network`, `read_arrays`.
+
+    Returns:
+      Its folder, and what was made of it.
+
+    Raises:
+      CheckpointError: there is none, or none that is not damaged.
+    """
+    folders = find(path)
+    for folder, before in itertools.pairwise(folders):
+        try:
+            return folder, read(folder)
+        except DamagedCheckpoint as error:
+            log.warning("%s; the one before is used, step %s", error, before.name)
+    try:
+        return folders[-1], read(folders[-1])
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(f"{error}; use another step or run") from error
 
 
 def read_meta(folder: Path) -> dict:
     """The JSON of a checkpoint: step, config, classes, outputs, source, schedule, validation.
 
     Raises:
-      CheckpointError: it is damaged.
+      DamagedCheckpoint: it is not there, or not as it was written.
     """
     try:
-        return json.loads((folder / "meta" / "metadata").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder}: the checkpoint's meta cannot be read: {error}; use another step") from error
+        meta = json.loads(_meta_file(folder).read_bytes())
+        with_defaults(meta["config"])
+        kinds = {"step": int, "classes": list, "schedule": dict, "validation": dict}
+        faults = [key for key, kind in kinds.items() if not isinstance(meta.get(key, {}), kind)]
+    except Exception as error:  # of any type, for any bytes
+        raise DamagedCheckpoint(f"{folder} is damaged: its meta cannot be read: {_reason(error)}") from error
+    if faults or meta.get("checksum") not in (None, _sealed(meta)["checksum"]):  # old ones have no checksum
+        raise DamagedCheckpoint(f"{folder} is damaged: its meta is not what was saved")
+    return meta
 
 
 def read_arrays(folder: Path) -> dict:
     """The network's arrays as they were saved, {layer: {name: array}} and `mean_rgb`, on the default device.
 
     Raises:
-      CheckpointError: a file is missing or damaged.
+      DamagedCheckpoint: a file is missing or damaged.
     """
-    return _read(folder / "net")
+    return _read(folder / "net", read_meta(folder))
+
+
+def read_network(folder: Path, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dict]:
+    """The network of one checkpoint's folder, and the meta; see `load_network`."""
+    meta = read_meta(folder)
+    config, classes = with_defaults(meta["config"]), tuple(meta["classes"])
+    outputs = meta.get("outputs", len(classes))  # old checkpoints are of classification
+    net = nnx.eval_shape(lambda: new_network(config, outputs, dtype))
+    if outputs == len(classes):
+        net.classes = classes
+    graphdef, state = nnx.split(net)
+    arrays = _read(folder / "net", meta)
+    _check(folder / "net", nnx.to_pure_dict(state), arrays)
+    nnx.replace_by_pure_dict(state, arrays)
+    return nnx.merge(graphdef, state), meta
 
 
 def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dict]:
     """A trained network, ready for evaluation; needs neither the config file nor the optimizer's state.
 
     Args:
-      path: a run's workdir (its latest checkpoint) or one checkpoint's folder.
+      path: a run's workdir (its latest checkpoint that is not damaged) or one checkpoint's folder.
       dtype: of the computation.
 
     Returns:
@@ -155,18 +268,7 @@ def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[V
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
-    folder = find(path)
-    meta = read_meta(folder)
-    config, classes = with_defaults(meta["config"]), tuple(meta["classes"])
-    outputs = meta.get("outputs", len(classes))  # old checkpoints are of classification
-    net = nnx.eval_shape(lambda: new_network(config, outputs, dtype))
-    if outputs == len(classes):
-        net.classes = classes
-    graphdef, state = nnx.split(net)
-    arrays = read_arrays(folder)
-    _check(folder / "net", nnx.to_pure_dict(state), arrays)
-    nnx.replace_by_pure_dict(state, arrays)
-    return nnx.merge(graphdef, state), meta
+    return read_newest(path, lambda folder: read_network(folder, dtype))[1]
 
 
 def new_network(config: ConfigDict, outputs: int, dtype: jnp.dtype) -> VGG:
@@ -192,26 +294,85 @@ def new_network(config: ConfigDict, outputs: int, dtype: jnp.dtype) -> VGG:
     )
 
 
-def _metric(metrics: dict[str, float]) -> float:
-    (value,) = metrics.values()  # older checkpoints call it accuracy
-    return value
+def checksums(tree: dict) -> dict[str, int]:
+    """CRC-32 of every array of a tree {layer: {name: array}}, by its name `LAYER/ARRAY`."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(np.ascontiguousarray(array))
+        for path, array in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
-def _read(folder: Path, like: dict | None = None) -> dict:
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    steps = [child for child in folder.iterdir() if child.name.isdecimal()] if os.path.isdir(folder) else []
+    return sorted(steps, key=lambda child: -int(child.name))
+
+
+def _meta_file(folder: Path) -> Path:
+    return folder / "meta" / "metadata"
+
+
+def _metric(folder: Path) -> float | None:
+    """The monitored metric of a step, if it was measured and can be read."""
+    old = folder / "metrics" / "metrics"  # {"metric": value} in a file of its own, or {"accuracy": value}
+    try:
+        (value,) = json.loads(old.read_bytes()).values() if old.exists() else [read_meta(folder).get("metric")]
+    except (OSError, ValueError, AttributeError):
+        return None
+    return value if isinstance(value, int | float) else None
+
+
+def _sealed(meta: dict) -> dict:
+    """A checkpoint's JSON values with a checksum of all the others."""
+    meta = {key: value for key, value in meta.items() if key != "checksum"}
+    return meta | {"checksum": zlib.crc32(json.dumps(meta, sort_keys=True).encode())}
+
+
+def _read(folder: Path, meta: dict, like: dict | None = None) -> dict:
     """The arrays of one item of a checkpoint, placed as those of `like` are, or all on the default device."""
     with ocp.StandardCheckpointer() as reader:
-        try:
+        with _damage(folder):
             saved = reader.metadata(folder).item_metadata.tree
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{folder}: not a complete checkpoint: {error}") from error
         if like:
             _check(folder, like, saved)
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding if like else device)
-        try:
-            return reader.restore(folder, jax.tree.map(shape, like or saved))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}: the checkpoint is damaged: {error}; use another step") from error
+        with _damage(folder):
+            arrays = reader.restore(folder, jax.tree.map(shape, like or saved))
+    if "checksums" in meta:  # old checkpoints have none
+        there, then = checksums(arrays), meta["checksums"][folder.name]
+        if changed := [name for name in there if there[name] != then.get(name)]:
+            which = f"{changed[0]} and {len(changed) - 1} more arrays are" if len(changed) > 1 else f"{changed[0]} is"
+            raise DamagedCheckpoint(f"{folder} is damaged: {which} not what was saved")
+    return arrays
+
+
+@contextlib.contextmanager
+def _damage(folder: Path) -> Iterator[None]:
+    """Takes whatever goes wrong in reading for damage, but for a lack of memory."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # Orbax's and TensorStore's are of any type
+        _silence_other_reads()
+        raise DamagedCheckpoint(f"{folder} is damaged: {_reason(error)}") from error
+
+
+@functools.cache
+def _silence_other_reads() -> None:
+    """Orbax reads all arrays at once. When one fails it leaves the others, and Python prints what becomes of these."""
+    shown = sys.unraisablehook
+    left = re.compile("Event loop is closed|error while reading array index")
+    sys.unraisablehook = lambda args: None if left.search(str(args.exc_value)) else shown(args)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in part of a line."""
+    if isinstance(error, AttributeError):  # Orbax's None in place of what it did not find
+        return "files are missing"
+    lines = (getattr(error, "strerror", None) or str(error)).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _check(folder: Path, wanted: dict, saved: dict) -> None:

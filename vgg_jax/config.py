@@ -91,7 +91,7 @@ def default_config() -> ConfigDict:
     config.log.every = 100  # steps
 
     config.checkpoint = ConfigDict()
-    config.checkpoint.every = 5_000  # steps
+    config.checkpoint.every = 5_000  # steps; and before every validation
     config.checkpoint.keep = 3  # the last so many, and the best
     return config
 
@@ -291,11 +291,6 @@ def _check_training(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.schedule.boundaries={tuple(schedule.boundaries)} belongs to config.schedule.kind='step', "
             f"not {schedule.kind!r}"
-        )
-    if config.checkpoint.every % config.evaluate.every and config.evaluate.every % config.checkpoint.every:
-        raise ConfigError(
-            f"config.checkpoint.every={config.checkpoint.every} and config.evaluate.every={config.evaluate.every}: "
-            "one must be a multiple of the other, so that the best checkpoint is one that was evaluated"
         )
 
 

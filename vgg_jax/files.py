@@ -1,9 +1,10 @@
-"""Files that are whole or not there at all, and never in the place of somebody else's."""
+"""Files that are whole or not there at all, never in the place of somebody else's; damaged ones are kept."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -111,3 +112,19 @@ def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
         if is_ours(path):
             return
     raise ConfigError(f"{path}: is there already and would be replaced; name another file, or move this one away")
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged file or folder to NAME.damaged1, or the next free number, so that another can take its place.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
+    >>> _ = path.write_text("junk")
+    >>> set_aside(path).name, path.exists()
+    ('metrics.jsonl.damaged1', False)
+    """
+    names = (path.with_name(f"{path.name}.damaged{number}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    with contextlib.suppress(FileNotFoundError):  # another process was first
+        path.rename(aside)
+    return aside

@@ -137,7 +137,7 @@ def _reason(error: Exception, arguments: list[str]) -> str:
 @stopping.listening()
 def run() -> None:
     """The command line: a user's mistake is a message and exit code 2, never a traceback."""
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs tracebacks of what it raises anyway
     sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name need not be of the terminal's letters
     logging.raiseExceptions = False  # of log.txt on a full disk: the run itself says so
     log = logging.getLogger("vgg_jax")

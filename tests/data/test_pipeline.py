@@ -146,6 +146,20 @@ def test_a_batch_in_which_no_image_can_be_read_is_a_batch(photo_folder, source):
     assert not batch["mask"].any() and not batch["image"].any() and len(problems) == 6
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_batches_end_when_no_image_can_be_read(photo_folder, source, left):
+    for path in sorted((photo_folder / "train").rglob("*.jpg"))[left:]:
+        path.write_bytes(b"no image")
+    if left:  # one image of an epoch keeps them going
+        assert sum(batch["mask"].sum() for batch in batches_of(source, 16, on_error="skip")[0]) == 4
+    else:
+        assert len(batches_of(source, 7, on_error="skip")[0]) == 7
+        with pytest.raises(
+            DataError, match=r"classes: none of 24 images can be read; the last .*/\d+.jpg: not an image"
+        ):
+            batches_of(source, 8, on_error="skip")
+
+
 def test_an_empty_place_stays_empty(source):
     requests = Requests(np.array([3, -1, 5]), np.array([40, 40, 40]), np.full((3, 2), 0.5))
     for each in (source, InMemory(source)):

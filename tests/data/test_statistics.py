@@ -52,6 +52,19 @@ def test_a_result_of_other_data_is_computed_again(source, photo_folder, caplog):
         assert color_statistics(source, cache=cache) == color_statistics(source, cache=None)
 
 
+@pytest.mark.parametrize("junk", ["mean", '{"of": [', "[]", '{"of": {}}', "\xff", "null", "[" * 9999])
+def test_a_damaged_result_is_kept_aside_and_computed_again(source, photo_folder, caplog, junk):
+    cache = photo_folder / "colors.json"
+    statistics = color_statistics(source, cache=cache)
+    whole = cache.read_text()
+    junk = whole.replace('"mean": [', '"mean": [999, ') if junk == "mean" else junk
+    cache.write_text(junk, "latin1")
+    with caplog.at_level(logging.WARNING, "vgg_jax"):
+        assert color_statistics(source, cache=cache) == statistics
+    assert "colors.json is damaged" in caplog.text and "kept as colors.json.damaged1, computed again" in caplog.text
+    assert cache.read_text() == whole and (photo_folder / "colors.json.damaged1").read_text("latin1") == junk
+
+
 def test_unreadable_images_are_raised_or_named(source, photo_folder, caplog):
     path = photo_folder / "train" / "b" / "04.jpg"
     path.write_bytes(b"")

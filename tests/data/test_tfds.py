@@ -117,6 +117,13 @@ def test_a_fingerprint_changes_with_the_files(prepared, tmp_path, monkeypatch):
     assert fingerprint("train") == before["train"] and fingerprint("test") != before["test"]
 
 
+def test_images_of_two_splits_are_told_by_their_records(data_dir):
+    whole, first, second, test = (
+        open_source("tfds:tiny_photos", split) for split in ("train", "train[:90%]", "train[80%:]", "test")
+    )
+    assert [first.shared_with(other) for other in (whole, second, test)] == [54, 6, 0]
+
+
 def test_test_stands_in_for_a_missing_validation(data_dir):
     source = open_source("tfds:tiny_photos", "validation[:5]")
     assert [source[i]["image"] for i in range(5)] == [

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vgg_jax import ConfigError, DataError
-from vgg_jax.checkpoint import load_network, read_arrays
+from vgg_jax import CheckpointError, ConfigError, DataError
+from vgg_jax.checkpoint import load_network, read_arrays, read_meta
 from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.target import of_run
 from vgg_jax.commands.workdir import RUN
 from vgg_jax.config import default_config
 from vgg_jax.stopping import Stopped
 from vgg_jax.tasks.choose import make_task
+from vgg_jax.tasks.classification import Classification
 from vgg_jax.train import metric_writer
 from vgg_jax.train.loop import Diverged
 from vgg_jax.train.loop import train as train_task
@@ -121,6 +122,118 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
         for name in ("whole", "cut")
     )
     assert [row for row in whole if row] == [row for row in cut if row]
+
+
+def test_a_validation_that_fails_costs_no_work_and_comes_first_when_the_run_goes_on(config, tmp_path, monkeypatch):
+    config.schedule.kind, config.evaluate.every, config.checkpoint.every = "plateau", 3, 6
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(config, whole)
+    evaluate, calls = Classification.evaluate, []
+
+    def failing(task, net):
+        calls.append(None)
+        if len(calls) == 2:
+            raise DataError("no such image")
+        return evaluate(task, net)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Classification, "evaluate", failing)
+        with pytest.raises(DataError, match="no such image"):
+            train(config, cut)
+    saved = read_meta(cut / "checkpoints/6")
+    assert saved["step"] == 6 and saved["validation"]["step"] == 3 and saved["schedule"]["best_step"] == 3
+    train(config, cut)
+    for step in sorted(path.name for path in (whole / "checkpoints").iterdir()):
+        assert same(*(read_arrays(folder / "checkpoints" / step) for folder in (whole, cut)))
+        one, other = (read_meta(folder / "checkpoints" / step) for folder in (whole, cut))
+        assert one == other and one["validation"]["step"] == one["step"]
+    rows = [[row for row in metric_writer.read(folder) if "validation_loss" in row] for folder in (whole, cut)]
+    assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [3, 6, 9, 12]
+
+
+def test_a_run_that_is_stopped_at_its_last_step_is_validated_when_it_goes_on(config, tmp_path, monkeypatch, caplog):
+    expected, rate_at = train(config, tmp_path / "whole"), Schedule.rate_at
+
+    def with_request(schedule, step):
+        if step == 11:
+            signal.raise_signal(signal.SIGTERM)
+        return rate_at(schedule, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Schedule, "rate_at", with_request)
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "cut")
+    assert train(config, tmp_path / "cut") == expected
+    with caplog.at_level("INFO", logger="vgg_jax"):
+        assert train(config, tmp_path / "cut") == expected
+    assert "already finished at step 12" in caplog.text
+
+
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(config, tmp_path, caplog):
+    train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (tmp_path / "cut/checkpoints/12/net/manifest.ocdbt").write_bytes(b"junk")
+    with caplog.at_level("INFO", logger="vgg_jax"):
+        train(config, tmp_path / "cut")
+    assert "checkpoints/12/net is damaged: " in caplog.text and "resumed at step 6" in caplog.text
+    names = sorted(path.name for path in (tmp_path / "cut/checkpoints").iterdir())
+    assert names == ["12", "12.damaged1", "6"]
+    assert same(*(read_arrays(tmp_path / name / "checkpoints/12") for name in ("whole", "cut")))
+
+
+def test_a_run_does_not_go_on_with_renamed_classes(config, tmp_path, photographs):
+    shutil.copytree(photographs, tmp_path / "photographs")
+    config.data.source, config.train.steps = f"folder:{tmp_path / 'photographs'}", 6
+    train(config, tmp_path / "run")
+    for split in ("train", "validation"):
+        (tmp_path / "photographs" / split / "across").rename(tmp_path / "photographs" / split / "up")
+    config.train.steps = 12
+    with pytest.raises(CheckpointError, match="without 'across', with 'up'"):
+        train(config, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["6"]
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A folder of two classes, two images each to train on and one each to validate; and a function that ruins some."""
+    for split, count in (("train", 2), ("validation", 1)):
+        for label, name in enumerate("ab"):
+            (tmp_path / "few" / split / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.new("RGB", (40, 40), (90 * label, 50, 40 * number))
+                image.save(tmp_path / "few" / split / name / f"{number}.png")
+    return tmp_path / "few"
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_run_on_nothing_ends_before_its_first_checkpoint(config, tmp_path, few, split, on_error):
+    config.data.source, config.data.statistics, config.data.on_error = f"folder:{few}", "imagenet", on_error
+    config.evaluate.every = config.checkpoint.every = 1
+    for path in (few / split).rglob("*.png"):
+        path.write_bytes(b"no image")
+    images = {"train": 4, "validation": 2}[split]
+    said = f"split {split}: {images} .*: none of {images} images can be read; the last of them is .*png: not an image"
+    with pytest.raises(DataError, match=said if on_error == "skip" else f"few/{split}/./..png: not an image"):
+        train(config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoints/*")) and not metric_writer.read(tmp_path / "run")
+
+
+def test_one_class_is_refused_and_images_that_are_trained_and_validated_on_are_warned_of(
+    config, tmp_path, few, one_device, caplog
+):
+    config.data.source, config.data.statistics = f"folder:{few}", "imagenet"
+    Classification(config, one_device, tmp_path)
+    assert not caplog.text
+    config.data.train_split, config.data.validation_split = "train[:75%]", "train[50%:]"
+    Classification(config, one_device, tmp_path)
+    assert "1 of the 2 images to validate on are trained on as well (splits train[:75%] and train[50%:])" in caplog.text
+    for split in ("train", "validation"):
+        shutil.rmtree(few / split / "a")
+    with pytest.raises(
+        DataError, match="2 images of 1 classes: there is nothing to tell 'b' from; the classes of a folder"
+    ):
+        Classification(config, one_device, tmp_path)
 
 
 def test_a_finished_run_says_so_and_stays(config, tmp_path, caplog, monkeypatch):

@@ -51,6 +51,12 @@ def test_its_state_survives_json():
     assert first.state == second.state and first.finished == second.finished
 
 
+def test_a_plateau_takes_over_from_a_schedule_of_another_kind():
+    schedule = Plateau(rate=0.01)
+    schedule.restore(Schedule(0.01).state)
+    assert not schedule.finished and schedule.observe(1, 0.5) == "" and schedule.state["best"] == 0.5
+
+
 def test_steps_and_warm_up():
     schedule = Schedule(rate=1.0, warmup_steps=4, boundaries=(10, 20))
     rates = [schedule.rate_at(step) for step in (0, 1, 3, 4, 9, 10, 19, 20, 99)]

@@ -68,7 +68,7 @@ def of_run(path: str | Path, config: ConfigDict | None = None, overrides: Mappin
     """The network of a run.
 
     Args:
-      path: the run's folder (its latest checkpoint) or one checkpoint's.
+      path: the run's folder (its latest checkpoint that is not damaged) or one checkpoint's.
       config: where the data come from and how to evaluate; by default as the training had it.
       overrides: keys of that config and their values.
 
@@ -76,10 +76,9 @@ def of_run(path: str | Path, config: ConfigDict | None = None, overrides: Mappin
       CheckpointError: there is none.
       ConfigError: the config cannot work.
     """
-    from vgg_jax.checkpoint import find, load_network  # Orbax takes a second to import
+    from vgg_jax.checkpoint import read_network, read_newest  # Orbax takes a second to import
 
-    folder = find(path)
-    net, meta = load_network(folder)
+    folder, (net, meta) = read_newest(path, read_network)
     saved = with_defaults(meta["config"])
     run = folder.parent.parent
     home = run / "evaluation" / folder.name if os.access(run, os.W_OK) else None

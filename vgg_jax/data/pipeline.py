@@ -23,6 +23,7 @@ from vgg_jax.errors import DataError
 from vgg_jax.prefetch import cores
 
 _PLANNED = 2048  # images whose requests are asked for at once
+_UNREADABLE = 1024  # in a row, or as many as hold every image: then it is the data that are gone
 _AHEAD = 2  # batches in the making at once, and as many waiting: one alone would leave threads idle at its end
 
 
@@ -57,8 +58,8 @@ class TrainingBatches:
       problems: with on_error="skip", what could not be read so far, and why: {name: reason}.
 
     Raises:
-      DataError: `threads` or `on_error` is none of these; while iterating, with on_error="raise": an image cannot be
-        read; the message names it.
+      DataError: `threads` or `on_error` is none of these; while iterating: an image cannot be read, which the message
+        names, or with on_error="skip" none can.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class TrainingBatches:
         _check_on_error(on_error)
         self.problems: dict[str, str] = {}
         self._source, self._sampler, self._crop, self._stop = source, sampler, crop, stop
-        self._skip, self._size = on_error == "skip", len(sampler(start).index)
+        self._skip, self._size, self._unreadable = on_error == "skip", len(sampler(start).index), 0
         self._planned_at_once = max(1, _PLANNED // self._size)
         self._batches = iter(self._dataset(start, _thread_count(threads)).as_numpy_iterator())
 
@@ -90,6 +91,9 @@ class TrainingBatches:
                 if not self._skip:
                     raise _unreadable(name, why)
                 self.problems[name] = why
+        self._unreadable = 0 if batch["mask"].any() else self._unreadable + np.sum(batch["index"] >= 0)
+        if self._unreadable >= min(_UNREADABLE, 2 * len(self._source)):
+            raise _none_readable(self._source, self._unreadable, name, why)
         batch["index"] = np.where(batch["mask"] > 0, batch["index"], 0).astype(np.int32)
         return batch
 
@@ -218,6 +222,25 @@ def _check_on_error(on_error: str) -> None:
         raise DataError(f"config.data.on_error={on_error!r}: it is 'raise' or 'skip'")
 
 
+def check_readable(source: Source, scale: int, *, threads: int = 0, on_error: str = "raise") -> None:
+    """Reads the first image of a source, or with on_error="skip" the first that can be read.
+
+    Args:
+      source: the images.
+      scale: what it is rescaled to: a test scale Q.
+      threads, on_error: as in `scaled_images`.
+
+    Raises:
+      DataError: it cannot be read, or none can.
+    """
+    indices = range(len(source) if on_error == "skip" else 1)
+    with scaled_images(source, indices, (scale,), threads=threads, on_error=on_error) as examples:
+        for example in examples:
+            if not example.problem:
+                return
+    raise _none_readable(source, len(source), source.name_of(example.index), example.problem)
+
+
 def _reason(error: OSError | DataError) -> str:
     """Why an image cannot be read, without where it lies."""
     return getattr(error, "strerror", None) or str(error)
@@ -226,6 +249,12 @@ def _reason(error: OSError | DataError) -> str:
 def _unreadable(where: str, reason: str) -> DataError:
     """The error for a run that such an image stops."""
     return DataError(f"{where}: {reason}\nTo leave such images out: --config.data.on_error=skip")
+
+
+def _none_readable(source: Source, count: int, name: str, reason: str) -> DataError:
+    """The error for a run of which even config.data.on_error=skip leaves nothing."""
+    count = min(count, len(source))
+    return DataError(f"{source.describe()}: none of {count:,} images can be read; the last of them is {name}: {reason}")
 
 
 def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], threads: int):

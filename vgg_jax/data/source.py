@@ -62,6 +62,11 @@ class Source(ABC):
         """A checksum of the sizes and times of the images' files: another one where content was replaced."""
         return digest(map(_size_and_time, self.files.paths if self.files else ()))
 
+    def shared_with(self, other: Source) -> int:
+        """How many of its images another source has too."""
+        names = set(map(self.name_of, range(len(self))))
+        return len(names.intersection(map(other.name_of, range(len(other)))))
+
     def describe(self) -> str:
         """One line for the log: classes, images, split, and what is unusual."""
         summary = f"{self.name}, split {self.split}: {len(self):,} images of {len(self.classes):,} classes"

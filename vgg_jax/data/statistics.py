@@ -16,7 +16,7 @@ import numpy as np
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
-from vgg_jax.files import written_aside
+from vgg_jax.files import set_aside, written_aside
 
 _log = logging.getLogger(__name__)
 
@@ -68,13 +68,8 @@ def color_statistics(
       DataError: an image cannot be read, or none can.
     """
     key = {"source": source.name, "split": source.split, "images": len(source)}
-    if cache is not None and cache.exists():
-        kept = json.loads(cache.read_text())
-        if kept["of"] == key:
-            return ColorStatistics(
-                tuple(kept["mean"]), tuple(kept["eigenvalues"]), tuple(map(tuple, kept["eigenvectors"]))
-            )
-        _log.warning("%s holds the colors of %s, not of %s: computed again", cache, kept["of"], key)
+    if cache is not None and (kept := _kept(cache, key)):
+        return kept
     moments = list(_moments(source, threads, on_error))
     if not moments:
         raise DataError("no image could be read, so there are no color statistics")
@@ -90,6 +85,26 @@ def color_statistics(
         with written_aside(cache) as partial:
             partial.write_text(json.dumps({"of": key, "sample": len(means), **asdict(statistics)}, indent=1))
     return statistics
+
+
+def _kept(cache: Path, key: dict) -> ColorStatistics | None:
+    """What a file keeps, unless it is of other images or damaged, as is then reported."""
+    if not cache.exists():
+        return None
+    try:
+        kept = json.loads(cache.read_bytes())
+        of, triples = kept["of"], (kept["mean"], kept["eigenvalues"], *kept["eigenvectors"])
+        mean, values, *vectors = (tuple(map(float, triple)) for triple in triples)
+        numbers = np.array([mean, values, *vectors])
+        if numbers.shape != (5, 3) or not np.isfinite(numbers).all() or not 0 <= min(mean) <= max(mean) <= 255:
+            raise ValueError("its values are no colors")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        _log.warning("%s is damaged (%s): kept as %s, computed again", cache, error, set_aside(cache).name)
+        return None
+    if of != key:
+        _log.warning("%s holds the colors of %s, not of %s: computed again", cache, of, key)
+        return None
+    return ColorStatistics(mean, values, tuple(vectors))
 
 
 def _moments(source: Source, threads: int, on_error: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -20,8 +20,9 @@ from ml_collections import ConfigDict
 from vgg_jax.config import eval_scale
 from vgg_jax.data.augment import augment
 from vgg_jax.data.open import open_source
-from vgg_jax.data.pipeline import TrainingBatches
+from vgg_jax.data.pipeline import TrainingBatches, check_readable
 from vgg_jax.data.sampler import Sampler
+from vgg_jax.data.source import Source
 from vgg_jax.data.statistics import IMAGENET, color_statistics
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.dataset import evaluate_dataset
@@ -61,6 +62,8 @@ class Classification:
         self.classes, self.outputs = self.source.classes, len(self.source.classes)
         warn_of_few_classes(self.outputs)
         self._reading = {"threads": data.threads, "on_error": data.on_error}
+        _check_sources(self.source, self._validation_source)
+        check_readable(self._validation_source, eval_scale(config), **self._reading)  # not after the first 5,000 steps
         self._colors = IMAGENET
         if data.statistics == "computed":
             self._colors = color_statistics(self.source, cache=workdir / "colors.json", **self._reading)
@@ -135,6 +138,25 @@ def _announce_evaluation(config: ConfigDict) -> None:
         else:
             if source.note:
                 log.info("--mode=evaluate will be on %s", source.describe())
+
+
+def _check_sources(train: Source, validation: Source) -> None:
+    """Refuses a source of one class, and warns of images that are both trained and validated on.
+
+    Raises:
+      DataError: there is nothing to tell apart.
+    """
+    if len(train.classes) < 2:
+        raise DataError(
+            f"{train.describe()}: there is nothing to tell {train.classes[0]!r} from; the classes of a folder are the "
+            "folders directly in it, or in its train/"
+        )
+    if common := validation.shared_with(train):
+        log.warning(
+            "%s of the %s images to validate on are trained on as well (splits %s and %s): the validation does not say "
+            "how good the network is on images that are new to it",
+            *(f"{common:,}", f"{len(validation):,}", train.split, validation.split),
+        )
 
 
 def classification_loss(

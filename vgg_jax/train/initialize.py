@@ -41,8 +41,7 @@ def initialize(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, floa
     del fresh["mean_rgb"]
     origin, params, random = None, fresh, list(fresh)
     if init.grow_from or init.from_run:
-        folder = checkpoint.find(init.grow_from or init.from_run)
-        donor = checkpoint.read_arrays(folder)
+        folder, donor = checkpoint.read_newest(init.grow_from or init.from_run, checkpoint.read_arrays)
         mean_rgb = donor.pop("mean_rgb")
         if init.grow_from:
             origin, (params, random) = f"grown from {folder}", grow_from(fresh, donor)

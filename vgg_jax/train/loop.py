@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
+import itertools
 import logging
 import math
 import time
@@ -26,13 +26,14 @@ from ml_collections import ConfigDict
 
 from vgg_jax import compiler, sharding
 from vgg_jax.checkpoint import Checkpoints, new_network
-from vgg_jax.config import validate, with_defaults
+from vgg_jax.config import validate
 from vgg_jax.errors import UserError
 from vgg_jax.files import drawing, printable
 from vgg_jax.model.specs import spec_of
 from vgg_jax.prefetch import prefetch
 from vgg_jax.progress import Progress
-from vgg_jax.stopping import deferred_stop
+from vgg_jax.stopping import deferred_stop, stoppable
+from vgg_jax.train import resume
 from vgg_jax.train.initialize import initialize
 from vgg_jax.train.metric_writer import MetricWriter, as_text
 from vgg_jax.train.optimizer import krizhevsky_momentum
@@ -83,14 +84,19 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             resuming, step, validation = checkpoints.latest is not None, 0, {}
             graphdef, state = _initial_state(config, task, mesh, optimizer, resuming)
             if resuming:
-                arrays, meta = checkpoints.restore(arrays_of(state))
-                step, validation = meta["step"], meta["validation"]
+                check = functools.partial(resume.check, config, task)
+                arrays, meta = checkpoints.restore(arrays_of(state), check)
+                step, validation = meta["step"], meta.get("validation", {})
                 state = with_arrays(state, arrays, step)
-                schedule.restore(meta["schedule"])
+                schedule.restore(meta.get("schedule", {}))
                 log.info("resumed at step %d from %s", step, workdir)
-                _report_changes(config, meta["config"])
+                resume.report_changes(config, meta)
         _describe(graphdef, state, mesh)
-        if step >= steps or schedule.finished:
+        finished = lambda: step >= steps or schedule.finished
+        # A checkpoint comes before the validation of its step: one whose validation is missing is validated first.
+        validating = lambda: step and (finished() or step % config.evaluate.every == 0)
+        unvalidated = lambda: validating() and validation.get("step") != step
+        if finished() and not unvalidated():
             log.info("already finished at step %d; the checkpoints are in %s", step, workdir)
             return validation
 
@@ -105,12 +111,34 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         with start_up.part("compiling, beyond these"):
             update = compiling.result()
         preview = aside.submit(_save_preview, task, batch, config.seed, workdir) if not step and first_process else None
-        write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, step, write=first_process)))
+        begun = {"train": step, "validation": validation.get("step", 0)}
+        write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, begun, write=first_process)))
         throughput = Throughput(batch_size, functools.partial(_check_finite, config, checkpoints, workdir))
         progress, left_out, first_step = Progress("step", first=step, seconds=0), set(), step + 1
         asked_to_stop = at_end.enter_context(deferred_stop("the step under way is saved"))
+        batches, stopping = itertools.chain([batch], batches), False
 
         while True:
+            if unvalidated() and not stopping:
+                began = time.monotonic()
+                with stoppable() if jax.process_count() == 1 else contextlib.nullcontext():  # saved; others would wait
+                    metrics = task.evaluate(_network(graphdef, state))
+                validation, monitored = metrics | {"step": step}, metrics[task.monitor]
+                write(step, "validation", metrics)
+                progress.clear()
+                log.info("step %d: validation %s (%.1f s)", step, as_text(metrics), time.monotonic() - began)
+                if decision := schedule.observe(step, monitored):
+                    log.info("step %d: validation %s: %s", step, task.monitor, decision)
+                checkpoints.complete(step, {"schedule": schedule.state, "validation": validation}, monitored)
+                throughput.restart()
+            for name in set(task.problems) - left_out:
+                progress.clear()
+                log.warning("left out: %s: %s", name, task.problems[name])
+                left_out.add(name)
+            if stopping or finished():
+                break
+            with throughput.waiting():
+                batch = next(batches)
             rate = schedule.rate_at(step)
             state, metrics = update(state, batch, jax.device_put(np.float32(rate), sharding.replicated(mesh)))
             step += 1
@@ -118,42 +146,20 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             if step == first_step:
                 throughput.fetch()
                 log.info("%s", start_up.summary())
-            done = step == steps
-            evaluating = done or step % config.evaluate.every == 0
-            if evaluating or step % config.log.every == 0:
+            if unvalidated() or step % config.log.every == 0:
                 metrics = {"learning_rate": rate} | throughput.report()
                 write(step, "train", metrics)
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
-            monitored = None
-            if evaluating:
-                began = time.monotonic()
-                metrics = task.evaluate(_network(graphdef, state))
-                validation, monitored = metrics | {"step": step}, metrics[task.monitor]
-                write(step, "validation", metrics)
-                progress.clear()
-                log.info("step %d: validation %s (%.1f s)", step, as_text(metrics), time.monotonic() - began)
-                if decision := schedule.observe(step, monitored):
-                    log.info("step %d: validation %s: %s", step, task.monitor, decision)
-                done = done or schedule.finished
-                throughput.restart()
             stopping = sharding.agreed(asked_to_stop())
-            if done or stopping or step % config.checkpoint.every == 0:
+            if unvalidated() or stopping or step % config.checkpoint.every == 0:
                 throughput.fetch()  # nothing is saved that was not checked
-                meta = _meta(config, task) | {"schedule": schedule.state, "validation": validation}
-                checkpoints.save(step, arrays_of(state), meta, monitored)
-            for name in set(task.problems) - left_out:
-                progress.clear()
-                log.warning("left out: %s: %s", name, task.problems[name])
-                left_out.add(name)
-            if done or stopping:
-                break
-            with throughput.waiting():
-                batch = next(batches)
+                meta = resume.about(config, task) | {"schedule": schedule.state, "validation": validation}
+                checkpoints.save(step, arrays_of(state), meta)
 
         progress.clear()
         checkpoints.wait()
-        if not done:
+        if stopping:
             log.info("stopped on request at step %d, saved in %s; the same command goes on from there", step, workdir)
         if preview:
             with drawing(workdir / "batch.png"):
@@ -223,16 +229,6 @@ def _check_finite(
         )
 
 
-def _meta(config: ConfigDict, task: Task) -> dict:
-    """What a checkpoint says about its run."""
-    return {
-        "config": json.loads(config.to_json()),
-        "classes": list(task.classes),
-        "outputs": task.outputs,
-        "source": task.source.name,
-    }
-
-
 def _describe(graphdef: nnx.GraphDef, state: TrainState, mesh: Mesh) -> None:
     net = _network(graphdef, state)
     count, trained = (sum(a.size for a in jax.tree.leaves(s)) for s in (nnx.state(net, nnx.Param), state.trainable))
@@ -242,21 +238,6 @@ def _describe(graphdef: nnx.GraphDef, state: TrainState, mesh: Mesh) -> None:
         [round(float(value), 2) for value in net.mean_rgb[...]],
         *(net.dtype.name, mesh.size, jax.devices()[0].device_kind),
     )
-
-
-def _report_changes(config: ConfigDict, saved: dict) -> None:
-    """Warns of keys of the config that are others than in the run's last checkpoint."""
-    now, then = (
-        jax.tree.leaves_with_path(json.loads(each.to_json()), is_leaf=lambda value: not isinstance(value, dict))
-        for each in (config, with_defaults(saved))
-    )
-    changed = [
-        f"config.{jax.tree_util.keystr(path, simple=True, separator='.')}: {before} -> {value}"
-        for (path, value), (_, before) in zip(now, then, strict=True)
-        if value != before
-    ]
-    if changed:
-        log.warning("the config has changed since: %s", "; ".join(changed))
 
 
 def _report_problems(problems: Mapping[str, str], workdir: Path) -> None:

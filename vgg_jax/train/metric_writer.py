@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
+import operator
 from collections.abc import Mapping
 from pathlib import Path
 
-from vgg_jax.files import written_aside
+from vgg_jax.files import set_aside, written_aside
+
+log = logging.getLogger(__name__)
 
 FILE = "metrics.jsonl"
 
@@ -30,14 +34,22 @@ class MetricWriter:
 
     Args:
       workdir: the run's folder; `metrics.jsonl` and `tensorboard/` are in it.
-      step: where the run stands; lines of later steps, from an attempt that was cut off, are dropped.
+      steps: of the last "train" and the last "validation" line that count; later ones, from an attempt that was cut
+        off, are dropped.
     """
 
-    def __init__(self, workdir: Path, step: int, write: bool):
+    def __init__(self, workdir: Path, steps: Mapping[str, int], write: bool):
         self._path, self._write = workdir / FILE, write
         self._summaries = None
         if write:
-            kept = [row for row in read(workdir) if row["step"] <= step]
+            rows, damaged = _rows(self._path)
+            if damaged:
+                log.warning(
+                    "%s: no metrics in %d of its lines, the first is line %d: left out; the file as it was is now %s",
+                    *(self._path, len(damaged), damaged[0], set_aside(self._path).name),
+                )
+            last = lambda row: steps["validation" if any(name.startswith("validation_") for name in row) else "train"]
+            kept = [row for row in rows if row["step"] <= last(row)]
             with written_aside(self._path) as partial:
                 partial.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
@@ -64,14 +76,22 @@ class MetricWriter:
 
 
 def read(workdir: Path) -> list[dict]:
-    """The rows of `metrics.jsonl`, none if there is no such file; a last line cut off by a kill is left out."""
-    path, rows = workdir / FILE, []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    """The rows of `metrics.jsonl`, none if there is no such file; what is no row, as a kill leaves it, is left out."""
+    return _rows(workdir / FILE)[0]
+
+
+def _rows(path: Path) -> tuple[list[dict], list[int]]:
+    """The rows of a file, and the numbers of lines that are none; a last line that was cut off is not among them."""
+    rows, damaged = [], []
+    *lines, cut_off = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    for number, line in enumerate([*lines, cut_off], start=1):
         try:
-            rows.append({_RENAMED.get(name, name): value for name, value in json.loads(line).items()})
-        except json.JSONDecodeError:
-            break
-    return rows
+            row = {_RENAMED.get(name, name): value + 0 for name, value in json.loads(line).items()}
+            rows.append(row | {"step": operator.index(row["step"])})
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):  # no JSON, no numbers, no step
+            if number <= len(lines):
+                damaged.append(number)
+    return rows, damaged
 
 
 def as_text(metrics: Mapping[str, float]) -> str:

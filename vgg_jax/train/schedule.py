@@ -63,7 +63,7 @@ class Plateau(Schedule):
     ):
         super().__init__(**common)
         self._drops, self._patience, self._threshold, self._min_interval = drops, patience, threshold, min_interval
-        self.restore({"best": -1.0, "best_step": 0, "waited": 0, "dropped_at": [], "finished": False})
+        self.restore({})
 
     @property
     def state(self) -> dict:
@@ -76,6 +76,8 @@ class Plateau(Schedule):
         }
 
     def restore(self, state: dict) -> None:
+        fresh = {"best": -1.0, "best_step": 0, "waited": 0, "dropped_at": [], "finished": False}
+        state = fresh | state  # empty where the run began with another kind of schedule
         self._best, self._best_step, self._waited = state["best"], state["best_step"], state["waited"]
         self.boundaries, self.finished = list(state["dropped_at"]), state["finished"]
 
