@@ -315,7 +315,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_file(tmp_path):
         ({"pool": None, "scales": (64, 96)}, "the maps of several scales differ in size"),
         ({"images": "a.jpg"}, "images='a.jpg': give a list of images, or of paths"),
         ({"into": "README.md/f.npz"}, "README.md/f.npz: cannot be written: File exists"),
-        ({"into": "."}, "cannot be written: it is a folder"),
+        ({"into": "."}, "is a folder; name another file"),
     ],
 )
 def test_impossible_features_are_refused_before_an_image_is_read(options, message):
