@@ -175,6 +175,8 @@ def test_a_path_may_be_a_run_its_checkpoints_or_one_step(tmp_path, config):
 def test_missing_damaged_and_foreign_checkpoints_are_refused(tmp_path, config):
     with pytest.raises(CheckpointError, match="nowhere: is not there; give a run's --workdir"):
         find(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="x{300}: is not there"):
+        find(tmp_path / ("x" * 300))
     with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
         find(tmp_path)
     save(tmp_path, config, state_of(config), step=1)

@@ -12,6 +12,7 @@ How the parameters are split into trained and frozen ones, or over devices, is n
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -109,12 +110,13 @@ def find(path: str | Path) -> Path:
       CheckpointError: there is none.
     """
     path = Path(path).absolute()
-    if (path / "net").is_dir() and (path / "meta").is_dir():
+    is_dir = os.path.isdir  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
+    if is_dir(path / "net") and is_dir(path / "meta"):
         return path
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.is_dir() else []
+    folder = path / FOLDER if is_dir(path / FOLDER) else path
+    steps = [child for child in folder.iterdir() if child.name.isdigit()] if is_dir(folder) else []
     if not steps:
-        what = "is not there" if not path.exists() else "holds no complete checkpoint"
+        what = "is not there" if not os.path.exists(path) else "holds no complete checkpoint"
         raise CheckpointError(f"{path}: {what}; give a run's --workdir, or one checkpoint, WORKDIR/{FOLDER}/STEP")
     return max(steps, key=lambda child: int(child.name))
 

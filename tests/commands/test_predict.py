@@ -66,7 +66,7 @@ def test_text_names_the_file_and_the_classes(target, photographs, capsys):
     assert all("%" in line for line in lines[1:6])
 
 
-@pytest.mark.parametrize("protocol", ["crops", "both", "centre"])
+@pytest.mark.parametrize("protocol", ["crops", "both", "center"])
 def test_the_protocol_and_the_scales_are_those_asked_for(protocol, target, photographs, capsys):
     target.config.evaluate.scales = (48, 64)
     predict(target, [photographs / "sub/c.png"], protocol=protocol, as_json=True)
@@ -138,7 +138,7 @@ def test_an_image_that_is_named_twice_is_predicted_once(photographs):
     assert [path.name for path in found] == ["a.png", "b.jpg", "broken.jpg", "c.png"]
 
 
-@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg"])
+@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg", "x" * 300, "\0", "\udcff"])
 def test_nothing_to_predict_is_an_error(argument):
     with pytest.raises(ConfigError, match="there is no such image, folder, or match of this pattern"):
         images_of([argument])

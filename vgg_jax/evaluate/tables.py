@@ -18,7 +18,7 @@ TABLES = {
     4: "Table 4: multiple test scales",
     5: "Table 5: dense and multi-crop evaluation",
     6: "Table 6: fusion",
-    0: "Centre crop, for comparison",
+    0: "Center crop, for comparison",
 }
 
 
@@ -98,7 +98,7 @@ def _cells(row: Row, with_paper: bool) -> dict[str, str]:
         "network": row.network,
         "S": scales_text(row.S),
         "Q": ",".join(map(str, row.Q)),
-        "protocol": {"centre": "centre crop"}.get(row.protocol, row.protocol),
+        "protocol": {"center": "center crop"}.get(row.protocol, row.protocol),
         "images": f"{row.images:,}",
         "top-1 error, %": f"{row.top1:.2f}",
         "top-5 error, %": f"{row.top5:.2f}",
