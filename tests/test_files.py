@@ -30,9 +30,11 @@ def test_a_file_is_replaced_only_if_it_is_known(tmp_path):
     check_replaceable(file, ours)
     file.write_bytes(b"\xff")  # reading it raises
     link.symlink_to(tmp_path / "nowhere")
-    for path in (file, link, tmp_path):
+    for path in (file, link):
         with pytest.raises(ConfigError, match=f"{path}: is there already and would be replaced; name another file"):
             check_replaceable(path, ours)
+    with pytest.raises(ConfigError, match=f"{tmp_path}: is a folder; name another file"):
+        check_replaceable(tmp_path, ours)
 
 
 def test_half_a_file_is_never_seen(tmp_path):

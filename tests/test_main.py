@@ -37,6 +37,7 @@ def run(*arguments):
         (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|features|fuse>"),
         (["--mode=evaluate", "--checkpoint=no-such-run"], "no-such-run: is not there"),
         (["--mode=evaluate", "--config.evaluate.scale=many"], "--config.evaluate.scale=many: invalid literal"),
+        ([f"--workdir={os.fsdecode(bytes([255]))}"], "\\udcff: the folder of a run has a name in UTF-8"),
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
         (["stray"], "what is 'stray'? Flags look like"),
         (["--stack"], "--mode=train does not take --stack; it takes --config, --workdir"),

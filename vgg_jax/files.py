@@ -111,7 +111,8 @@ def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
     with contextlib.suppress(Exception):  # a file of another kind can make a parser raise nearly anything
         if is_ours(path):
             return
-    raise ConfigError(f"{path}: is there already and would be replaced; name another file, or move this one away")
+    problem = "is a folder" if path.is_dir() else "is there already and would be replaced"
+    raise ConfigError(f"{path}: {problem}; name another file, or move this one away")
 
 
 def set_aside(path: Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -88,7 +89,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _check_given(mode: Mode, arguments: list[str]) -> None:
-    """Refuses flags of other modes, and arguments where a mode takes none."""
+    """Refuses flags of other modes, arguments where a mode takes none, and folders that no checkpoint can be in."""
+    for path in filter(None, (flags.FLAGS.workdir, *flags.FLAGS.checkpoint)):
+        if os.path.abspath(path).encode(errors="ignore") != os.fsencode(os.path.abspath(path)):
+            raise ConfigError(f"{path}: the folder of a run has a name in UTF-8, for checkpoints take no other")
     for name in sorted({name for other in MODES.values() for name in other.flags} - {*mode.flags}):
         overridden = name == "config" and flags.FLAGS[name].override_values
         if flags.FLAGS[name].present or overridden:

@@ -157,6 +157,17 @@ def test_results_go_into_no_folder_of_other_things(trained, tmp_path):
     assert {path.name for path in out.rglob("*") if path.is_file()} == {MARK, "tables.md", "tables.csv", "tables.json"}
 
 
+def test_a_checkpoint_outside_of_a_run_needs_a_folder_for_its_results(trained, tmp_path):
+    shutil.copytree(trained / "A/checkpoints/12", tmp_path / "downloads/net/12")
+    target = of_run(tmp_path / "downloads/net/12")
+    assert target.home is None
+    with pytest.raises(
+        ConfigError, match=f"{target.name}: it is in no run's folder .*; give --workdir=DIR for results"
+    ):
+        evaluate([target])
+    assert [path.name for path in (tmp_path / "downloads").rglob("*") if path.name == "evaluation"] == []
+
+
 def test_names_of_classes_and_files_fail_no_table(tmp_path, tiny_net, rng, caplog):
     classes = sorted(["$x^2$", "$", "a\nline", os.fsdecode(b"\xff\xfe"), 'plain, "quoted"', "_{\\frac"])
     for name in classes:

@@ -318,7 +318,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_file(tmp_path):
         ({"layers": (5,)}, "no activation 5 in net A"),
         ({"batch_size": 0}, "batch_size=0: a number of images, or None"),
         ({"into": "README.md/f.npz"}, "README.md/f.npz: cannot be written: File exists"),
-        ({"into": "."}, "cannot be written: it is a folder"),
+        ({"into": "."}, "is a folder; name another file"),
     ],
 )
 def test_impossible_features_are_refused_before_an_image_is_read(options, message):

@@ -77,7 +77,7 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     for target in targets:
         out = out or (target.home and target.home.parent)
         if not out:
-            raise ConfigError(f"{target.name}: the run's folder cannot be written to; {_WAY_OUT}")
+            raise ConfigError(f"{target.name}: it is in no run's folder that can be written to; {_WAY_OUT}")
         home = target.home or out / _slug(target.name)
         if first_process:
             _claim(out, home.parent)
