@@ -1,37 +1,25 @@
-"""The command line: a killed run, and every mistake as a message without a traceback."""
+"""The command line: every mistake is a message without a traceback. `tests.torture.kills` has runs that are killed."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
 
 import vgg_jax.main  # noqa: F401 (it says how a tuple is parsed)
-from vgg_jax import ConfigError
-from vgg_jax.checkpoint import read_arrays
-from vgg_jax.commands import workdir
 from vgg_jax.config import validate
-from vgg_jax.train import metric_writer
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "TFDS_DATA_DIR": "no-such-folder"}
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "vgg_jax.main", *map(str, arguments)]
-
-
 def run(*arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "vgg_jax.main", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -112,70 +100,3 @@ def test_overrides_of_the_script_for_the_tables_count(tmp_path):
         config, given = config_of(arguments)
         validate(config)
         assert given.items() >= overrides.items() and config.data.source == "folder:images"
-
-
-RUN = [
-    "--config=configs/quickstart.py",
-    "--config.model.width=0.0625",
-    "--config.data.train_split=train[:200]",
-    "--config.data.validation_split=validation[:40]",
-    "--config.train.batch_size=16",
-    "--config.train.steps=60",
-    "--config.evaluate.every=20",
-    "--config.checkpoint.every=10",
-    "--config.log.every=1",
-]
-
-
-def test_a_run_killed_at_an_arbitrary_step_ends_as_if_it_had_not_been(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = run(*RUN, f"--workdir={whole}")
-    assert result.returncode == 0, result.stderr
-    for most in (17, 38):  # SIGKILL twice, between checkpoints
-        process = subprocess.Popen(
-            command(*RUN, f"--workdir={killed}"),
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and process.poll() is None:
-            rows = metric_writer.read(killed)
-            if rows and rows[-1]["step"] >= most:
-                break
-            time.sleep(0.005)
-        assert process.poll() is None, "the run ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (killed / "checkpoints/60").exists()
-    assert {path.name for path in killed.iterdir()} <= {*workdir.RUN, workdir.MARK}
-    result = run(*RUN, f"--workdir={killed}")
-    assert result.returncode == 0 and "resumed at step" in result.stderr
-    a, b = (read_arrays(folder / "checkpoints/60") for folder in (whole, killed))
-    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-    rows = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, killed)
-    ]
-    losses = [{row["step"]: row["train_loss"] for row in part if "train_loss" in row} for part in rows]
-    assert losses[0] == losses[1] and list(losses[1]) == sorted(losses[1])
-
-
-def test_sigterm_saves_and_exits_cleanly(tmp_path):
-    process = subprocess.Popen(
-        command(*RUN, f"--workdir={tmp_path}", "--config.train.steps=100000"),
-        cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not (tmp_path / "metrics.jsonl").exists():
-        time.sleep(0.05)
-    while time.monotonic() < deadline and len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 3:
-        time.sleep(0.05)
-    with pytest.raises(ConfigError, match=f"process {process.pid} on .* is training here"), workdir.held(tmp_path):
-        pass
-    process.send_signal(signal.SIGTERM)
-    _, reported = process.communicate(timeout=240)
-    assert process.returncode == 0 and "stopped on request at step" in reported and "Traceback" not in reported
-    step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert f"at step {step}" in reported

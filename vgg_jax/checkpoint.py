@@ -12,6 +12,7 @@ How the parameters are split into trained and frozen ones, or over devices, is n
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -23,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError
+from vgg_jax.files import check_room
 from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
 
@@ -66,9 +68,14 @@ class Checkpoints:
           arrays: trees of arrays by the names of their folders, `net` and `optimizer`.
           meta: JSON values; see the module.
           metric: the monitored metric at this step, if it was measured; higher is better.
+
+        Raises:
+          ConfigError: there is no room on the disk.
         """
         if self.latest == step:
             return
+        size = sum(array.nbytes for array in jax.tree.leaves(arrays))
+        check_room(Path(self._manager.directory), size, f"the checkpoint of step {step}")
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         items["meta"] = ocp.args.JsonSave(meta | {"step": step})
         metrics = None if metric is None else {"metric": metric}
@@ -103,12 +110,13 @@ def find(path: str | Path) -> Path:
       CheckpointError: there is none.
     """
     path = Path(path).absolute()
-    if (path / "net").is_dir() and (path / "meta").is_dir():
+    is_dir = os.path.isdir  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
+    if is_dir(path / "net") and is_dir(path / "meta"):
         return path
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
-    steps = [child for child in folder.iterdir() if child.name.isdigit()] if folder.is_dir() else []
+    folder = path / FOLDER if is_dir(path / FOLDER) else path
+    steps = [child for child in folder.iterdir() if child.name.isdigit()] if is_dir(folder) else []
     if not steps:
-        what = "is not there" if not path.exists() else "holds no complete checkpoint"
+        what = "is not there" if not os.path.exists(path) else "holds no complete checkpoint"
         raise CheckpointError(f"{path}: {what}; give a run's --workdir, or one checkpoint, WORKDIR/{FOLDER}/STEP")
     return max(steps, key=lambda child: int(child.name))
 

@@ -17,6 +17,7 @@ NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "v
 SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
 PROTOCOLS = ("dense", "crops", "both", "center")
+MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
 
 
 def default_config() -> ConfigDict:
@@ -114,30 +115,34 @@ _CHOICES = {
     "evaluate.validation": PROTOCOLS,
     "evaluate.classes": ("", "all", "source"),
 }
-_AT_LEAST = {
-    "model.hidden": 0,
-    "model.dropout": 0,
-    "data.color_shift": 0,
-    "data.threads": 0,
-    "train.batch_size": 1,
-    "train.microbatches": 1,
-    "train.steps": 1,
-    "train.learning_rate": 0,
-    "train.momentum": 0,
-    "train.weight_decay": 0,
-    "train.cached_views": 0,
-    "schedule.warmup_steps": 0,
-    "schedule.drops": 0,
-    "schedule.patience": 1,
-    "schedule.threshold": 0,
-    "schedule.min_interval": 0,
-    "evaluate.scale": 0,
-    "evaluate.batch_size": 0,
-    "evaluate.every": 1,
-    "log.every": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
+_COUNT = 2**31 - 1  # what an int32 holds
+_RANGES = {
+    "seed": (0, 2**63 - 1),
+    "model.width": (0, 64),
+    "model.hidden": (0, 2**20),
+    "model.dropout": (0, 1),
+    "data.color_shift": (0, 100),
+    "data.threads": (0, 1024),
+    "train.batch_size": (1, 2**20),
+    "train.microbatches": (1, 2**20),
+    "train.steps": (1, _COUNT),
+    "train.learning_rate": (0, 10**6),
+    "train.momentum": (0, 1),
+    "train.weight_decay": (0, 10**6),
+    "train.cached_views": (0, 2**20),
+    "schedule.warmup_steps": (0, _COUNT),
+    "schedule.drops": (0, _COUNT),
+    "schedule.patience": (1, _COUNT),
+    "schedule.threshold": (0, 1),
+    "schedule.min_interval": (0, _COUNT),
+    "evaluate.scale": (0, MAX_SCALE),
+    "evaluate.batch_size": (0, 2**20),
+    "evaluate.every": (1, _COUNT),
+    "log.every": (1, _COUNT),
+    "checkpoint.every": (1, _COUNT),
+    "checkpoint.keep": (1, _COUNT),
 }
+"""The least and the most of a number; the most is beyond every use and within every type."""
 
 
 def validate(config: ConfigDict) -> None:
@@ -153,10 +158,11 @@ def validate(config: ConfigDict) -> None:
         if value not in choices:
             named = ", ".join(choice or "''" for choice in choices)
             raise ConfigError(f"config.{key}={value!r}: use one of {named}{did_you_mean(value, choices)}")
-    for key, least in _AT_LEAST.items():
+    for key, (least, most) in _RANGES.items():
         value = _get(config, key)
-        if not value >= least:
-            raise ConfigError(f"config.{key}={value!r}: the least is {least}")
+        if not least <= value <= most:
+            bound = f"the most is {most:,}" if value > most else f"the least is {least}"
+            raise ConfigError(f"config.{key}={value!r}: {bound}")
     _check_model(config)
     _check_data(config)
     _check_training(config)
@@ -239,6 +245,8 @@ def _check_data(config: ConfigDict) -> None:
         )
     if scale[0] < crop:
         raise ConfigError(f"config.data.scale={scale}: S is below the crop, config.data.crop={crop}; no crop fits")
+    if scale[1] > 2**15:
+        raise ConfigError(f"config.data.scale={scale}: S is {2**15:,} pixels at most")
     scales = tuple(config.evaluate.scales)
     if not all(isinstance(q, int) for q in scales) or len(set(scales)) < len(scales):
         raise ConfigError(f"config.evaluate.scales={scales}: different test scales Q in whole pixels")
@@ -247,8 +255,12 @@ def _check_data(config: ConfigDict) -> None:
             raise ConfigError(
                 f"config.evaluate.{key}={config.evaluate[key]}: Q is below the crop, config.data.crop={crop}"
             )
+        if any(q > MAX_SCALE for q in given):
+            raise ConfigError(
+                f"config.evaluate.{key}={config.evaluate[key]}: Q = {max(given)}, {MAX_SCALE} is the most"
+            )
     protocols = tuple(config.evaluate.protocols)
-    if not protocols or not set(protocols) <= set(PROTOCOLS):
+    if not protocols or not all(protocol in PROTOCOLS for protocol in protocols):
         raise ConfigError(
             f"config.evaluate.protocols={protocols}: one or more of {', '.join(PROTOCOLS)}; at the command line "
             f"--config.evaluate.protocols=\"('dense','crops')\""
@@ -263,11 +275,14 @@ def _check_training(config: ConfigDict) -> None:
         )
     if not train.momentum < 1:
         raise ConfigError(f"config.train.momentum={train.momentum}: below 1; the paper's is 0.9")
+    if not all(isinstance(group, str) for group in train.freeze):
+        raise ConfigError(f"config.train.freeze={tuple(train.freeze)}: names of layers or stages, ('conv1', 'fc6')")
     if not 0 < schedule.factor < 1:
         raise ConfigError(f"config.schedule.factor={schedule.factor}: between 0 and 1; the paper divides by 10, 0.1")
     if schedule.kind == "step":
         boundaries = list(schedule.boundaries)
-        if not boundaries or not all(isinstance(step, int) for step in boundaries) or boundaries != sorted(boundaries):
+        rising = all(isinstance(step, int) for step in boundaries) and boundaries == sorted(boundaries)
+        if not boundaries or not rising or boundaries[0] < 0:
             raise ConfigError(
                 f"config.schedule.boundaries={tuple(boundaries)}: "
                 "config.schedule.kind='step' takes rising steps, (1000, 2000)"

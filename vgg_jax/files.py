@@ -6,6 +6,7 @@ import contextlib
 import errno
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,6 +54,25 @@ def writing(what: str | Path, way_out: str = "name another place") -> Iterator[N
     except OSError as error:
         room = "make room there, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise ConfigError(f"{what}: cannot be written: {error.strerror or error}; {room}{way_out}") from error
+
+
+def check_room(folder: Path, size: int, what: str) -> None:
+    """Refuses to begin what does not fit on the disk: half of it would be left.
+
+    Args:
+      folder: where it is to be written; it exists.
+      size: in bytes.
+      what: it is.
+
+    Raises:
+      ConfigError: it does not fit.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ConfigError(
+            f"{folder}: no room for {what}, {size / 1e6:,.1f} MB; {free / 1e6:,.1f} MB are left: make room there, and "
+            "start the same command again"
+        )
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def test_an_image_that_is_named_twice_is_predicted_once(photographs):
     assert [path.name for path in found] == ["a.png", "b.jpg", "broken.jpg", "c.png"]
 
 
-@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg"])
+@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg", "x" * 300, "\0", "\udcff"])
 def test_nothing_to_predict_is_an_error(argument):
     with pytest.raises(ConfigError, match="there is no such image, folder, or match of this pattern"):
         images_of([argument])

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -139,6 +140,35 @@ def test_arrays_that_contradict_each_other_are_refused(other, made, tmp_path):
     np.savez(tmp_path / "D.npz", **arrays(made) | other)
     with pytest.raises(vgg_jax.DataError, match="D.npz: its arrays contradict each other"):
         read(tmp_path / "D.npz")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"posteriors": np.full((3, 6, 4), np.nan, np.float32)},
+        {"posteriors": np.zeros((3, 6, 4), np.int32)},
+        {"labels": np.full(6, 4, np.int32)},
+        {"labels": np.full(6, -1, np.int32)},
+        {"labels": np.array(list("abcdef"))},
+        {"about": np.array("[]")},
+        {"about": np.array('{"network": "D", "S": [256, 256]}')},
+        {"about": np.array('{"network": "D", "protocol": "dense", "S": 256}')},
+        {"about": np.array('{"network": 5, "protocol": "dense", "S": [256, 256]}')},
+    ],
+)
+def test_values_that_cannot_be_are_refused(other, made, tmp_path):
+    np.savez(tmp_path / "D.npz", **arrays(made) | other)
+    with pytest.raises(vgg_jax.DataError, match="D.npz: damaged: posteriors that are no numbers"):
+        read(tmp_path / "D.npz")
+
+
+def test_a_member_that_is_no_array_is_refused(made, tmp_path):
+    made.save(tmp_path / "D.npz")
+    with zipfile.ZipFile(tmp_path / "D.npz") as whole, zipfile.ZipFile(tmp_path / "bytes.npz", "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, b"bytes" if name == "labels.npy" else whole.read(name))
+    with pytest.raises(vgg_jax.DataError, match="bytes.npz: not a file of posteriors: .*labels is an array of bytes"):
+        read(tmp_path / "bytes.npz")
 
 
 def test_a_pickle_is_not_run(made, tmp_path):

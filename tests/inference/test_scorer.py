@@ -196,6 +196,14 @@ def test_no_images_give_no_posteriors(net):
         ({"scales": ()}, "one or more test scales"),
         ({"scales": (64.5,)}, "in whole pixels"),
         ({"protocol": "densely"}, "protocol='densely': there are dense, crops, both, center; did you mean 'dense'"),
+        ({"scales": 36}, r"scales=36: one or more test scales Q in whole pixels, such as \(256,\)"),
+        ({"scales": "36"}, "scales=36: one or more test scales Q"),
+        ({"scales": None}, "scales=None: one or more test scales Q"),
+        ({"protocol": 3}, "protocol=3: there are dense, crops, both, center"),
+        ({"protocol": ["dense"]}, r"protocol=\['dense'\]: there are dense"),
+        ({"batch_size": 0}, "batch_size=0: a number of images, or None"),
+        ({"batch_size": -3}, "batch_size=-3"),
+        ({"batch_size": 2.5}, "batch_size=2.5"),
     ],
 )
 def test_impossible_scorers_are_refused(options, message, net):

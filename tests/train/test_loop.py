@@ -19,6 +19,7 @@ from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.target import of_run
 from vgg_jax.commands.workdir import RUN
 from vgg_jax.config import default_config
+from vgg_jax.stopping import Stopped
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.train import metric_writer
 from vgg_jax.train.loop import Diverged
@@ -90,7 +91,6 @@ def test_a_run_learns_and_leaves_what_it_should(config, tmp_path):
         with Image.open(tmp_path / picture) as image:
             assert min(image.size) > 300
     assert list((tmp_path / "tensorboard").glob("events*"))
-    assert {path.name for path in tmp_path.iterdir()} < RUN  # else it could replace what is not its own
     assert json.loads((tmp_path / "colors.json").read_text())["mean"] == pytest.approx([128, 128, 128], abs=4)
     net, meta = load_network(tmp_path)
     assert meta["step"] == 120 and meta["classes"] == ["across", "down", "plain"] and net.crop == 32
@@ -110,7 +110,8 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
 
     with monkeypatch.context() as patched:
         patched.setattr(Schedule, "rate_at", with_request)
-        train(config, tmp_path / "cut")
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "cut")
     stopped = max(int(path.name) for path in (tmp_path / "cut/checkpoints").iterdir())
     assert stopped == 4
     train(config, tmp_path / "cut")
@@ -170,6 +171,7 @@ def test_a_bad_image_stops_the_run_or_is_counted(config, tmp_path, photographs, 
         bad.unlink()
     assert "zz_broken.jpg" in (tmp_path / "skip/unreadable.txt").read_text()
     assert "1 images could not be read" in caplog.text
+    assert {path.name for path in (tmp_path / "skip").iterdir()} < RUN  # else others' files could be replaced
     assert math.isfinite(metric_writer.read(tmp_path / "skip")[-1]["validation_loss"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,12 +20,12 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for argument in arguments:
         path, problem = Path(argument).expanduser(), "there is no such image, folder, or match of this pattern"
-        if path.is_dir():
+        if os.path.isdir(path):  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
             problem = f"no images ({' '.join(sorted(SUFFIXES))}) in this folder"
             paths = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         else:
-            paths = [path] if path.is_file() else map(Path, glob.glob(str(path), recursive=True))
-        images = sorted(path for path in paths if path.is_file())
+            paths = [path] if os.path.isfile(path) else map(Path, glob.glob(str(path), recursive=True))
+        images = sorted(filter(os.path.isfile, paths))
         if not images:
             raise ConfigError(f"{argument}: {problem}")
         found |= dict.fromkeys(images)

@@ -19,6 +19,7 @@ from vgg_jax.evaluate.posteriors import relative
 from vgg_jax.files import printable, writing
 from vgg_jax.inference.score_map import check_heat_map, save_heat_map
 from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors, scales_of
+from vgg_jax.progress import Progress
 
 AT_ONCE = 256
 """Images in work at once: as many are predicted before the first is printed."""
@@ -98,6 +99,7 @@ def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Ite
     names = net.classes or tuple(f"class {number}" for number in range(net.num_classes))
     runner = posterior_runner(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
     options = {"threads": config.data.threads, "on_error": "skip"}
+    progress, done = Progress("scores"), 0
     for first in range(0, len(paths), AT_ONCE):
         some = paths[first : first + AT_ONCE]
         problems: dict[int, str] = {}
@@ -105,6 +107,9 @@ def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Ite
         with scaled_images(FileSource(some), range(len(some)), scales_of(views), **options) as examples:
             for place, _, posterior in posteriors(runner, _noting(problems, examples), views):
                 means[place] += posterior / len(views)
+                done += 1
+                progress(done, len(paths) * len(views))
+        progress.clear()
         for place, (path, mean) in enumerate(zip(some, means, strict=True)):
             if problems[place]:
                 yield {"image": str(path), "problem": problems[place]}, None

@@ -27,8 +27,10 @@ class FolderSource(Source):
     def __init__(self, path: str, split: str):
         self._root = Path(path).expanduser()
         role, _, _ = splits.parse(split)
-        if not self._root.is_dir():
-            raise DataError("there is no such folder" if not self._root.exists() else "this is a file, not a folder")
+        if not os.path.isdir(self._root):  # `Path.is_dir` raises where a name is too long
+            raise DataError(
+                "there is no such folder" if not os.path.exists(self._root) else "this is a file, not a folder"
+            )
         divided = {
             role: self._root / name
             for role, names in _FOLDERS.items()

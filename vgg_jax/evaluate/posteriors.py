@@ -26,6 +26,7 @@ from vgg_jax.config import RENAMED_PROTOCOLS
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 from vgg_jax.files import writing, written_aside
+from vgg_jax.weights.formats import npz
 
 log = logging.getLogger(__name__)
 
@@ -85,19 +86,19 @@ def read(path: Path) -> Posteriors:
       DataError: it is not there, or not such a file.
     """
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            about["protocol"] = RENAMED_PROTOCOLS.get(about["protocol"], about["protocol"])
-            unreadable = dict(about.pop("unreadable", {}))
-            found = Posteriors(
-                file["posteriors"],
-                tuple(int(scale) for scale in file["scales"]),
-                file["labels"],
-                tuple(file["images"].tolist()),
-                tuple(file["classes"].tolist()),
-                about,
-                unreadable,
-            )
+        file = npz.arrays(path)
+        about = json.loads(str(file["about"]))
+        about["protocol"] = RENAMED_PROTOCOLS.get(about["protocol"], about["protocol"])
+        unreadable = dict(about.pop("unreadable", {}))
+        found = Posteriors(
+            file["posteriors"],
+            tuple(int(scale) for scale in file["scales"]),
+            file["labels"],
+            tuple(file["images"].tolist()),
+            tuple(file["classes"].tolist()),
+            about,
+            unreadable,
+        )
     except FileNotFoundError as error:
         raise DataError(f"{path}: is not there; evaluating a network writes such files") from error
     except Exception as error:  # a damaged file can make the parsers of zip and npy raise nearly anything
@@ -106,7 +107,24 @@ def read(path: Path) -> Posteriors:
     if found.values.shape != (len(found.scales), count, len(found.classes)) or found.labels.shape != (count,):
         shapes = f"posteriors {found.values.shape}, labels {found.labels.shape}"
         raise DataError(f"{path}: its arrays contradict each other: {shapes}, {count} images")
+    if not _is_sound(found):
+        raise DataError(f"{path}: damaged: posteriors that are no numbers, labels of no class, or `about` incomplete")
     return found
+
+
+def _is_sound(found: Posteriors) -> bool:
+    """Whether the values of the arrays can be those of posteriors."""
+    about, labels = found.about, found.labels
+    return (
+        found.values.dtype.kind == "f"
+        and bool(np.isfinite(found.values).all())
+        and labels.dtype.kind == "i"
+        and bool(((labels >= 0) & (labels < len(found.classes))).all())
+        and isinstance(about, dict)
+        and all(isinstance(about.get(key), str) for key in ("network", "protocol"))
+        and isinstance(about.get("S"), list)
+        and len(about["S"]) == 2
+    )
 
 
 def check_alike(first: Posteriors, other: Posteriors, first_name: str, other_name: str) -> None:

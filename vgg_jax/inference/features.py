@@ -93,8 +93,8 @@ def features(
     """
     layers = (layers,) if isinstance(layers, str) else tuple(dict.fromkeys(layers))
     channels, smallest = _checked(net, layers, scales, pool, combine)
-    if isinstance(images, str | os.PathLike):
-        raise ConfigError(f"images={os.fspath(images)!r}: give a list of images, or of paths")
+    if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable):
+        raise ConfigError(f"images={str(images)!r}: give a list of images, or of paths")
     flip = pool is not None if flip is None else flip
     about = {"net": net.spec.name, "scales": list(scales), "pool": pool, "combine": combine, "flip": flip}
     about["channels"] = channels

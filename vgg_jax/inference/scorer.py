@@ -61,7 +61,8 @@ class Scorer:
       mesh: the devices; by default all of this process.
 
     Raises:
-      ConfigError: there is no such protocol, or a scale is smaller than the net's crop.
+      ConfigError: there is no such protocol, a scale is smaller than the net's crop, or `batch_size` is no positive
+        number.
 
     >>> from flax import nnx
     >>> net = VGG("A", num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(0))
@@ -80,6 +81,7 @@ class Scorer:
         batch_size: int | None = None,
         mesh: Mesh | None = None,
     ):
+        check_scales(scales, net.crop)
         self.views = eval_views([protocol], scales)
         self.runner = posterior_runner(net, self.views, flip, batch_size=batch_size, mesh=mesh)
 
@@ -112,7 +114,7 @@ def eval_views(protocols: Iterable[str], scales: Iterable[int]) -> list[EvalView
     [EvalView(protocol='dense', scale=256), EvalView(protocol='crops', scale=256)]
     """
     for name in protocols:
-        if name not in PROTOCOLS:
+        if name not in tuple(PROTOCOLS):
             raise ConfigError(f"protocol={name!r}: there are {', '.join(PROTOCOLS)}{did_you_mean(name, PROTOCOLS)}")
     views = [EvalView(part, scale) for name in protocols for part in PROTOCOLS[name] for scale in scales]
     return list(dict.fromkeys(views))

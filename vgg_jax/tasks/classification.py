@@ -29,6 +29,7 @@ from vgg_jax.evaluate.metrics import hits, summary, warn_of_few_classes
 from vgg_jax.inference.runner import Runner
 from vgg_jax.inference.scorer import eval_views, posterior_runner
 from vgg_jax.model.vgg import VGG
+from vgg_jax.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,11 @@ class Classification:
             size = config.evaluate.batch_size or None
             self._runner = posterior_runner(net, self._views, config.data.flip, batch_size=size)
         self._runner.use(nnx.state(net))
-        predictions = evaluate_dataset(self._runner, self._validation_source, self._views, **self._reading)
+        progress = Progress("validation")
+        predictions = evaluate_dataset(
+            self._runner, self._validation_source, self._views, progress=progress, **self._reading
+        )
+        progress.clear()
         self.problems |= predictions.problems
         return summary(np.mean(list(predictions.posteriors.values()), axis=0), predictions.labels)
 

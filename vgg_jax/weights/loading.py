@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import zipfile
 from pathlib import Path
 
@@ -143,6 +144,8 @@ def read(
 
     Arguments and errors are those of `load`; `hints` are `vgg_jax.weights.identify.Hints`.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"source={source!r}: give a file, a folder, or OWNER/NAME of a repository on the hub")
     label = str(source)
     contents = _contents(hub.fetch(label) if hub.is_name(label) else Path(source))
     net = hints.pop("net", None) or contents.net
@@ -153,6 +156,8 @@ def read(
             f"{label} {contents.because}. Give preprocessing=, one of {', '.join(PREPROCESSING)}, or "
             "a Preprocessing(mean_rgb, std_rgb, bgr)"
         )
+    if 0 < max(stated.mean_rgb) <= 1:
+        log.warning("%s: mean_rgb=%s is almost black; if [0, 1] is meant, multiply it by 255", label, stated.mean_rgb)
     layers = _layers(label, contents, fit)
     if "conv1_1" in layers:
         layers["conv1_1"]["kernel"] = stated.folded(layers["conv1_1"]["kernel"])
@@ -178,6 +183,8 @@ def _contents(path: Path) -> RawCheckpoint:
         return reader(path)
     except CheckpointError:
         raise
+    except ConfigError as error:  # what it states of its preprocessing
+        raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file fails anywhere, in any of six libraries: it is the file's fault
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
@@ -187,15 +194,18 @@ def _contents(path: Path) -> RawCheckpoint:
 
 def _recognized(path: Path) -> tuple[Reader, str]:
     """The reader of a file, by its first bytes or its members, and its format's name."""
-    if path.is_dir():
+    if os.path.isdir(path):  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
         if (path / hub.FILE).is_file():
             return lambda folder: safetensors.read(folder / hub.FILE), "a folder of safetensors"
         return run.read, "a run of vgg_jax"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file or folder; nor is it OWNER/NAME of a repository on the hub")
     check_size(path, path.stat().st_size)
-    with path.open("rb") as file:
-        head = file.read(128)
+    try:
+        with path.open("rb") as file:
+            head = file.read(128)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if head[8:9] == b"{":  # first, for the length before it can look like any of the others
         return safetensors.read, "safetensors"
     if head.startswith(b"PK\x03\x04"):
