@@ -87,17 +87,13 @@ def read(path: Path) -> Posteriors:
     """
     try:
         file = npz.arrays(path)
-        about = json.loads(str(file["about"]))
-        about["protocol"] = RENAMED_PROTOCOLS.get(about["protocol"], about["protocol"])
-        unreadable = dict(about.pop("unreadable", {}))
         found = Posteriors(
             file["posteriors"],
             tuple(int(scale) for scale in file["scales"]),
             file["labels"],
             tuple(file["images"].tolist()),
             tuple(file["classes"].tolist()),
-            about,
-            unreadable,
+            json.loads(str(file["about"])),
         )
     except FileNotFoundError as error:
         raise DataError(f"{path}: is not there; evaluating a network writes such files") from error
@@ -109,7 +105,8 @@ def read(path: Path) -> Posteriors:
         raise DataError(f"{path}: its arrays contradict each other: {shapes}, {count} images")
     if not _is_sound(found):
         raise DataError(f"{path}: damaged: posteriors that are no numbers, labels of no class, or `about` incomplete")
-    return found
+    about = found.about | {"protocol": RENAMED_PROTOCOLS.get(found.about["protocol"], found.about["protocol"])}
+    return dataclasses.replace(found, unreadable=about.pop("unreadable", {}), about=about)
 
 
 def _is_sound(found: Posteriors) -> bool:
@@ -124,6 +121,7 @@ def _is_sound(found: Posteriors) -> bool:
         and all(isinstance(about.get(key), str) for key in ("network", "protocol"))
         and isinstance(about.get("S"), list)
         and len(about["S"]) == 2
+        and isinstance(about.get("unreadable", {}), dict)
     )
 
 
