@@ -154,7 +154,6 @@ def test_arrays_that_contradict_each_other_are_refused(other, made, tmp_path):
         {"about": np.array('{"network": "D", "S": [256, 256]}')},
         {"about": np.array('{"network": "D", "protocol": "dense", "S": 256}')},
         {"about": np.array('{"network": 5, "protocol": "dense", "S": [256, 256]}')},
-        {"about": np.array('{"network": "D", "protocol": "dense", "S": [256, 256], "unreadable": ["1.jpg"]}')},
     ],
 )
 def test_values_that_cannot_be_are_refused(other, made, tmp_path):

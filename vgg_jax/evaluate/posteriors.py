@@ -87,13 +87,17 @@ def read(path: Path) -> Posteriors:
     """
     try:
         file = npz.arrays(path)
+        about = dict(json.loads(str(file["about"])))
+        unreadable = dict(about.pop("unreadable", {}))
+        protocol = about.get("protocol")
         found = Posteriors(
             file["posteriors"],
             tuple(int(scale) for scale in file["scales"]),
             file["labels"],
             tuple(file["images"].tolist()),
             tuple(file["classes"].tolist()),
-            json.loads(str(file["about"])),
+            about | {"protocol": RENAMED_PROTOCOLS.get(protocol, protocol)},
+            unreadable,
         )
     except FileNotFoundError as error:
         raise DataError(f"{path}: is not there; evaluating a network writes such files") from error
@@ -105,8 +109,7 @@ def read(path: Path) -> Posteriors:
         raise DataError(f"{path}: its arrays contradict each other: {shapes}, {count} images")
     if not _is_sound(found):
         raise DataError(f"{path}: damaged: posteriors that are no numbers, labels of no class, or `about` incomplete")
-    about = found.about | {"protocol": RENAMED_PROTOCOLS.get(found.about["protocol"], found.about["protocol"])}
-    return dataclasses.replace(found, unreadable=about.pop("unreadable", {}), about=about)
+    return found
 
 
 def _is_sound(found: Posteriors) -> bool:
@@ -117,11 +120,9 @@ def _is_sound(found: Posteriors) -> bool:
         and bool(np.isfinite(found.values).all())
         and labels.dtype.kind == "i"
         and bool(((labels >= 0) & (labels < len(found.classes))).all())
-        and isinstance(about, dict)
         and all(isinstance(about.get(key), str) for key in ("network", "protocol"))
         and isinstance(about.get("S"), list)
         and len(about["S"]) == 2
-        and isinstance(about.get("unreadable", {}), dict)
     )
 
 
