@@ -70,9 +70,7 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     Raises:
       UserError: the data are missing or of other classes, or a file cannot be written.
     """
-    results: list[EvaluationResult] = []
-    folders: list[Path] = []
-    mistakes: list[Callable[[], None]] = []
+    done: list[tuple[EvaluationResult, Path, Callable[[], None]]] = []
     first_process = jax.process_index() == 0
     for target in targets:
         out = out or (target.home and target.home.parent)
@@ -81,11 +79,10 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
         home = target.home or out / _slug(target.name)
         if first_process:
             _claim(out, home.parent)
-        result, folder, save = _evaluate_one(target, home)
-        results.append(result)
-        folders.append(folder)
-        mistakes.append(save)
-        check_alike(results[0].any_part, result.any_part, results[0].name, result.name)
+        done.append(_evaluate_one(target, home))
+        (first, *_), (last, *_) = done[0], done[-1]
+        check_alike(first.any_part, last.any_part, first.name, last.name)
+    results, folders, mistakes = zip(*done, strict=True)
     warn_of_few_classes(len(results[0].any_part.classes))
     warn_of_repetition([result.any_part for result in results], [result.name for result in results])
     rows = [row for result in results for row in result.rows()]
@@ -99,7 +96,7 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
             for save in mistakes:
                 save()
     lines = [heading, "", tables.markdown(rows), ""]
-    if folders == [of_tables]:
+    if folders == (of_tables,):
         lines += [f"Tables, mistakes and posteriors: {of_tables}"]
     else:
         lines += [f"Tables: {of_tables}", *(f"Mistakes and posteriors: {folder}" for folder in folders)]
