@@ -24,6 +24,7 @@ import shutil
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -296,10 +297,10 @@ def new_network(config: ConfigDict, outputs: int, dtype: jnp.dtype) -> VGG:
 
 def checksums(tree: dict) -> dict[str, int]:
     """CRC-32 of every array of a tree {layer: {name: array}}, by its name `LAYER/ARRAY`."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): zlib.crc32(np.ascontiguousarray(array))
-        for path, array in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(names, pool.map(lambda array: zlib.crc32(np.ascontiguousarray(array)), arrays), strict=True))
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -369,8 +370,10 @@ def _silence_other_reads() -> None:
 
 def _reason(error: Exception) -> str:
     """What went wrong, in part of a line."""
-    if isinstance(error, AttributeError):  # Orbax's None in place of what it did not find
-        return "files are missing"
+    while error.__cause__:
+        error = error.__cause__
+    if isinstance(error, AttributeError):  # Orbax's None in place of what it could not read
+        return "files are missing or changed"
     lines = (getattr(error, "strerror", None) or str(error)).splitlines()
     return lines[0][:200] if lines else type(error).__name__
 
