@@ -93,6 +93,17 @@ def test_a_deaf_main_thread_is_acknowledged_and_ended(number, name):
     assert status == -number and said == f"ready\n{name}: stopping; a second one ends this at once\n"
 
 
+def test_an_interruption_that_python_drops_is_no_traceback():
+    script = f"""
+import gc, signal
+gc.callbacks.append(lambda phase, _: phase == "stop" and signal.raise_signal(signal.SIGINT))  # JAX has one too
+{READY}
+gc.collect()
+{DEAF}
+"""
+    assert stopped(script) == (-signal.SIGINT, "ready\nCtrl-C: stopping; a second one ends this at once\n")
+
+
 def test_a_second_signal_ends_the_process_at_once():
     status, said = stopped(f"{READY}; {DEAF}", signal.SIGTERM, signal.SIGINT, grace=1e9)
     assert status == -signal.SIGTERM and said.count("stopping") == 1

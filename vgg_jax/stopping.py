@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import select
@@ -45,6 +46,7 @@ def listening() -> Iterator[None]:
     os.set_blocking(writing, False)
     for number in _NAMES:
         signal.signal(number, _interrupt)
+    sys.unraisablehook = functools.partial(_unraisable, sys.unraisablehook)
     signal.set_wakeup_fd(writing)  # the number of a signal is written there at once, whatever the threads do
     acknowledged = threading.Event()
     threading.Thread(target=_watch, args=[reading, acknowledged], daemon=True).start()
@@ -104,6 +106,12 @@ def _interrupt(number: int, frame: object) -> None:
     again, _requested = _requested, number
     if again or not _deferred:
         raise Stopped(number)
+
+
+def _unraisable(report: Callable, dropped) -> None:
+    """Python's hook for what it drops, as in callbacks of the garbage collector: `_watch` ends the process then."""
+    if not isinstance(dropped.exc_value, Stopped):
+        report(dropped)
 
 
 def _watch(reading: int, acknowledged: threading.Event) -> None:
