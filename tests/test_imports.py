@@ -18,8 +18,8 @@ FLOORS = (
     ("checkpoint",),
     ("model", "data"),
     ("sharding",),
-    ("config", "files", "progress", "prefetch", "compiler", "stopping"),
-    ("errors",),
+    ("config", "files", "progress", "prefetch", "compiler"),
+    ("errors", "stopping"),
 )
 """From the roof to the ground; a package imports from floors below its own. `vgg_jax` itself is the public face."""
 

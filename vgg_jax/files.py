@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vgg_jax.errors import ConfigError
+from vgg_jax.stopping import removed_at_end
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +36,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        yield partial
-        partial.replace(path)
+        with removed_at_end(partial):
+            yield partial
+            partial.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """Stopping on request: SIGTERM from a scheduler, Ctrl-C from a person.
 
-A request interrupts the main thread, as Ctrl-C does any Python program; where work would be lost, it is noted instead
-and the work is saved first (`deferred_stop`). In a command (`listening`) a thread acknowledges it at once, since
-Python's handlers wait for the main thread, which may be compiling for a minute, and ends the process if the main thread
-does not within seconds, or at a second request. What counts is written aside and renamed, so any moment will do.
+In a command (`listening`) a thread acknowledges a request at once and ends the process: Python's own handlers wait for
+the main thread, which may be compiling for a minute, and what they raise may come out of an import as anything. What
+counts is written aside and renamed, so any moment will do; where work would be lost, the main thread is asked to save
+it first (`deferred_stop`). A second request does not wait for that.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 log = logging.getLogger(__name__)
 
 GRACE = 3.0
-"""Seconds that a command has from its interruption to its end."""
+"""Seconds that a command has, after it has saved its work, to put the rest in order."""
 
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
-_requested = 0  # the signal that was received first
-_deferred = ""  # until when a request does not interrupt; "" if it does
+_listening = False  # whether a thread ends the process
+_requested = 0  # the signal that was received
+_deferred = ""  # what a request waits for; "" if it does not
+_unfinished: set[Path] = set()
 
 
 class Stopped(KeyboardInterrupt):
-    """The interruption of the main thread by a signal, its `number`."""
+    """The end of the main thread's work, by a signal, its `number`."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {_NAMES[number]}")
@@ -41,12 +44,13 @@ class Stopped(KeyboardInterrupt):
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
     """The whole of a command, which stops on request; in the main thread, before it imports much."""
+    global _listening
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
+    _listening, acknowledged = True, threading.Event()
     for number in _NAMES:
-        signal.signal(number, _interrupt)
+        signal.signal(number, _receive)
     signal.set_wakeup_fd(writing)  # the number of a signal is written there at once, whatever the threads do
-    acknowledged = threading.Event()
     threading.Thread(target=_watch, args=[reading, acknowledged], daemon=True).start()
     try:
         yield
@@ -60,19 +64,19 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred_stop(until: str) -> Iterator[Callable[[], bool]]:
-    """A context that a request does not interrupt, though a second one does; if there was one, leaving raises Stopped.
+    """A context in which a first request is but noted; if there was one, leaving raises Stopped.
 
-    Outside the main thread, where Python allows no handlers, it does nothing.
+    It serves other programs too; outside the main thread, where Python allows no handlers, it does nothing.
 
     Args:
-      until: what comes first, for the acknowledgement: "the step under way is saved".
+      until: what a request waits for, for the acknowledgement: "the step under way is saved".
 
     Yields:
       A function that says whether there was a request: then the context should be left soon.
     """
     global _deferred, _requested
     main = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.signal(number, _interrupt) for number in _NAMES} if main else {}
+    handlers = {number: signal.signal(number, _receive) for number in _NAMES} if main else {}
     _deferred = until
     try:
         yield lambda: bool(_requested)
@@ -86,7 +90,7 @@ def deferred_stop(until: str) -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """A part of a `deferred_stop` that may be interrupted, for nothing is lost."""
+    """A part of a `deferred_stop` in which a request does not wait, for nothing is lost."""
     global _deferred
     until, _deferred = _deferred, ""
     try:
@@ -97,24 +101,34 @@ def stoppable() -> Iterator[None]:
         _deferred = until
 
 
-def _interrupt(number: int, frame: object) -> None:
+@contextlib.contextmanager
+def removed_at_end(path: Path) -> Iterator[None]:
+    """A context in which a file is unfinished: it is not left where the process ends."""
+    _unfinished.add(path)
+    try:
+        yield
+    finally:
+        _unfinished.discard(path)
+
+
+def _receive(number: int, frame: object) -> None:
     """The handler of the signals, in the main thread."""
     global _requested
     del frame
     again, _requested = _requested, number
-    if again or not _deferred:
+    if not _listening and (again or not _deferred):
         raise Stopped(number)
 
 
 def _watch(reading: int, acknowledged: threading.Event) -> None:
-    """Acknowledges the first request; ends the process at the second, or when its time is over."""
+    """Acknowledges the first request, and ends the process: when the main thread had its time, or at the second."""
     number = os.read(reading, 1)[0]
-    first = f" once {_deferred}" if _deferred else ""
+    waits = f" once {_deferred}; a second one does not wait for that" if _deferred else ""
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr, flush=True)  # a line of progress may stand there
-    log.warning("%s: stopping%s; a second one ends this at once", _NAMES[number], first)
+    log.warning("%s: stopping%s", _NAMES[number], waits)
     acknowledged.set()
-    left = GRACE
+    left = GRACE if _deferred else 0.0
     while left > 0 and not select.select([reading], [], [], 0.1)[0]:
         left = GRACE if _deferred else left - 0.1
     _end(number)
@@ -122,6 +136,9 @@ def _watch(reading: int, acknowledged: threading.Event) -> None:
 
 def _end(number: int) -> NoReturn:
     """Ends the process as the signal would have: the caller sees the usual status, and a shell's loop ends as well."""
+    for path in tuple(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink()
     ctypes.CDLL(None).signal(number, None)  # its default action; `signal.signal` is the main thread's alone
     os.kill(os.getpid(), number)
     time.sleep(1)

@@ -1,7 +1,9 @@
 """Predictions: in order, whatever the images; bad ones reported, the rest done."""
 
+import functools
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from vgg_jax.commands.paths import images_of
 from vgg_jax.commands.predict import predict
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
+from vgg_jax.progress import Progress
 
 
 @pytest.fixture
@@ -49,6 +52,14 @@ def test_the_five_most_probable_classes_of_each_image(target, photographs, capsy
     best = np.argsort(-soft)[:5]
     assert [entry["name"] for entry in records[3]["classes"]] == ["abcdefghij"[number] for number in best]
     assert [entry["probability"] for entry in records[3]["classes"]] == pytest.approx(soft[best], abs=1e-5)
+
+
+def test_progress_is_shown_while_the_first_images_are_in_work(target, photographs, monkeypatch, capsys):
+    monkeypatch.setattr(module, "Progress", functools.partial(Progress, seconds=0))
+    predict(target, images_of([str(photographs)]), protocol="both")
+    output = capsys.readouterr()
+    assert re.findall(r"scores (\d/\d)  left", output.err) == [f"{done}/8" for done in range(1, 7)]
+    assert "scores" not in output.out
 
 
 def test_one_too_elongated_is_reported_and_the_rest_goes_on(target, photographs, capsys):

@@ -1,5 +1,6 @@
-"""What is said at the start of a training, before its first step."""
+"""What is said at the start of a training, before its first step, and during its validations."""
 
+import functools
 import re
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from PIL import Image
 
 from vgg_jax.config import default_config
+from vgg_jax.progress import Progress
+from vgg_jax.tasks import classification
 from vgg_jax.tasks.classification import Classification
 
 
@@ -49,3 +52,10 @@ def test_class_counts_for_which_top_5_means_nothing_are_said(config, tmp_path, c
         (tmp_path / "photos" / split / "f").rmdir()
     Classification(config, None, tmp_path)
     assert "5 classes: the top-5 error is 0 whatever the network answers" in caplog.text
+
+
+def test_a_validation_shows_its_progress(config, tmp_path, tiny_net, monkeypatch, capsys):
+    monkeypatch.setattr(classification, "Progress", functools.partial(Progress, seconds=0))
+    config.data.crop, config.data.scale = 32, (32, 32)
+    Classification(config, None, tmp_path).evaluate(tiny_net(num_classes=6))
+    assert re.findall(r"validation (\d/\d)  left", capsys.readouterr().err) == [f"{done}/6" for done in range(1, 7)]

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from absl import logging as absl_logging
 
 from vgg_jax.checkpoint import read_arrays, read_meta
 from vgg_jax.commands.workdir import MARK, RUN
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="of the kills")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     given = parser.parse_args()
+    absl_logging.set_verbosity(absl_logging.FATAL)  # of Orbax, as the commands do
     with tempfile.TemporaryDirectory() as folder:
         show = lambda line: print(line, flush=True)
         counts = torture(itertools.islice(drawn(given.seed), given.count), Path(folder), show)

@@ -79,8 +79,7 @@ class Unfinished:
 
     def __init__(self, folder: Path, made_of: dict, arrays: Stored, problems: dict[str, str], rows: int):
         self._folder, self._made_of = folder, made_of
-        self.arrays, self.problems, self.rows = arrays, problems, rows
-        self.keep()
+        self.arrays, self.problems, self.rows, self._kept = arrays, problems, rows, 0.0
 
     def complete(self, rows: int) -> None:
         """Takes note that so many rows are complete."""
@@ -122,6 +121,7 @@ def writing(folder: Path, made_of: dict, shape: tuple[int, ...], views: int, row
             arrays.pool5[:views], arrays.mask[:views] = before.pool5[:views], before.mask[:views]
             arrays.label[:] = before.label
     unfinished = Unfinished(aside, made_of | {"views": shape[0]}, arrays, problems, rows)
+    unfinished.keep()
     try:
         yield unfinished
     finally:
