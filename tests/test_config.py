@@ -149,3 +149,11 @@ def test_a_run_saved_when_the_rate_had_another_name_is_still_opened():
     assert with_defaults(saved).train.learning_rate == default_config().train.learning_rate / 2
     with pytest.raises(ConfigError, match="config.train.rate: no such key; did you mean 'train.learning_rate'"):
         check_key("train.rate")
+
+
+def test_a_run_saved_when_the_center_crop_was_spelled_otherwise_is_still_opened():
+    saved = default_config().to_dict()
+    saved["evaluate"] |= {"validation": "centre", "protocols": ["centre", "both"]}
+    opened = with_defaults(saved)
+    validate(opened)
+    assert (opened.evaluate.validation, opened.evaluate.protocols) == ("center", ("center", "both"))

@@ -24,6 +24,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError
+from vgg_jax.files import check_room
 from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
 
@@ -67,9 +68,14 @@ class Checkpoints:
           arrays: trees of arrays by the names of their folders, `net` and `optimizer`.
           meta: JSON values; see the module.
           metric: the monitored metric at this step, if it was measured; higher is better.
+
+        Raises:
+          ConfigError: there is no room on the disk.
         """
         if self.latest == step:
             return
+        size = sum(array.nbytes for array in jax.tree.leaves(arrays))
+        check_room(Path(self._manager.directory), size, f"the checkpoint of step {step}")
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         items["meta"] = ocp.args.JsonSave(meta | {"step": step})
         metrics = None if metric is None else {"metric": metric}

@@ -16,7 +16,7 @@ from vgg_jax.errors import ConfigError, did_you_mean
 NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "vgg19")
 SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
-PROTOCOLS = ("dense", "crops", "both", "centre")
+PROTOCOLS = ("dense", "crops", "both", "center")
 MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
 
 
@@ -79,9 +79,11 @@ def default_config() -> ConfigDict:
     # Several Q, whose posteriors or features are averaged. (): the paper's for the multi-scale rows of --mode=evaluate,
     # S - 32, S, S + 32, or Smin, the middle, Smax; --mode=predict and --mode=features take evaluate.scale.
     config.evaluate.scales = ()
-    config.evaluate.validation = "centre"  # protocol of the validation in training: centre, dense, crops or both
-    config.evaluate.protocols = ("centre", "dense")  # what --mode=evaluate reports
+    config.evaluate.validation = "center"  # protocol of the validation in training: center, dense, crops or both
+    config.evaluate.protocols = ("center", "dense")  # what --mode=evaluate reports
     config.evaluate.split = "validation"  # on which images
+    # Over which classes, where the network knows more than the source has: "all" of its own, or the "source"'s alone.
+    config.evaluate.classes = ""
     config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps
 
@@ -99,6 +101,9 @@ get_config = default_config  # this module is a config file too
 RENAMED = {"train.rate": "train.learning_rate"}
 """What keys were once called: in the checkpoints of runs that are still opened."""
 
+RENAMED_PROTOCOLS = {"centre": "center"}
+"""What protocols were once called: in such checkpoints, and in files of posteriors."""
+
 _CHOICES = {
     "model.net": NETS,
     "init.scheme": SCHEMES,
@@ -108,6 +113,7 @@ _CHOICES = {
     "data.on_error": ("raise", "skip"),
     "schedule.kind": ("plateau", "step", "fixed"),
     "evaluate.validation": PROTOCOLS,
+    "evaluate.classes": ("", "all", "source"),
 }
 _COUNT = 2**31 - 1  # what an int32 holds
 _RANGES = {
@@ -189,6 +195,9 @@ def with_defaults(saved: dict) -> ConfigDict:
             key = RENAMED.get(key, key)
             if key in known:
                 config.update_from_flattened_dict({key: value})
+    of_today = lambda protocol: RENAMED_PROTOCOLS.get(protocol, protocol)
+    config.evaluate.validation = of_today(config.evaluate.validation)
+    config.evaluate.protocols = tuple(map(of_today, config.evaluate.protocols))
     return config
 
 

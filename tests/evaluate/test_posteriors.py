@@ -19,6 +19,7 @@ def made(rng):
         tuple(f"kähler/{number}.jpg" for number in range(6)),
         ("cat", "dog", "chien à plumes", "鳥"),
         {"protocol": "dense", "network": "D", "S": [256, 512], "flip": True},
+        {"kähler/6.jpg": "the file is empty"},
     )
 
 
@@ -30,7 +31,7 @@ def arrays(made):
         "labels": made.labels,
         "images": np.array(made.images),
         "classes": np.array(made.classes),
-        "about": np.array(json.dumps(made.about)),
+        "about": np.array(json.dumps(made.about | {"unreadable": made.unreadable})),
     }
 
 
@@ -38,7 +39,9 @@ def same(one, two):
     np.testing.assert_array_equal(one.values, two.values)
     np.testing.assert_array_equal(one.labels, two.labels)
     assert one.values.dtype == two.values.dtype and one.labels.dtype == two.labels.dtype
-    return all(getattr(one, name) == getattr(two, name) for name in ("scales", "images", "classes", "about"))
+    return all(
+        getattr(one, name) == getattr(two, name) for name in ("scales", "images", "classes", "about", "unreadable")
+    )
 
 
 def test_what_is_saved_is_read(made, tmp_path):
@@ -50,6 +53,14 @@ def test_what_is_saved_is_read(made, tmp_path):
         assert set(file) == set(arrays(made))
         for name, array in arrays(made).items():
             np.testing.assert_array_equal(file[name], array)
+
+
+def test_files_of_earlier_evaluations_are_read(made, tmp_path):
+    for named, expected in (("centre", "center"), ("crops", "crops")):
+        about = np.array(json.dumps(made.about | {"protocol": named}))
+        np.savez(tmp_path / "D.npz", **arrays(made) | {"about": about})
+        expected = dataclasses.replace(made, about=made.about | {"protocol": expected}, unreadable={})
+        assert same(read(tmp_path / "D.npz"), expected)
 
 
 def test_the_scales_are_chosen_and_averaged(made):

@@ -241,6 +241,18 @@ def test_what_fails_leaves_no_file_and_the_old_one_as_it_was(pool, folder, net, 
     assert [path.name for path in folder.iterdir() if "npz" in path.name] == ["f.npz"]
 
 
+def test_only_features_are_replaced_by_features(folder, net, one_device):
+    np.savez(folder / "theirs.npz", images=["theirs"], about="theirs")
+    ask = lambda out: features(net, iter([]), ("pool5",), (32,), mesh=one_device, into=out)
+    for name in ("0.png", "theirs.npz"):
+        before = (folder / name).read_bytes()
+        with pytest.raises(vgg_jax.ConfigError, match=f"{folder / name}: is there already and would be replaced"):
+            ask(folder / name)
+        assert (folder / name).read_bytes() == before
+    for _ in range(2):
+        ask(folder / "f.npz")
+
+
 def test_a_full_disk_is_reported(net, images, one_device, tmp_path, monkeypatch):
     class Full(io.BytesIO):
         def write(self, _):

@@ -1,11 +1,10 @@
-"""What a user names by path: images to read, and where to write."""
+"""The images that a user names by path."""
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vgg_jax.data.folder import SUFFIXES
@@ -31,17 +30,3 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
             raise ConfigError(f"{argument}: {problem}")
         found |= dict.fromkeys(images)
     return list(found)
-
-
-@contextlib.contextmanager
-def writing(what: str | Path, way_out: str = "") -> Iterator[None]:
-    """Says of an OSError within that a thing cannot be written, and the way out.
-
-    Raises:
-      ConfigError: in place of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = f"{what}: cannot be written: {error.strerror}"
-        raise ConfigError(f"{reason}; {way_out}" if way_out else reason) from error

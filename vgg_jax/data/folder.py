@@ -19,8 +19,9 @@ _FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("
 class FolderSource(Source):
     """Images in class folders; the classes are the folders' names, sorted.
 
-    With train, validation (or val) and test below it, a role is that folder. Without any of them, the images are
-    divided 80 / 10 / 10 by a hash of their path below PATH: an image keeps its role when others come or go.
+    With train, validation (or val) and test below it, a role is that folder; where there is no test, validation stands
+    in, and the note says so. Without any of them, the images are divided 80 / 10 / 10 by a hash of their path below
+    PATH: an image keeps its role when others come or go.
     """
 
     def __init__(self, path: str, split: str):
@@ -36,6 +37,9 @@ class FolderSource(Source):
             for name in names
             if (self._root / name).is_dir()
         }
+        notes = [] if divided else [f"{role} by a hash of the path, 80/10/10"]
+        if role == "test" and "test" not in divided and "validation" in divided:
+            role, notes = "validation", [f"it has no test folder, {divided['validation'].name} stands in"]
         if divided and role not in divided:
             raise DataError(
                 f"split {split!r}: the folder has {', '.join(sorted(divided))}, but no {role}; "
@@ -52,7 +56,6 @@ class FolderSource(Source):
             if not files:
                 raise DataError(f"split {split!r}: none of its few images falls into this tenth; make {role}/ below it")
         self._files = [files[position] for position in splits.positions(split, len(files))]
-        notes = [] if divided else [f"{role} by a hash of the path, 80/10/10"]
         notes += [f"other files left alone: {ignored}"] if ignored else []
         super().__init__(f"folder:{path}", split, classes, "; ".join(notes))
         self._all = Files(
