@@ -163,6 +163,13 @@ def test_impossible_preprocessings_are_refused(mean, tmp_path):
         read(tmp_path / "net")
 
 
+def test_a_deviation_that_makes_weights_infinite_is_refused(tmp_path):
+    with (tmp_path / "net").open("wb") as file:
+        np.savez(file, mean_rgb=(0, 0, 0), std_rgb=(1, 1, 1e-45), **original())
+    with pytest.raises(CheckpointError, match=r"net: conv1_1 divided by std_rgb=\(1.0, 1.0, 1e-45\) is infinite"):
+        read(tmp_path / "net")
+
+
 def test_a_mean_in_unit_range_is_said(tmp_path, caplog):
     with (tmp_path / "net").open("wb") as file:
         np.savez(file, mean_rgb=MEAN, **original())

@@ -161,6 +161,8 @@ def read(
     layers = _layers(label, contents, fit)
     if "conv1_1" in layers:
         layers["conv1_1"]["kernel"] = stated.folded(layers["conv1_1"]["kernel"])
+        if not np.isfinite(layers["conv1_1"]["kernel"]).all():
+            raise CheckpointError(f"{label}: conv1_1 divided by std_rgb={stated.std_rgb} is infinite: damaged")
     classes = _classes(label, contents, fit, class_order, layers)
     loaded, random = ", ".join(layers), ", ".join(fit.absent) or "none"
     log.info("%s: %s, %s; loaded %s; randomly initialized: %s", label, contents.format, fit, loaded, random)
