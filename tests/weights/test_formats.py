@@ -137,6 +137,8 @@ def test_timms_config_beside_the_file_states_the_preprocessing(tmp_path, images)
         ({"crop": "64"}, "crop='64': a whole number"),
         ({"hidden": 24.5}, "hidden=24.5: a whole number"),
         ({"preprocessing": ["caffe"]}, r"preprocessing=\['caffe'\]: there are torchvision,"),
+        ({"seed": "a"}, "seed='a': a whole number from 0 on"),
+        ({"seed": 10**23}, "seed=10{23}: a whole number from 0 on"),
         ({"class_order": 7}, "class_order='7' cannot be read"),
     ],
 )

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import zipfile
+from numbers import Integral
 from pathlib import Path
 
 import jax
@@ -77,7 +78,12 @@ class Weights:
         Args:
           dtype: of the computation.
           seed: of these layers.
+
+        Raises:
+          ConfigError: it is none.
         """
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise ConfigError(f"seed={seed!r}: a whole number from 0 on, below 2**63")
         names = "num_classes", "crop", "width", "hidden", "dropout", "batch_norm", "mean_rgb", "classes"
         arguments = {name: getattr(self, name) for name in names}
         new = lambda: VGG(self.net, **arguments, init="he", dtype=dtype, rngs=nnx.Rngs(params=seed))
