@@ -87,16 +87,16 @@ def read(path: Path) -> Posteriors:
     """
     try:
         file = npz.arrays(path)
-        about = json.loads(str(file["about"]))
-        about["protocol"] = RENAMED_PROTOCOLS.get(about["protocol"], about["protocol"])
+        about = dict(json.loads(str(file["about"])))
         unreadable = dict(about.pop("unreadable", {}))
+        protocol = about.get("protocol")
         found = Posteriors(
             file["posteriors"],
             tuple(int(scale) for scale in file["scales"]),
             file["labels"],
             tuple(file["images"].tolist()),
             tuple(file["classes"].tolist()),
-            about,
+            about | {"protocol": RENAMED_PROTOCOLS.get(protocol, protocol)},
             unreadable,
         )
     except FileNotFoundError as error:
@@ -120,7 +120,6 @@ def _is_sound(found: Posteriors) -> bool:
         and bool(np.isfinite(found.values).all())
         and labels.dtype.kind == "i"
         and bool(((labels >= 0) & (labels < len(found.classes))).all())
-        and isinstance(about, dict)
         and all(isinstance(about.get(key), str) for key in ("network", "protocol"))
         and isinstance(about.get("S"), list)
         and len(about["S"]) == 2
