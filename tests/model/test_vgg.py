@@ -163,6 +163,11 @@ def test_impossible_images_and_taps_are_refused(tiny_net):
     images = np.zeros((2, 32, 32, 3), np.uint8)
     with pytest.raises(vgg_jax.ConfigError, match=r"sizes of shape \(2,\): expected height and width .*, \(2, 2\)"):
         net(images, sizes=np.array([32, 32]))
+    with pytest.raises(vgg_jax.ConfigError, match=r"sizes of shape list: expected height and width"):
+        net(images, sizes=[[32, 32], [32, 32]])
+    for taps in ("conv1_1", None, 5):
+        with pytest.raises(vgg_jax.ConfigError, match=f"taps={taps!r}: give names of activations"):
+            net(images, taps=taps)
     with pytest.raises(vgg_jax.ConfigError, match=r"keys of shape \(\): expected one per image, 2"):
         net(images, keys=jax.random.key(0))
     with pytest.raises(vgg_jax.ConfigError, match=r"pool5 of shape \(2, 1, 32\): expected \(n, h, w, 32\), 1 or more"):

@@ -1,5 +1,6 @@
 """The short form of `tests.torture.mutated_inputs`, and that it would see what it looks for."""
 
+import gc
 import random
 import time
 
@@ -16,10 +17,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 def test_mutated_inputs_meet_nothing_but_lines(tmp_path):
     kinds = [kind for kind in SHARES if kind != "PyTorch"]
-    report = torture(tmp_path, range(300), kinds=kinds)
+    report = torture(tmp_path, range(200), kinds=kinds)
+    time.sleep(0.5)
+    gc.collect()  # here, where Orbax's complaints are ignored, and not in a later test
     assert not report.failures, report
     assert all(report.taken[kind] + report.refused[kind] >= 2 for kind in kinds)
-    assert min(report.taken.total(), report.refused.total()) > 60
+    assert min(report.taken.total(), report.refused.total()) > 40
 
 
 def test_an_input_is_the_same_alone(tmp_path):

@@ -137,6 +137,8 @@ def test_timms_config_beside_the_file_states_the_preprocessing(tmp_path, images)
         ({"crop": "64"}, "crop='64': a whole number"),
         ({"hidden": 24.5}, "hidden=24.5: a whole number"),
         ({"preprocessing": ["caffe"]}, r"preprocessing=\['caffe'\]: there are torchvision,"),
+        ({"seed": "a"}, "seed='a': a whole number from 0 on"),
+        ({"seed": 10**23}, "seed=10{23}: a whole number from 0 on"),
         ({"class_order": 7}, "class_order='7' cannot be read"),
     ],
 )
@@ -160,6 +162,13 @@ def test_impossible_preprocessings_are_refused(mean, tmp_path):
     with (tmp_path / "net").open("wb") as file:
         np.savez(file, **original() | {"mean_rgb": mean})
     with pytest.raises(CheckpointError, match="net: mean_rgb=.*expected three numbers in 0..255"):
+        read(tmp_path / "net")
+
+
+def test_a_deviation_that_makes_weights_infinite_is_refused(tmp_path):
+    with (tmp_path / "net").open("wb") as file:
+        np.savez(file, mean_rgb=(0, 0, 0), std_rgb=(1, 1, 1e-45), **original())
+    with pytest.raises(CheckpointError, match=r"net: conv1_1 divided by std_rgb=\(1.0, 1.0, 1e-45\) is infinite"):
         read(tmp_path / "net")
 
 

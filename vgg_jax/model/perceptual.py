@@ -53,9 +53,14 @@ def content_distance(net: VGG, a: Images, b: Images, layer: str = "relu4_2") -> 
 def gram(activation: Float[Array, "n h w c"]) -> Float[Array, "n c c"]:
     """Products of an activation's channels, averaged over places and channels (Johnson et al. 2016, Eq. 3).
 
+    Raises:
+      ConfigError: it is of another rank.
+
     >>> gram(jnp.array([[[[1.0, 2.0]], [[3.0, 0.0]]]])).tolist()  # two places, two channels
     [[[2.5, 0.5], [0.5, 1.0]]]
     """
+    if jnp.ndim(activation) != 4:
+        raise ConfigError(f"an activation of shape {jnp.shape(activation)}: expected (n, h, w, channels)")
     _, height, width, channels = activation.shape
     x = activation.astype(jnp.float32)
     return jnp.einsum("nhwc,nhwk->nck", x, x) / (height * width * channels)
@@ -104,7 +109,7 @@ def lpips(net: VGG, linear: Mapping[str, Float[Array, " c"]], a: Images, b: Imag
                 f"linear weights for {layer} of shape {jnp.shape(weights)}: it has {of_a[layer].shape[-1]} channels"
             )
         squares = jnp.square(_unit(of_a[layer]) - _unit(of_b[layer]))
-        distance += (squares * weights).sum(-1).mean((1, 2))
+        distance += (squares * jnp.asarray(weights)).sum(-1).mean((1, 2))
     return distance
 
 

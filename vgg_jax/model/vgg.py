@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
 
 import jax
@@ -166,8 +166,8 @@ class VGG(nnx.Module):
         _check_sides(images, self.crop, "the net's crop")
         if sizes is not None and keys is not None:
             raise ConfigError("sizes are given in training: the batch's statistics would count what is not there")
-        if keys is not None and keys.shape[:1] != images.shape[:1]:
-            raise ConfigError(f"keys of shape {keys.shape}: expected one per image, {images.shape[0]}")
+        if keys is not None and jnp.shape(keys)[:1] != images.shape[:1]:
+            raise ConfigError(f"keys of shape {jnp.shape(keys)}: expected one per image, {images.shape[0]}")
         x, tapped = self._stages(images, sizes, keys is not None, tuple(taps))
         scores, seen = self._head(x, None if sizes is None else self.map_sizes(sizes), tuple(taps), keys)
         return (scores, tapped | seen) if taps else scores
@@ -312,8 +312,11 @@ class VGG(nnx.Module):
 
     def _check(self, images: Array, taps: Sequence[str], sizes: Array | None) -> None:
         check_images(images)
-        if sizes is not None and sizes.shape != (shape := (images.shape[0], 2)):
-            raise ConfigError(f"sizes of shape {sizes.shape}: expected height and width of each image, {shape}")
+        if sizes is not None and getattr(sizes, "shape", None) != (shape := (images.shape[0], 2)):
+            given = getattr(sizes, "shape", type(sizes).__name__)
+            raise ConfigError(f"sizes of shape {given}: expected height and width of each image, {shape}")
+        if isinstance(taps, str) or not isinstance(taps, Iterable):
+            raise ConfigError(f"taps={taps!r}: give names of activations, ('fc6', 'relu6')")
         for tap in taps:
             if tap not in self.activations:
                 known = ", ".join(self.activations) + did_you_mean(tap, self.activations)

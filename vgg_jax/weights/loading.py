@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import zipfile
+from numbers import Integral
 from pathlib import Path
 
 import jax
@@ -77,7 +78,12 @@ class Weights:
         Args:
           dtype: of the computation.
           seed: of these layers.
+
+        Raises:
+          ConfigError: it is none.
         """
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise ConfigError(f"seed={seed!r}: a whole number from 0 on, below 2**63")
         names = "num_classes", "crop", "width", "hidden", "dropout", "batch_norm", "mean_rgb", "classes"
         arguments = {name: getattr(self, name) for name in names}
         new = lambda: VGG(self.net, **arguments, init="he", dtype=dtype, rngs=nnx.Rngs(params=seed))
@@ -161,6 +167,8 @@ def read(
     layers = _layers(label, contents, fit)
     if "conv1_1" in layers:
         layers["conv1_1"]["kernel"] = stated.folded(layers["conv1_1"]["kernel"])
+        if not np.isfinite(layers["conv1_1"]["kernel"]).all():
+            raise CheckpointError(f"{label}: conv1_1 divided by std_rgb={stated.std_rgb} is infinite: damaged")
     classes = _classes(label, contents, fit, class_order, layers)
     loaded, random = ", ".join(layers), ", ".join(fit.absent) or "none"
     log.info("%s: %s, %s; loaded %s; randomly initialized: %s", label, contents.format, fit, loaded, random)

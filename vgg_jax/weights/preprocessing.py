@@ -51,7 +51,8 @@ class Preprocessing:
         """The kernel of conv1_1, (h, w, 3, o), for RGB in 0..255 with nothing done but the mean subtracted."""
         if self.bgr:
             kernel = kernel[:, :, ::-1]
-        return (kernel / np.asarray(self.std_rgb).reshape(3, 1)).astype(np.float32)
+        with np.errstate(over="ignore"):  # the caller looks
+            return (kernel / np.asarray(self.std_rgb).reshape(3, 1)).astype(np.float32)
 
 
 PREPROCESSING: dict[str, Preprocessing] = {
