@@ -1,4 +1,4 @@
-"""The command: `python -m vgg_jax.main --mode=MODE`, by default the training of `--config=FILE --workdir=DIR`.
+"""The command: `vgg_jax --mode=MODE`, by default the training of `--config=CONFIG --workdir=DIR`.
 
 All modes but training need no --config: a run knows its own, and --config.KEY=VALUE changes that.
 """
@@ -48,10 +48,13 @@ MODES = {
     "fuse": Mode("the average of what evaluations wrote: --mode=fuse A.npz B.npz", (), "files of posteriors"),
 }
 
+CONFIGS = Path(__file__).parent / "configs"
+"""The configs that come with the package: a link to the repository's, a folder where the package is installed."""
+
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES), "\n".join(f"{name}: {mode.help}" for name, mode in MODES.items())
 )
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its stage after a colon.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "A config's name, vgg19, or a file; after a colon its stage.")
 flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, pictures, results.")
 flags.DEFINE_list("checkpoint", [], "Runs whose networks are used: their folders, or steps' of them.")
 flags.DEFINE_list("weights", [], "Published weights that are used: files, or names on the hub.")
@@ -94,6 +97,10 @@ def _parse(arguments: list[str]) -> list[str]:
     for argument in arguments:
         if argument.startswith("--config."):
             check_key(argument.removeprefix("--config.").partition("=")[0])
+    arguments = [
+        f"--config={_config_file(given.removeprefix('--config='))}" if given.startswith("--config=") else given
+        for given in arguments
+    ]
     try:
         # Where no file is given, --config.KEY=VALUE changes the defaults; a run takes these changes to its own config.
         flags.set_default(CONFIG, config_module.__file__)
@@ -104,6 +111,18 @@ def _parse(arguments: list[str]) -> list[str]:
         raise
     except Exception as error:
         raise ConfigError(_reason(error, arguments)) from error
+
+
+def _config_file(given: str) -> str:
+    """The file of a config that is given by its name, with what follows a colon; others are files already.
+
+    >>> _config_file("vgg19:s384").endswith("/configs/vgg19.py:s384"), _config_file("mine/vgg19.py")
+    (True, 'mine/vgg19.py')
+    """
+    name, colon, stage = given.partition(":")
+    own = CONFIGS / f"{Path(name).stem}.py"
+    by_name = name in (own.stem, f"configs/{own.name}") and own.is_file() and not Path(name).is_file()
+    return f"{own if by_name else name}{colon}{stage}"
 
 
 def _reason(error: Exception, arguments: list[str]) -> str:
@@ -117,7 +136,7 @@ def _reason(error: Exception, arguments: list[str]) -> str:
         reason = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'").split())
         reason = f"no such key: {reason}"
     if "No such file" in reason:
-        reason += f"; configs/ holds {', '.join(sorted(path.name for path in Path('configs').glob('[!_]*.py')))}"
+        reason += f"; there are {', '.join(sorted({path.stem for path in CONFIGS.glob('[!_]*.py')} - {'common'}))}"
     if "positional argument" in reason:
         reason += "; this config has no stages: leave out the colon and what follows"
     return f"{given}: {reason.removeprefix('vgg_jax.errors.ConfigError: ')}"
@@ -125,12 +144,16 @@ def _reason(error: Exception, arguments: list[str]) -> str:
 
 def run() -> None:
     """The command line: a user's mistake is a message and exit code 2, never a traceback."""
-    compiler.keep_memory()
     absl_logging.set_verbosity(absl_logging.ERROR)
     log = logging.getLogger("vgg_jax")
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(logging.StreamHandler())
+    compiler.keep_memory()
+    # --help shows the text and the flags of the module that was started, which an installed command's is not.
+    sys.modules["__main__"].__doc__ = __doc__
+    for flag in flags.FLAGS.flags_by_module_dict().get(__name__, ()):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:
