@@ -150,6 +150,7 @@ def run() -> None:
     log.propagate = False
     log.addHandler(logging.StreamHandler())
     compiler.keep_memory()
+    compiler.keep_programs()
     # --help shows the text and the flags of the module that was started, which an installed command's is not.
     sys.modules["__main__"].__doc__ = __doc__
     for flag in flags.FLAGS.flags_by_module_dict().get(__name__, ()):
