@@ -147,23 +147,6 @@ def test_a_validation_that_fails_costs_no_work_and_comes_first_when_the_run_goes
     assert rows[0] == rows[1] and [row["step"] for row in rows[0]] == [3, 6, 9, 12]
 
 
-def test_a_run_that_is_stopped_at_its_last_step_is_validated_when_it_goes_on(config, tmp_path, monkeypatch, caplog):
-    expected, rate_at = train(config, tmp_path / "whole"), Schedule.rate_at
-
-    def with_request(schedule, step):
-        if step == 11:
-            signal.raise_signal(signal.SIGTERM)
-        return rate_at(schedule, step)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Schedule, "rate_at", with_request)
-        assert train(config, tmp_path / "cut")["step"] == 6
-    assert train(config, tmp_path / "cut") == expected
-    with caplog.at_level("INFO", logger="vgg_jax"):
-        assert train(config, tmp_path / "cut") == expected
-    assert "already finished at step 12" in caplog.text
-
-
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(config, tmp_path, caplog):
     train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
@@ -178,14 +161,14 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(config, tmp_path
 
 def test_a_run_does_not_go_on_with_renamed_classes(config, tmp_path, photographs):
     shutil.copytree(photographs, tmp_path / "photographs")
-    config.data.source, config.train.steps = f"folder:{tmp_path / 'photographs'}", 6
+    config.data.source, config.train.steps = f"folder:{tmp_path / 'photographs'}", 2
     train(config, tmp_path / "run")
     for split in ("train", "validation"):
         (tmp_path / "photographs" / split / "across").rename(tmp_path / "photographs" / split / "up")
-    config.train.steps = 12
+    config.train.steps = 4
     with pytest.raises(CheckpointError, match="without 'across', with 'up'"):
         train(config, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["6"]
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["2"]
 
 
 @pytest.fixture
@@ -231,11 +214,24 @@ def test_one_class_is_refused_and_images_that_are_trained_and_validated_on_are_w
         Classification(config, one_device, tmp_path)
 
 
-def test_a_finished_run_says_so_and_stays(config, tmp_path, caplog):
-    train(config, tmp_path)
+def test_a_run_stopped_at_its_last_step_is_validated_when_it_goes_on_and_is_finished_then(
+    config, tmp_path, monkeypatch, caplog
+):
+    rate_at = Schedule.rate_at
+
+    def with_request(schedule, step):
+        if step == 11:
+            signal.raise_signal(signal.SIGTERM)
+        return rate_at(schedule, step)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Schedule, "rate_at", with_request)
+        assert train(config, tmp_path)["step"] == 6
     before = arrays(tmp_path)
+    metrics = train(config, tmp_path)
+    assert [row["step"] for row in metric_writer.read(tmp_path) if "validation_loss" in row] == [6, 12]
     with caplog.at_level("INFO", logger="vgg_jax"):
-        train(config, tmp_path)
+        assert train(config, tmp_path) == metrics and metrics["step"] == 12
     assert "already finished at step 12" in caplog.text and same(before, arrays(tmp_path))
 
 
