@@ -8,9 +8,9 @@ RUN := runs/quickstart
 
 .PHONY: quickstart test lint parity clean
 
-# Trains a narrow net A on real digits with scale jitter, evaluates it, prints the table: minutes on two cores.
+# Trains a narrow net A on real digits with scale jitter, evaluates it, prints the table: minutes on two cores. A run that
+# is there goes on; RUN=... names another folder.
 quickstart: $(VENV)/.installed
-	rm -rf $(RUN)
 	$(BIN)/python -m vgg_jax.main --config=configs/quickstart.py --workdir=$(RUN)
 	@echo
 	$(BIN)/python -m vgg_jax.main --mode=evaluate --workdir=$(RUN)
@@ -29,8 +29,13 @@ lint: $(VENV)/.installed-parity
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(VENV)/.installed: setup.cfg constraints.txt
+$(VENV)/.made:
+	@[ ! -e $(VENV) ] || [ -e $(VENV)/.installed ] || \
+	  { echo "$(VENV) is there, and make did not make it: move it away, or name another, VENV=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: setup.cfg constraints.txt | $(VENV)/.made
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
@@ -40,5 +45,6 @@ $(VENV)/.installed-parity: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchvision timm lpips
 	touch $@
 
+# The environment, if it was made here. Runs are yours.
 clean:
-	rm -rf $(VENV) runs
+	@[ ! -e $(VENV)/.made ] || rm -rf $(VENV)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import os
 import subprocess
@@ -149,6 +150,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def ours(net: vgg_jax.VGG, protocol: str) -> Callable[[list[Path]], str]:
+    importlib.import_module("vgg_jax.data.jpeg")  # TensorFlow, before the clock runs as JAX was and torch is
     views = eval_views([protocol], [SCALE])
     runner = posterior_runner(net, views)
 

@@ -69,7 +69,7 @@ def tf_data(source: str, threads: int, crop: int, scale: tuple[int, int], antial
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
-    paths = [str(path) for path in jpegs(source)]
+    paths = [str(path) for path in jpegs(source.removeprefix("folder:"))]
     dataset = tf.data.Dataset.from_tensor_slices(paths).shuffle(len(paths)).repeat()
     dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
     return iter(dataset.with_options(options).as_numpy_iterator())
@@ -84,7 +84,7 @@ def torch_loader(source: str, threads: int, crop: int, scale: tuple[int, int]) -
     import torch
 
     class Photographs(torch.utils.data.Dataset):
-        paths = jpegs(source)
+        paths = jpegs(source.removeprefix("folder:"))
 
         def __len__(self):
             return len(self.paths)
@@ -110,9 +110,8 @@ def torch_loader(source: str, threads: int, crop: int, scale: tuple[int, int]) -
 PIPELINES = {function.__name__: function for function in (ours, predecessor, tf_data, tf_data_aliased, torch_loader)}
 
 
-def jpegs(source: str) -> list[Path]:
-    folder = Path(source.removeprefix("folder:"))
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+def jpegs(folder: str | Path) -> list[Path]:
+    return sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -233,7 +232,7 @@ def main() -> None:
             if arguments.folder is None:
                 make_photographs(folder)
             folder = folder / "train" if (folder / "train").is_dir() else folder
-            source, files = f"folder:{folder}", jpegs(str(folder))
+            source, files = f"folder:{folder}", jpegs(folder)
             kilobytes = sum(path.stat().st_size for path in files) / len(files) / 1e3
             print(f"{len(files)} JPEG files, {kilobytes:.0f} kB each, {threads} threads or processes", flush=True)
         given = [f"--source={source}", f"--seconds={arguments.seconds}", *["--digits"] * arguments.digits]

@@ -22,6 +22,6 @@ for net in A B C D; do
     --config.schedule.boundaries="(200,)" --config.init.from_run="$folder/$net-fixed" "$@"
   runs+=("$folder/$net-fixed" "$folder/$net-jitter")
 done
-protocols="('centre', 'dense', 'crops', 'both')"
+protocols="('center', 'dense', 'crops', 'both')"
 python -m vgg_jax.main --mode=evaluate --checkpoint="$(IFS=,; echo "${runs[*]}")" --workdir="$folder" \
   --config.evaluate.protocols="$protocols"

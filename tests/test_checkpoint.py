@@ -1,6 +1,7 @@
 import contextlib
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -154,6 +155,15 @@ def test_a_half_written_checkpoint_is_not_used(tmp_path, config):
     assert load_network(tmp_path)[1]["step"] == 2
 
 
+def test_what_does_not_fit_on_the_disk_is_not_begun(tmp_path, config, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=500_000))
+    with pytest.raises(
+        ConfigError, match=r"/checkpoints: no room for the checkpoint of step 1, 0\.9 MB; 0\.5 MB are left"
+    ):
+        save(tmp_path, config, state_of(config))
+    assert not any((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_path_may_be_a_run_its_checkpoints_or_one_step(tmp_path, config):
     state = state_of(config)
     checkpoints = Checkpoints(tmp_path, 3)
@@ -168,6 +178,8 @@ def test_a_path_may_be_a_run_its_checkpoints_or_one_step(tmp_path, config):
 def test_missing_damaged_and_foreign_checkpoints_are_refused(tmp_path, config):
     with pytest.raises(CheckpointError, match="nowhere: is not there; give a run's --workdir"):
         find(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="x{300}: is not there"):
+        find(tmp_path / ("x" * 300))
     with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
         find(tmp_path)
     save(tmp_path, config, state_of(config), step=1)

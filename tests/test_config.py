@@ -82,14 +82,36 @@ def test_the_nets_of_the_configs_are_those_of_table_1():
         ({"schedule.kind": "step"}, r"takes rising steps"),
         ({"schedule.boundaries": (10,)}, r"belongs to config.schedule.kind='step', not 'plateau'"),
         ({"schedule.factor": 10.0}, r"config.schedule.factor=10.0: between 0 and 1"),
+        ({"seed": -1}, r"config.seed=-1: the least is 0"),
+        ({"seed": 10**23}, r"config.seed=10{23}: the most is 9,223,372,036,854,775,807"),
+        ({"model.width": float("inf")}, r"config.model.width=inf: the most is 64"),
+        ({"model.width": float("nan")}, r"config.model.width=nan: the least is 0"),
+        ({"model.hidden": 9_999_999_999}, r"config.model.hidden=9999999999: the most is 1,048,576"),
+        ({"data.crop": 32 * 10**20, "data.scale": (32 * 10**20,) * 2}, r"config.data.scale=.*: S is 32,768 pixels at"),
+        ({"data.scale": (256, 10**9), "evaluate.scale": 256}, r"config.data.scale=\(256, 1000000000\): S is 32,768"),
+        ({"data.scale": (3000, 3000)}, r"config.evaluate.scale=0: Q = 3000, 2048 is the most"),
+        ({"evaluate.scales": (256, 10**20)}, r"config.evaluate.scales=.*: Q = 10{20}, 2048 is the most"),
+        ({"evaluate.protocols": (["dense"],)}, r"config.evaluate.protocols=.*: one or more of dense"),
+        ({"data.color_shift": float("inf")}, r"config.data.color_shift=inf: the most is 100"),
+        ({"data.threads": 10**20}, r"config.data.threads=10{20}: the most is 1,024"),
+        ({"train.batch_size": 10**20}, r"config.train.batch_size=10{20}: the most is 1,048,576"),
+        ({"train.steps": 2**31}, r"config.train.steps=2147483648: the most is 2,147,483,647"),
+        ({"train.learning_rate": float("nan")}, r"config.train.learning_rate=nan: the least is 0"),
+        ({"train.learning_rate": float("inf")}, r"config.train.learning_rate=inf: the most is 1,000,000"),
+        ({"train.momentum": float("nan")}, r"config.train.momentum=nan: the least is 0"),
+        ({"train.weight_decay": float("inf")}, r"config.train.weight_decay=inf: the most is 1,000,000"),
+        ({"train.freeze": (1,)}, r"config.train.freeze=\(1,\): names of layers or stages, \('conv1', 'fc6'\)"),
+        ({"schedule.factor": float("nan")}, r"config.schedule.factor=nan: between 0 and 1"),
+        ({"schedule.kind": "step", "schedule.boundaries": (-5, 10)}, r"takes rising steps"),
+        ({"schedule.kind": "step", "schedule.boundaries": (None, "a")}, r"takes rising steps"),
     ],
 )
 def test_what_cannot_work_is_refused_with_key_value_and_way_out(changes, message):
     config = default_config()
     with config.ignore_type():
         for key, value in changes.items():
-            section, name = key.split(".")
-            config[section][name] = value
+            section, _, name = key.rpartition(".")
+            (config[section] if section else config)[name] = value
     with pytest.raises(ConfigError, match=message):
         validate(config)
 
@@ -107,6 +129,7 @@ def test_an_unknown_or_missing_key_is_refused():
 
 def test_the_literal_choices_are_what_the_modules_have():
     from vgg_jax import config
+    from vgg_jax.data.decode import MAX_PIXELS
     from vgg_jax.inference.scorer import PROTOCOLS
     from vgg_jax.model.init import SCHEMES
     from vgg_jax.model.specs import ALIASES, SPECS
@@ -116,6 +139,7 @@ def test_the_literal_choices_are_what_the_modules_have():
     assert tuple(SCHEMES) == config.SCHEMES
     assert tuple(PREPROCESSING) == config.PREPROCESSING
     assert tuple(PROTOCOLS) == config.PROTOCOLS
+    assert config.MAX_SCALE**2 == MAX_PIXELS
 
 
 def test_a_run_saved_when_the_rate_had_another_name_is_still_opened():
@@ -124,3 +148,11 @@ def test_a_run_saved_when_the_rate_had_another_name_is_still_opened():
     assert with_defaults(saved).train.learning_rate == default_config().train.learning_rate / 2
     with pytest.raises(ConfigError, match="config.train.rate: no such key; did you mean 'train.learning_rate'"):
         check_key("train.rate")
+
+
+def test_a_run_saved_when_the_center_crop_was_spelled_otherwise_is_still_opened():
+    saved = default_config().to_dict()
+    saved["evaluate"] |= {"validation": "centre", "protocols": ["centre", "both"]}
+    opened = with_defaults(saved)
+    validate(opened)
+    assert (opened.evaluate.validation, opened.evaluate.protocols) == ("center", ("center", "both"))

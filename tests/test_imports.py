@@ -19,7 +19,7 @@ FLOORS = (
     ("model", "data"),
     ("sharding",),
     ("config", "files", "progress", "prefetch", "compiler"),
-    ("errors",),
+    ("errors", "stopping"),
 )
 """From the roof to the ground; a package imports from floors below its own. `vgg_jax` itself is the public face."""
 

@@ -1,30 +1,25 @@
-"""The command line: a killed run, and every mistake as a message without a traceback."""
+"""The command line: every mistake is a message without a traceback. `tests.torture.kills` has runs that are killed."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
+import warnings
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-from vgg_jax.checkpoint import read_arrays
-from vgg_jax.train import metric_writer
+import vgg_jax.main  # noqa: F401 (it says how a tuple is parsed)
+from vgg_jax.config import validate
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "TFDS_DATA_DIR": "no-such-folder"}
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "vgg_jax.main", *map(str, arguments)]
-
-
 def run(*arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "vgg_jax.main", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -42,6 +37,7 @@ def run(*arguments):
         (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|features|fuse>"),
         (["--mode=evaluate", "--checkpoint=no-such-run"], "no-such-run: is not there"),
         (["--mode=evaluate", "--config.evaluate.scale=many"], "--config.evaluate.scale=many: invalid literal"),
+        ([f"--workdir={os.fsdecode(bytes([255]))}"], "\\udcff: the folder of a run has a name in UTF-8"),
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
         (["stray"], "what is 'stray'? Flags look like"),
         (["--stack"], "--mode=train does not take --stack; it takes --config, --workdir"),
@@ -68,65 +64,40 @@ def test_without_config_or_folder_the_command_says_what_to_type():
     assert "make quickstart" in result.stderr and "Traceback" not in result.stderr
 
 
-RUN = [
-    "--config=configs/quickstart.py",
-    "--config.model.width=0.0625",
-    "--config.data.train_split=train[:200]",
-    "--config.data.validation_split=validation[:40]",
-    "--config.train.batch_size=16",
-    "--config.train.steps=60",
-    "--config.evaluate.every=20",
-    "--config.checkpoint.every=10",
-    "--config.log.every=1",
-]
+def config_of(arguments):
+    """The config and the overrides of a command line."""
+    values = flags.FlagValues()
+    given = ["main", *(argument for argument in arguments if argument.startswith("--config"))]
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # how ml_collections imports a config file
+        values(given)
+    return holder.value, values["config"].override_values
 
 
-def test_a_run_killed_at_an_arbitrary_step_ends_as_if_it_had_not_been(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = run(*RUN, f"--workdir={whole}")
-    assert result.returncode == 0, result.stderr
-    for most in (17, 38):  # SIGKILL twice, between checkpoints
-        process = subprocess.Popen(
-            command(*RUN, f"--workdir={killed}"),
-            cwd=ROOT,
-            env=ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and process.poll() is None:
-            rows = metric_writer.read(killed)
-            if rows and rows[-1]["step"] >= most:
-                break
-            time.sleep(0.005)
-        assert process.poll() is None, "the run ended before it could be killed"
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert not (killed / "checkpoints/60").exists()
-    result = run(*RUN, f"--workdir={killed}")
-    assert result.returncode == 0 and "resumed at step" in result.stderr
-    a, b = (read_arrays(folder / "checkpoints/60") for folder in (whole, killed))
-    for (path, x), y in zip(jax.tree.leaves_with_path(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-    rows = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, killed)
+def test_of_a_key_that_is_given_twice_the_last_one_counts():
+    given = ["--config=configs/quickstart.py", "--config.seed=1", "--config.data.scale=(32, 36)", "--config.seed=2"]
+    config, overrides = config_of([*given, "--config.data.scale=(40, 44)", "--config.evaluate.scales=40"])
+    assert overrides == {"seed": 2, "data.scale": (40, 44), "evaluate.scales": (40,)}
+    assert (config.seed, config.data.scale, config.evaluate.scales) == (2, (40, 44), (40,))
+
+
+def test_overrides_of_the_script_for_the_tables_count(tmp_path):
+    record = tmp_path / "record"
+    (tmp_path / "python").write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" end >> {record}\n")
+    (tmp_path / "python").chmod(0o755)
+    overrides = {"train.steps": 9, "data.scale": (64, 80), "schedule.boundaries": (3, 6), "train.learning_rate": 0.5}
+    command = [
+        "bash",
+        "launch/tables.sh",
+        "images",
+        "runs",
+        *(f"--config.{key}={value}" for key, value in overrides.items()),
     ]
-    losses = [{row["step"]: row["train_loss"] for row in part if "train_loss" in row} for part in rows]
-    assert losses[0] == losses[1] and list(losses[1]) == sorted(losses[1])
-
-
-def test_sigterm_saves_and_exits_cleanly(tmp_path):
-    process = subprocess.Popen(
-        command(*RUN, f"--workdir={tmp_path}", "--config.train.steps=100000"),
-        cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not (tmp_path / "metrics.jsonl").exists():
-        time.sleep(0.05)
-    while time.monotonic() < deadline and len((tmp_path / "metrics.jsonl").read_text().splitlines()) < 3:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, reported = process.communicate(timeout=240)
-    assert process.returncode == 0 and "stopped on request at step" in reported and "Traceback" not in reported
-    step = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
-    assert f"at step {step}" in reported
+    subprocess.run(command, cwd=ROOT, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    *trainings, evaluation = [lines.splitlines() for lines in record.read_text().split("end\n")[:-1]]
+    assert len(trainings) == 8 and "--mode=evaluate" in evaluation
+    for arguments in trainings:
+        config, given = config_of(arguments)
+        validate(config)
+        assert given.items() >= overrides.items() and config.data.source == "folder:images"

@@ -7,34 +7,30 @@
 138357544
 """
 
-from vgg_jax.errors import CheckpointError, ConfigError, DataError, UserError
-from vgg_jax.inference.export import export_scorer
-from vgg_jax.inference.features import features
-from vgg_jax.inference.score_map import class_score_map
-from vgg_jax.inference.scorer import Scorer
-from vgg_jax.model.perceptual import content_distance, gram, lpips, read_lpips_linear, style_distance
-from vgg_jax.model.specs import ALIASES, SPECS, Spec
-from vgg_jax.model.vgg import VGG
-from vgg_jax.weights import load, save_torchvision
+import importlib
 
-__all__ = [
-    "ALIASES",
-    "SPECS",
-    "VGG",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "Scorer",
-    "Spec",
-    "UserError",
-    "class_score_map",
-    "content_distance",
-    "export_scorer",
-    "features",
-    "gram",
-    "load",
-    "lpips",
-    "read_lpips_linear",
-    "save_torchvision",
-    "style_distance",
-]
+_MODULES = {
+    "errors": ("CheckpointError", "ConfigError", "DataError", "UserError"),
+    "inference.export": ("export_scorer",),
+    "inference.features": ("features",),
+    "inference.score_map": ("class_score_map",),
+    "inference.scorer": ("Scorer",),
+    "model.perceptual": ("content_distance", "gram", "lpips", "read_lpips_linear", "style_distance"),
+    "model.specs": ("ALIASES", "SPECS", "Spec"),
+    "model.vgg": ("VGG",),
+    "weights": ("load", "save_torchvision"),
+}
+"""Where the public names are, to be imported when they are used: JAX takes a second, and a command begins before it."""
+
+__all__ = [name for names in _MODULES.values() for name in names]
+
+
+def __getattr__(name: str):
+    for module, names in _MODULES.items():
+        if name in names:
+            return globals().setdefault(name, getattr(importlib.import_module(f"{__name__}.{module}"), name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,6 +18,7 @@ import functools
 import itertools
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -36,7 +37,7 @@ from ml_collections import ConfigDict
 
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError
-from vgg_jax.files import set_aside, written_aside
+from vgg_jax.files import check_room, set_aside, written_aside
 from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
 
@@ -94,8 +95,13 @@ class Checkpoints:
           step: the updates done.
           arrays: trees of arrays by the names of their folders, `net` and `optimizer`.
           meta: JSON values; see the module.
+
+        Raises:
+          ConfigError: there is no room on the disk.
         """
         self.wait()
+        size = sum(array.nbytes for array in jax.tree.leaves(arrays))
+        check_room(self._folder, size, f"the checkpoint of step {step}")
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         meta = meta | {"step": step, "checksums": {name: checksums(tree) for name, tree in arrays.items()}}
         items["meta"] = ocp.args.JsonSave(_sealed(meta))
@@ -173,11 +179,12 @@ def find(path: str | Path) -> list[Path]:
       CheckpointError: there is none.
     """
     path = Path(path).absolute()
-    if (path / "net").is_dir() or (path / "meta").is_dir():
+    is_dir = os.path.isdir  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
+    if is_dir(path / "net") or is_dir(path / "meta"):
         return [path]
-    folders = _steps(path / FOLDER if (path / FOLDER).is_dir() else path)
+    folders = _steps(path / FOLDER if is_dir(path / FOLDER) else path)
     if not folders:
-        what = "is not there" if not path.exists() else "holds no complete checkpoint"
+        what = "is not there" if not os.path.exists(path) else "holds no complete checkpoint"
         raise CheckpointError(f"{path}: {what}; give a run's --workdir, or one checkpoint, WORKDIR/{FOLDER}/STEP")
     return folders
 
@@ -298,7 +305,7 @@ def checksums(tree: dict) -> dict[str, int]:
 
 def _steps(folder: Path) -> list[Path]:
     """The checkpoints in a folder, newest first."""
-    steps = [child for child in folder.iterdir() if child.name.isdecimal()] if folder.is_dir() else []
+    steps = [child for child in folder.iterdir() if child.name.isdecimal()] if os.path.isdir(folder) else []
     return sorted(steps, key=lambda child: -int(child.name))
 
 

@@ -16,7 +16,8 @@ from vgg_jax.errors import ConfigError, did_you_mean
 NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "vgg19")
 SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
-PROTOCOLS = ("dense", "crops", "both", "centre")
+PROTOCOLS = ("dense", "crops", "both", "center")
+MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
 
 
 def default_config() -> ConfigDict:
@@ -78,9 +79,11 @@ def default_config() -> ConfigDict:
     # Several Q, whose posteriors or features are averaged. (): the paper's for the multi-scale rows of --mode=evaluate,
     # S - 32, S, S + 32, or Smin, the middle, Smax; --mode=predict and --mode=features take evaluate.scale.
     config.evaluate.scales = ()
-    config.evaluate.validation = "centre"  # protocol of the validation in training: centre, dense, crops or both
-    config.evaluate.protocols = ("centre", "dense")  # what --mode=evaluate reports
+    config.evaluate.validation = "center"  # protocol of the validation in training: center, dense, crops or both
+    config.evaluate.protocols = ("center", "dense")  # what --mode=evaluate reports
     config.evaluate.split = "validation"  # on which images
+    # Over which classes, where the network knows more than the source has: "all" of its own, or the "source"'s alone.
+    config.evaluate.classes = ""
     config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps
 
@@ -98,6 +101,9 @@ get_config = default_config  # this module is a config file too
 RENAMED = {"train.rate": "train.learning_rate"}
 """What keys were once called: in the checkpoints of runs that are still opened."""
 
+RENAMED_PROTOCOLS = {"centre": "center"}
+"""What protocols were once called: in such checkpoints, and in files of posteriors."""
+
 _CHOICES = {
     "model.net": NETS,
     "init.scheme": SCHEMES,
@@ -107,31 +113,36 @@ _CHOICES = {
     "data.on_error": ("raise", "skip"),
     "schedule.kind": ("plateau", "step", "fixed"),
     "evaluate.validation": PROTOCOLS,
+    "evaluate.classes": ("", "all", "source"),
 }
-_AT_LEAST = {
-    "model.hidden": 0,
-    "model.dropout": 0,
-    "data.color_shift": 0,
-    "data.threads": 0,
-    "train.batch_size": 1,
-    "train.microbatches": 1,
-    "train.steps": 1,
-    "train.learning_rate": 0,
-    "train.momentum": 0,
-    "train.weight_decay": 0,
-    "train.cached_views": 0,
-    "schedule.warmup_steps": 0,
-    "schedule.drops": 0,
-    "schedule.patience": 1,
-    "schedule.threshold": 0,
-    "schedule.min_interval": 0,
-    "evaluate.scale": 0,
-    "evaluate.batch_size": 0,
-    "evaluate.every": 1,
-    "log.every": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
+_COUNT = 2**31 - 1  # what an int32 holds
+_RANGES = {
+    "seed": (0, 2**63 - 1),
+    "model.width": (0, 64),
+    "model.hidden": (0, 2**20),
+    "model.dropout": (0, 1),
+    "data.color_shift": (0, 100),
+    "data.threads": (0, 1024),
+    "train.batch_size": (1, 2**20),
+    "train.microbatches": (1, 2**20),
+    "train.steps": (1, _COUNT),
+    "train.learning_rate": (0, 10**6),
+    "train.momentum": (0, 1),
+    "train.weight_decay": (0, 10**6),
+    "train.cached_views": (0, 2**20),
+    "schedule.warmup_steps": (0, _COUNT),
+    "schedule.drops": (0, _COUNT),
+    "schedule.patience": (1, _COUNT),
+    "schedule.threshold": (0, 1),
+    "schedule.min_interval": (0, _COUNT),
+    "evaluate.scale": (0, MAX_SCALE),
+    "evaluate.batch_size": (0, 2**20),
+    "evaluate.every": (1, _COUNT),
+    "log.every": (1, _COUNT),
+    "checkpoint.every": (1, _COUNT),
+    "checkpoint.keep": (1, _COUNT),
 }
+"""The least and the most of a number; the most is beyond every use and within every type."""
 
 
 def validate(config: ConfigDict) -> None:
@@ -147,10 +158,11 @@ def validate(config: ConfigDict) -> None:
         if value not in choices:
             named = ", ".join(choice or "''" for choice in choices)
             raise ConfigError(f"config.{key}={value!r}: use one of {named}{did_you_mean(value, choices)}")
-    for key, least in _AT_LEAST.items():
+    for key, (least, most) in _RANGES.items():
         value = _get(config, key)
-        if not value >= least:
-            raise ConfigError(f"config.{key}={value!r}: the least is {least}")
+        if not least <= value <= most:
+            bound = f"the most is {most:,}" if value > most else f"the least is {least}"
+            raise ConfigError(f"config.{key}={value!r}: {bound}")
     _check_model(config)
     _check_data(config)
     _check_training(config)
@@ -183,6 +195,9 @@ def with_defaults(saved: dict) -> ConfigDict:
             key = RENAMED.get(key, key)
             if key in known:
                 config.update_from_flattened_dict({key: value})
+    of_today = lambda protocol: RENAMED_PROTOCOLS.get(protocol, protocol)
+    config.evaluate.validation = of_today(config.evaluate.validation)
+    config.evaluate.protocols = tuple(map(of_today, config.evaluate.protocols))
     return config
 
 
@@ -230,6 +245,8 @@ def _check_data(config: ConfigDict) -> None:
         )
     if scale[0] < crop:
         raise ConfigError(f"config.data.scale={scale}: S is below the crop, config.data.crop={crop}; no crop fits")
+    if scale[1] > 2**15:
+        raise ConfigError(f"config.data.scale={scale}: S is {2**15:,} pixels at most")
     scales = tuple(config.evaluate.scales)
     if not all(isinstance(q, int) for q in scales) or len(set(scales)) < len(scales):
         raise ConfigError(f"config.evaluate.scales={scales}: different test scales Q in whole pixels")
@@ -238,8 +255,12 @@ def _check_data(config: ConfigDict) -> None:
             raise ConfigError(
                 f"config.evaluate.{key}={config.evaluate[key]}: Q is below the crop, config.data.crop={crop}"
             )
+        if any(q > MAX_SCALE for q in given):
+            raise ConfigError(
+                f"config.evaluate.{key}={config.evaluate[key]}: Q = {max(given)}, {MAX_SCALE} is the most"
+            )
     protocols = tuple(config.evaluate.protocols)
-    if not protocols or not set(protocols) <= set(PROTOCOLS):
+    if not protocols or not all(protocol in PROTOCOLS for protocol in protocols):
         raise ConfigError(
             f"config.evaluate.protocols={protocols}: one or more of {', '.join(PROTOCOLS)}; at the command line "
             f"--config.evaluate.protocols=\"('dense','crops')\""
@@ -254,11 +275,14 @@ def _check_training(config: ConfigDict) -> None:
         )
     if not train.momentum < 1:
         raise ConfigError(f"config.train.momentum={train.momentum}: below 1; the paper's is 0.9")
+    if not all(isinstance(group, str) for group in train.freeze):
+        raise ConfigError(f"config.train.freeze={tuple(train.freeze)}: names of layers or stages, ('conv1', 'fc6')")
     if not 0 < schedule.factor < 1:
         raise ConfigError(f"config.schedule.factor={schedule.factor}: between 0 and 1; the paper divides by 10, 0.1")
     if schedule.kind == "step":
         boundaries = list(schedule.boundaries)
-        if not boundaries or not all(isinstance(step, int) for step in boundaries) or boundaries != sorted(boundaries):
+        rising = all(isinstance(step, int) for step in boundaries) and boundaries == sorted(boundaries)
+        if not boundaries or not rising or boundaries[0] < 0:
             raise ConfigError(
                 f"config.schedule.boundaries={tuple(boundaries)}: "
                 "config.schedule.kind='step' takes rising steps, (1000, 2000)"

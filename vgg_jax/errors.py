@@ -24,11 +24,11 @@ class CheckpointError(UserError, ValueError):
     """A checkpoint is missing, damaged or of another network."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a sentence that suggests the nearest of the known names, or nothing.
 
     >>> did_you_mean("relu33", ["relu3_3", "pool5"]), did_you_mean("x", ["relu3_3", "pool5"])
     ("; did you mean 'relu3_3'?", '')
     """
-    nearest = difflib.get_close_matches(name, list(known), n=1)
+    nearest = difflib.get_close_matches(str(name), list(known), n=1)
     return f"; did you mean {nearest[0]!r}?" if nearest else ""

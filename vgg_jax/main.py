@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +15,10 @@ from typing import NamedTuple
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
-from vgg_jax import compiler
 from vgg_jax import config as config_module
+from vgg_jax import stopping
 from vgg_jax.config import PROTOCOLS, check_key
 from vgg_jax.errors import ConfigError, UserError
 
@@ -48,6 +50,15 @@ MODES = {
     "fuse": Mode("the average of what evaluations wrote: --mode=fuse A.npz B.npz", (), "files of posteriors"),
 }
 
+
+class _Tuple(flags.ArgumentParser):
+    """Tuples of the config: given twice, the last one counts, as for every key; ml_collections' own are joined."""
+
+    def parse(self, argument: str | tuple) -> tuple:
+        return tuple_parser.TupleParser().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(tuple, _Tuple())
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES), "\n".join(f"{name}: {mode.help}" for name, mode in MODES.items())
 )
@@ -72,12 +83,16 @@ def main(arguments: list[str]) -> int:
     if "config" in given:
         flag = flags.FLAGS["config"]
         given |= {"config": flag.value if flag.present else None, "overrides": flag.override_values}
-    # A mode's modules take seconds to import: each mode imports its own.
+    # The modules below take seconds to import: a mistake is reported before, and each mode imports its own.
+    importlib.import_module("vgg_jax.compiler").keep_memory()
     return importlib.import_module(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
 
 
 def _check_given(mode: Mode, arguments: list[str]) -> None:
-    """Refuses flags of other modes, and arguments where a mode takes none."""
+    """Refuses flags of other modes, arguments where a mode takes none, and folders that no checkpoint can be in."""
+    for path in filter(None, (flags.FLAGS.workdir, *flags.FLAGS.checkpoint)):
+        if os.path.abspath(path).encode(errors="ignore") != os.fsencode(os.path.abspath(path)):
+            raise ConfigError(f"{path}: the folder of a run has a name in UTF-8, for checkpoints take no other")
     for name in sorted({name for other in MODES.values() for name in other.flags} - {*mode.flags}):
         overridden = name == "config" and flags.FLAGS[name].override_values
         if flags.FLAGS[name].present or overridden:
@@ -123,10 +138,12 @@ def _reason(error: Exception, arguments: list[str]) -> str:
     return f"{given}: {reason.removeprefix('vgg_jax.errors.ConfigError: ')}"
 
 
+@stopping.listening()
 def run() -> None:
     """The command line: a user's mistake is a message and exit code 2, never a traceback."""
-    compiler.keep_memory()
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs tracebacks of what it raises anyway
+    sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: a name need not be of the terminal's letters
+    logging.raiseExceptions = False  # of log.txt on a full disk: the run itself says so
     log = logging.getLogger("vgg_jax")
     log.setLevel(logging.INFO)
     log.propagate = False

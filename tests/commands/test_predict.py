@@ -1,6 +1,9 @@
 """Predictions: in order, whatever the images; bad ones reported, the rest done."""
 
+import functools
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from vgg_jax.commands.paths import images_of
 from vgg_jax.commands.predict import predict
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
+from vgg_jax.progress import Progress
 
 
 @pytest.fixture
@@ -50,6 +54,14 @@ def test_the_five_most_probable_classes_of_each_image(target, photographs, capsy
     assert [entry["probability"] for entry in records[3]["classes"]] == pytest.approx(soft[best], abs=1e-5)
 
 
+def test_progress_is_shown_while_the_first_images_are_in_work(target, photographs, monkeypatch, capsys):
+    monkeypatch.setattr(module, "Progress", functools.partial(Progress, seconds=0))
+    predict(target, images_of([str(photographs)]), protocol="both")
+    output = capsys.readouterr()
+    assert re.findall(r"scores (\d/\d)  left", output.err) == [f"{done}/8" for done in range(1, 7)]
+    assert "scores" not in output.out
+
+
 def test_one_too_elongated_is_reported_and_the_rest_goes_on(target, photographs, capsys):
     Image.new("RGB", (70_000, 1)).save(photographs / "a-thread.png")
     assert predict(target, images_of([str(photographs / "*.png")])) == 1
@@ -65,7 +77,7 @@ def test_text_names_the_file_and_the_classes(target, photographs, capsys):
     assert all("%" in line for line in lines[1:6])
 
 
-@pytest.mark.parametrize("protocol", ["crops", "both", "centre"])
+@pytest.mark.parametrize("protocol", ["crops", "both", "center"])
 def test_the_protocol_and_the_scales_are_those_asked_for(protocol, target, photographs, capsys):
     target.config.evaluate.scales = (48, 64)
     predict(target, [photographs / "sub/c.png"], protocol=protocol, as_json=True)
@@ -92,6 +104,44 @@ def test_a_heat_map_is_drawn_of_each_image(target, photographs, capsys):
     assert len(list((photographs / "maps").iterdir())) == 3
     with pytest.raises(ConfigError, match="--heat_maps=.*notes.txt: cannot be written: File exists"):
         predict(target, [], heat_maps=photographs / "notes.txt")
+    # Drawn again it takes its own place, and no other one's: here another image, there a photograph.
+    (photographs / "maps/a.png").write_bytes((photographs / "maps/c.png").read_bytes())
+    before = {path: path.read_bytes() for path in photographs.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    for folder, images in (("maps", ["b.jpg", "a.png"]), (".", ["a.png"]), ("sub", ["sub/c.png"])):
+        paths = [photographs / name for name in images]
+        with pytest.raises(
+            ConfigError, match=f"{photographs / folder}/[ac].png: is there already and would be replaced"
+        ):
+            predict(target, paths, heat_maps=photographs / folder)
+    assert capsys.readouterr().out == ""
+    assert before == {path: path.read_bytes() for path in photographs.rglob("*") if path.is_file()}
+    predict(target, [photographs / "sub/c.png"], heat_maps=photographs / "maps")
+
+
+def test_every_heat_map_has_a_file_of_its_own(tmp_path):
+    def pictures(*names):
+        found = module._pictures([tmp_path / name for name in names], tmp_path / "maps")
+        return [str(picture.relative_to(tmp_path / "maps")) for picture in found.values()]
+
+    assert pictures("a/1.jpg", "b/2.jpg") == ["1.png", "2.png"]
+    assert pictures("a/1.jpg", "b/1.jpg") == ["a/1.png", "b/1.png"]
+    assert pictures("1.jpg", "1.png", "1.jpg.png") == ["1.jpg.png", "1.png.png", "1.jpg.png.png"]
+
+
+def test_names_that_mean_something_elsewhere_are_only_names(target, tmp_path, rng, capsys):
+    target.net.classes = ("$x^2$", "$", "a\nline", os.fsdecode(b"\xff"), "_{\\frac", *"fghij")
+    paths = [tmp_path / name for name in ("$x_$.png", "a\nline.png", os.fsdecode(b"\xff.png"))]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (32, 40, 3), np.uint8)).save(path)
+    assert predict(target, paths, heat_maps=tmp_path / "maps") == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3 * 6 and len(printed.err.splitlines()) == 3 and printed.out.encode()
+    assert sorted(path.name for path in (tmp_path / "maps").iterdir()) == sorted(path.name for path in paths)
+    predict(target, paths, as_json=True)
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["image"] for record in records] == [str(path) for path in paths]
+    assert all(entry["name"] in target.net.classes for record in records for entry in record["classes"])
 
 
 def test_an_image_that_is_named_twice_is_predicted_once(photographs):
@@ -99,7 +149,7 @@ def test_an_image_that_is_named_twice_is_predicted_once(photographs):
     assert [path.name for path in found] == ["a.png", "b.jpg", "broken.jpg", "c.png"]
 
 
-@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg"])
+@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg", "x" * 300, "\0", "\udcff"])
 def test_nothing_to_predict_is_an_error(argument):
     with pytest.raises(ConfigError, match="there is no such image, folder, or match of this pattern"):
         images_of([argument])

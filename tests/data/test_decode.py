@@ -71,7 +71,7 @@ def test_a_crop_without_rescaling_is_the_image_itself(photograph):
     )
 
 
-def test_the_centre_is_rounded_half_up(photograph):
+def test_the_center_is_rounded_half_up(photograph):
     ramp = Image.fromarray(np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None], (9, 9, 3)).copy())
     middle = np.array((0.5, 0.5))
     assert [crop(np.asarray(ramp), 9, middle, size)[0][0, 0, 0] for size in (9, 8, 7, 6, 5)] == [0, 1, 1, 2, 2]
@@ -91,14 +91,14 @@ def test_every_format_is_read(photograph, file_format):
     np.testing.assert_array_equal(decode(encoded), pixels(encoded))
 
 
-def test_grey_is_repeated(photograph):
-    grey = photograph.convert("L")
+def test_gray_is_repeated(photograph):
+    gray = photograph.convert("L")
     for file_format in ("JPEG", "PNG"):
-        encoded = encode(grey, file_format)
+        encoded = encode(gray, file_format)
         np.testing.assert_array_equal(decode(encoded), pixels(encoded))
 
 
-def test_16_bit_grey_is_scaled():
+def test_16_bit_gray_is_scaled():
     wide = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     expected = np.floor(wide * (255 / 65535) + 0.5)
     np.testing.assert_array_equal(decode(encode(Image.fromarray(wide), "PNG")), expected[..., None].repeat(3, axis=2))
@@ -108,8 +108,8 @@ def test_transparency_becomes_white(photograph):
     red = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
     red.putpixel((1, 0), (255, 0, 0, 128))
     np.testing.assert_array_equal(decode(encode(red, "PNG")), [[[255, 255, 255], [255, 127, 127]]])
-    grey = Image.new("LA", (1, 1), (0, 0))
-    np.testing.assert_array_equal(decode(encode(grey, "PNG")), [[[255, 255, 255]]])
+    gray = Image.new("LA", (1, 1), (0, 0))
+    np.testing.assert_array_equal(decode(encode(gray, "PNG")), [[[255, 255, 255]]])
     palette = Image.new("P", (2, 1))
     palette.putpalette([10, 20, 30, 40, 50, 60])
     palette.putpixel((1, 0), 1)
@@ -117,11 +117,11 @@ def test_transparency_becomes_white(photograph):
     np.testing.assert_array_equal(decode(encode(palette, "PNG", transparency=1)), [[[10, 20, 30], [255, 255, 255]]])
 
 
-def test_cmyk_jpegs_have_their_colours(photograph):
+def test_cmyk_jpegs_have_their_colors(photograph):
     encoded = encode(photograph.convert("CMYK"), quality=95)
     assert Image.open(io.BytesIO(encoded)).mode == "CMYK"
     difference = np.abs(decode(encoded).astype(int) - np.asarray(photograph))
-    assert difference.mean() < 4  # inverted colours would be off by a hundred
+    assert difference.mean() < 4  # inverted colors would be off by a hundred
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -162,7 +162,7 @@ def test_what_is_no_image_says_so(encoded, reason):
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
-def test_a_cut_image_is_never_filled_with_grey(photograph, file_format):
+def test_a_cut_image_is_never_filled_with_gray(photograph, file_format):
     encoded = encode(photograph, file_format)
     with pytest.raises(DataError, match="damaged or unreadable"):
         decode(encoded[: len(encoded) // 2])

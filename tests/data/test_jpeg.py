@@ -25,7 +25,7 @@ def is_plain(encoded: bytes) -> bool:
         return False
 
 
-def assert_within_a_grey_level(actual: np.ndarray, expected: np.ndarray):
+def assert_within_a_gray_level(actual: np.ndarray, expected: np.ndarray):
     assert actual.shape == expected.shape and actual.dtype == np.uint8
     difference = np.abs(actual.astype(int) - expected)
     assert difference.max() <= 1 and (difference == 0).mean() > 0.75
@@ -41,14 +41,14 @@ def test_a_crop_is_pillows_resize_then_crop(photograph, smaller_side, portrait):
         whole = pixels(encoded)
         for place in places:
             found, window = fast_crop(encoded, smaller_side, place, 64)
-            assert_within_a_grey_level(found, pillow_crop(whole, smaller_side, place, 64))
+            assert_within_a_gray_level(found, pillow_crop(whole, smaller_side, place, 64))
             np.testing.assert_array_equal(window, decode.crop(whole, smaller_side, np.array(place), 64)[1])
 
 
 @pytest.mark.parametrize("height, width", [(334, 500), (97, 41), (33, 50), (1, 300), (31, 2), (255, 257)])
-@pytest.mark.parametrize("grey", [False, True])
-def test_rescaling_is_the_triangle_filter_to_half_a_grey_level(photograph, height, width, grey):
-    encoded = encode(photograph.convert("L" if grey else "RGB").crop((0, 0, width, height)), quality=95)
+@pytest.mark.parametrize("gray", [False, True])
+def test_rescaling_is_the_triangle_filter_to_half_a_gray_level(photograph, height, width, gray):
+    encoded = encode(photograph.convert("L" if gray else "RGB").crop((0, 0, width, height)), quality=95)
     image = pixels(encoded)
     scales = (32, 64, 96)
     for scale, found in zip(scales, fast_whole(encoded, *scales)):

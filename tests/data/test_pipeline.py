@@ -170,7 +170,7 @@ def test_an_empty_place_stays_empty(source):
 
 def every_kind(photograph: Image.Image) -> dict[str, bytes]:
     """An image in every form that is no plain JPEG."""
-    grey16 = Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257)
+    gray16 = Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257)
     return {
         "png.png": encode(photograph, "PNG"),
         "a png.jpg": encode(photograph, "PNG"),
@@ -182,7 +182,7 @@ def every_kind(photograph: Image.Image) -> dict[str, bytes]:
         "trailing.jpg": encode(photograph) + b"\0\0",
         "palette.png": encode(photograph.convert("P"), "PNG"),
         "alpha.png": encode(photograph.convert("RGBA"), "PNG"),
-        "grey16.png": encode(grey16, "PNG"),
+        "gray16.png": encode(gray16, "PNG"),
     }
 
 

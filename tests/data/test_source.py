@@ -1,4 +1,5 @@
 import collections
+import os
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def test_a_slice_of_a_folder_holds_every_class(photo_folder):
 
 def test_folders_that_cannot_be_used(photo_folder, tmp_path):
     assert "there is no such folder" in error_of(f"folder:{tmp_path}/nowhere")
+    assert "there is no such folder" in error_of(f"folder:{tmp_path}/{'x' * 300}")
     assert "this is a file" in error_of(f"folder:{photo_folder}/train/a/00.jpg")
     (tmp_path / "empty").mkdir()
     assert "no class folders in" in error_of(f"folder:{tmp_path}/empty")
@@ -96,6 +98,36 @@ def test_too_few_images_for_a_tenth(tmp_path, photograph):
         (tmp_path / "few" / name).mkdir(parents=True)
         (tmp_path / "few" / name / "1.png").write_bytes(encode(photograph, "PNG"))
     assert "none of its few images falls into this tenth" in error_of(f"folder:{tmp_path}/few", "test")
+
+
+def test_validation_stands_in_for_a_missing_test(photo_folder):
+    shutil.copytree(photo_folder / "train", photo_folder / "val")
+    for split, count in (("test", 24), ("test[:50%]", 12)):
+        source = open_source(f"folder:{photo_folder}", split)
+        same = open_source(f"folder:{photo_folder}", split.replace("test", "validation"))
+        assert [source.name_of(i) for i in range(count)] == [same.name_of(i) for i in range(len(same))]
+        assert source.describe().endswith("(it has no test folder, val stands in)") and not same.note
+    shutil.copytree(photo_folder / "train", photo_folder / "test")
+    source = open_source(f"folder:{photo_folder}", "test")
+    assert not source.note and Path(source.name_of(0)).parents[1].name == "test"
+
+
+def test_a_fingerprint_is_of_sizes_and_times(photo_folder):
+    fingerprint = lambda split="train": open_source(f"folder:{photo_folder}", split).fingerprint()
+    before, path = fingerprint(), photo_folder / "train/a/00.jpg"
+    assert fingerprint() == before != fingerprint("train[:50%]")
+    content, status = path.read_bytes(), path.stat()
+    path.write_bytes(content + b"\0")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fingerprint() != before
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert fingerprint() == before
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert fingerprint() != before
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert fingerprint() != before
 
 
 def test_two_splits_must_have_the_same_classes(photo_folder):

@@ -1,5 +1,6 @@
 """TFDS data sets, made here and read back: both file formats, several files, splits and slices."""
 
+import os
 import shutil
 
 import numpy as np
@@ -106,6 +107,16 @@ def test_a_record_says_where_it_is(data_dir):
     assert len({path for path, _ in places}) == 2
 
 
+def test_a_fingerprint_changes_with_the_files(prepared, tmp_path, monkeypatch):
+    shutil.copytree(prepared["array_record"], tmp_path / "data")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    fingerprint = lambda split: open_source("tfds:tiny_photos", split).fingerprint()
+    before = {split: fingerprint(split) for split in ("train", "test")}
+    (file,) = (tmp_path / "data/tiny_photos/1.0.0").glob("*test*00000-of*")
+    os.utime(file, (0, 0))
+    assert fingerprint("train") == before["train"] and fingerprint("test") != before["test"]
+
+
 def test_images_of_two_splits_are_told_by_their_records(data_dir):
     whole, first, second, test = (
         open_source("tfds:tiny_photos", split) for split in ("train", "train[:90%]", "train[80%:]", "test")
@@ -186,5 +197,5 @@ def test_a_missing_data_set_says_how_to_get_it(monkeypatch, tmp_path):
 def test_a_misspelt_name_suggests_the_nearest(data_dir):
     with pytest.raises(DataError, match=r"TFDS knows no such data set; did you mean 'imagenette'\?"):
         open_source("tfds:imagenete/full-size", "train")
-    with pytest.raises(DataError, match="TFDS knows no such data set\nThe catalogue: https"):
+    with pytest.raises(DataError, match="TFDS knows no such data set\nThe catalog: https"):
         open_source("tfds:zzzzzzzz", "train")

@@ -15,7 +15,7 @@ from vgg_jax.data.source import Source
 from vgg_jax.evaluate.dataset import evaluate_dataset
 from vgg_jax.inference.scorer import eval_views, posterior_runner
 
-VIEWS = eval_views(["dense", "centre"], [40])
+VIEWS = eval_views(["dense", "center"], [40])
 SIZES = [(33, 57), (75, 41), (20, 31), (64, 64), (41, 75), (57, 33), (90, 48)]
 
 
@@ -130,7 +130,7 @@ from vgg_jax.inference.scorer import eval_views, posterior_runner
 
 assert jax.process_count() == 2
 net = with_spread_scores(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
-views = eval_views(["dense", "centre"], [40])
+views = eval_views(["dense", "center"], [40])
 runner = posterior_runner(net, views)
 for split in ("test", "test[:1]"):
     found = evaluate_dataset(runner, open_source(f"folder:{sys.argv[3]}", split), views, on_error="skip")

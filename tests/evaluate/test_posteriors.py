@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ def made(rng):
         tuple(f"kähler/{number}.jpg" for number in range(6)),
         ("cat", "dog", "chien à plumes", "鳥"),
         {"protocol": "dense", "network": "D", "S": [256, 512], "flip": True},
+        {"kähler/6.jpg": "the file is empty"},
     )
 
 
@@ -29,7 +31,7 @@ def arrays(made):
         "labels": made.labels,
         "images": np.array(made.images),
         "classes": np.array(made.classes),
-        "about": np.array(json.dumps(made.about)),
+        "about": np.array(json.dumps(made.about | {"unreadable": made.unreadable})),
     }
 
 
@@ -37,7 +39,9 @@ def same(one, two):
     np.testing.assert_array_equal(one.values, two.values)
     np.testing.assert_array_equal(one.labels, two.labels)
     assert one.values.dtype == two.values.dtype and one.labels.dtype == two.labels.dtype
-    return all(getattr(one, name) == getattr(two, name) for name in ("scales", "images", "classes", "about"))
+    return all(
+        getattr(one, name) == getattr(two, name) for name in ("scales", "images", "classes", "about", "unreadable")
+    )
 
 
 def test_what_is_saved_is_read(made, tmp_path):
@@ -49,6 +53,14 @@ def test_what_is_saved_is_read(made, tmp_path):
         assert set(file) == set(arrays(made))
         for name, array in arrays(made).items():
             np.testing.assert_array_equal(file[name], array)
+
+
+def test_files_of_earlier_evaluations_are_read(made, tmp_path):
+    for named, expected in (("centre", "center"), ("crops", "crops")):
+        about = np.array(json.dumps(made.about | {"protocol": named}))
+        np.savez(tmp_path / "D.npz", **arrays(made) | {"about": about})
+        expected = dataclasses.replace(made, about=made.about | {"protocol": expected}, unreadable={})
+        assert same(read(tmp_path / "D.npz"), expected)
 
 
 def test_the_scales_are_chosen_and_averaged(made):
@@ -128,6 +140,35 @@ def test_arrays_that_contradict_each_other_are_refused(other, made, tmp_path):
     np.savez(tmp_path / "D.npz", **arrays(made) | other)
     with pytest.raises(vgg_jax.DataError, match="D.npz: its arrays contradict each other"):
         read(tmp_path / "D.npz")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"posteriors": np.full((3, 6, 4), np.nan, np.float32)},
+        {"posteriors": np.zeros((3, 6, 4), np.int32)},
+        {"labels": np.full(6, 4, np.int32)},
+        {"labels": np.full(6, -1, np.int32)},
+        {"labels": np.array(list("abcdef"))},
+        {"about": np.array("[]")},
+        {"about": np.array('{"network": "D", "S": [256, 256]}')},
+        {"about": np.array('{"network": "D", "protocol": "dense", "S": 256}')},
+        {"about": np.array('{"network": 5, "protocol": "dense", "S": [256, 256]}')},
+    ],
+)
+def test_values_that_cannot_be_are_refused(other, made, tmp_path):
+    np.savez(tmp_path / "D.npz", **arrays(made) | other)
+    with pytest.raises(vgg_jax.DataError, match="D.npz: damaged: posteriors that are no numbers"):
+        read(tmp_path / "D.npz")
+
+
+def test_a_member_that_is_no_array_is_refused(made, tmp_path):
+    made.save(tmp_path / "D.npz")
+    with zipfile.ZipFile(tmp_path / "D.npz") as whole, zipfile.ZipFile(tmp_path / "bytes.npz", "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, b"bytes" if name == "labels.npy" else whole.read(name))
+    with pytest.raises(vgg_jax.DataError, match="bytes.npz: not a file of posteriors: .*labels is an array of bytes"):
+        read(tmp_path / "bytes.npz")
 
 
 def test_a_pickle_is_not_run(made, tmp_path):

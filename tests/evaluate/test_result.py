@@ -12,16 +12,16 @@ def result_of(network, protocols, scale, scales, **of_part):
         values = np.array([[[p, 1 - p], [1 - p, p]] for p in sure.values()], np.float32)
         about = {"network": network, "S": [48, 48]}
         parts[part] = Posteriors(values, tuple(sure), np.array([0, 1]), ("a", "b"), ("cat", "dog"), about)
-    return EvaluationResult(network, scale, scales, protocols, parts, "a source", False, {})
+    return EvaluationResult(network, scale, scales, protocols, parts, "a source", False)
 
 
 def test_each_protocol_fills_its_tables():
     sure = {16: 0.9, 48: 0.2, 80: 0.7}
-    given = {"centre": {48: 0.9}, "dense": sure, "crops": sure}
-    result = result_of("A", ("centre", "dense", "crops", "both"), 48, (16, 48, 80), **given)
+    given = {"center": {48: 0.9}, "dense": sure, "crops": sure}
+    result = result_of("A", ("center", "dense", "crops", "both"), 48, (16, 48, 80), **given)
     several = (16, 48, 80)
     assert [(row.table, row.protocol, row.Q, row.top1) for row in result.rows()] == [
-        (0, "centre", (48,), 0),
+        (0, "center", (48,), 0),
         (3, "dense", (48,), 100),
         (4, "dense", several, 0),
         (5, "dense", several, 0),
@@ -37,7 +37,7 @@ def test_crops_are_of_the_several_scales_even_if_that_is_another_one():
 
 @pytest.mark.parametrize(("scales", "S"), [((48,), (48, 48)), ((80, 16), (0, 0))])
 def test_networks_are_fused_each_over_its_own_scales(scales, S):
-    one = result_of("A", ("centre", "dense"), 48, (48,), dense={48: 0.3}, centre={48: 0.9})
+    one = result_of("A", ("center", "dense"), 48, (48,), dense={48: 0.3}, center={48: 0.9})
     two = result_of("B", ("dense",), 48, scales, dense=dict.fromkeys(scales, 0.9))
     (row,) = fusion_rows([one, two])  # the second has no center crop
     assert (row.table, row.network, row.S, row.Q) == (6, "A + B", S, tuple(sorted({48, *scales})))

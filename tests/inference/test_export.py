@@ -70,7 +70,8 @@ def test_a_scorer_runs_without_this_package(options, tiny_net, rng, tmp_path):
 
 def test_the_mirror_image_counts_or_not(tiny_net, rng, tmp_path):
     net, images = tiny_net("A"), rng.integers(0, 256, (2, 40, 32, 3), np.uint8)
-    export.export_scorer(net, tmp_path / "scorer.npz", flip=False)
+    for flip in (True, False):
+        export.export_scorer(net, tmp_path / "scorer.npz", flip=flip)
     arrays = dict(np.load(tmp_path / "scorer.npz"))
     scorer = jax.export.deserialize(bytearray(arrays.pop("scorer")))
     assert arrays.pop("classes").size == 0
@@ -94,8 +95,14 @@ def test_what_cannot_be_written_is_said(tiny_net, tmp_path):
     net = tiny_net("A")
     (tmp_path / "file").write_text("something")
     for path in (tmp_path / "file" / "scorer.npz", tmp_path):
-        with pytest.raises(ConfigError, match=f"path='{path}' cannot be written"):
+        with pytest.raises(ConfigError, match=f"{path}: (cannot be written|is a folder)"):
             export.export_scorer(net, path)
+    np.savez(tmp_path / "arrays.npz", classes=["theirs"])
+    for path in (tmp_path / "file", tmp_path / "arrays.npz"):
+        before = path.read_bytes()
+        with pytest.raises(ConfigError, match=f"{path}: is there already and would be replaced"):
+            export.export_scorer(net, path)
+        assert path.read_bytes() == before
     assert [path.name for path in tmp_path.parent.glob("*.partial")] == []
     with pytest.raises(ConfigError, match="'gpu' is none of cpu, cuda, rocm, tpu"):
         export.export_scorer(net, tmp_path / "scorer.npz", platforms=("cpu", "gpu"))

@@ -241,6 +241,18 @@ def test_what_fails_leaves_no_file_and_the_old_one_as_it_was(pool, folder, net, 
     assert [path.name for path in folder.iterdir() if "npz" in path.name] == ["f.npz"]
 
 
+def test_only_features_are_replaced_by_features(folder, net, one_device):
+    np.savez(folder / "theirs.npz", images=["theirs"], about="theirs")
+    ask = lambda out: features(net, iter([]), ("pool5",), (32,), mesh=one_device, into=out)
+    for name in ("0.png", "theirs.npz"):
+        before = (folder / name).read_bytes()
+        with pytest.raises(vgg_jax.ConfigError, match=f"{folder / name}: is there already and would be replaced"):
+            ask(folder / name)
+        assert (folder / name).read_bytes() == before
+    for _ in range(2):
+        ask(folder / "f.npz")
+
+
 def test_a_full_disk_is_reported(net, images, one_device, tmp_path, monkeypatch):
     class Full(io.BytesIO):
         def write(self, _):
@@ -302,8 +314,11 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_file(tmp_path):
         ({"combine": "max"}, "combine='max': there are 'average' and 'stack'"),
         ({"pool": None, "scales": (64, 96)}, "the maps of several scales differ in size"),
         ({"images": "a.jpg"}, "images='a.jpg': give a list of images, or of paths"),
+        ({"images": None}, "images='None': give a list of images, or of paths"),
+        ({"layers": (5,)}, "no activation 5 in net A"),
+        ({"batch_size": 0}, "batch_size=0: a number of images, or None"),
         ({"into": "README.md/f.npz"}, "README.md/f.npz: cannot be written: File exists"),
-        ({"into": "."}, "cannot be written: it is a folder"),
+        ({"into": "."}, "is a folder; name another file"),
     ],
 )
 def test_impossible_features_are_refused_before_an_image_is_read(options, message):

@@ -86,3 +86,9 @@ def test_an_error_of_the_images_is_raised_where_they_are_asked_for(net, one_devi
 
     with pytest.raises(OSError, match="the disk is gone"):
         list(Runner(net, posterior_maps, smallest=32, mesh=one_device)(broken()))
+
+
+def test_floats_are_not_cut_off_to_whole_numbers(net, one_device):
+    image = [ScaledImage("a", np.full((32, 32, 3), 0.5, np.float32))]
+    with pytest.raises(TypeError, match="Cannot cast array data from .*float32.* to .*uint8"):
+        list(Runner(net, posterior_maps, smallest=32, mesh=one_device)(image))

@@ -56,6 +56,6 @@ def test_a_scale_without_a_place_is_refused(net):
 
 def test_a_heat_map_is_a_picture_of_the_map(net, tmp_path):
     for scale in (64, 128):
-        save_heat_map(tmp_path / "map.png", net, image_of((64, 90), 0), scale, 2)
+        save_heat_map(tmp_path / "map.png", net, image_of((64, 90), 0), scale, 2, of=tmp_path / "image.jpg")
         with Image.open(tmp_path / "map.png") as picture:
             assert min(picture.size) > 200

@@ -130,6 +130,8 @@ def test_what_cannot_be_compared_is_refused(net, linear, images):
         perceptual.content_distance(net, *images, "relu3_4")
     with pytest.raises(ConfigError, match=r"linear weights for relu4_3 of shape \(3,\): it has 15 channels"):
         perceptual.lpips(net, linear | {"relu4_3": jnp.ones(3)}, *images)
+    with pytest.raises(ConfigError, match=r"an activation of shape \(2, 3\): expected \(n, h, w, channels\)"):
+        perceptual.gram(np.zeros((2, 3)))
 
 
 def test_lpips_weights_are_read_from_npz(linear, tmp_path):

@@ -48,6 +48,12 @@ def test_uint8_and_float_images_score_alike(tiny_net, rng):
     np.testing.assert_array_equal(net(images), net(images.astype(np.float32)))
 
 
+def test_no_images_have_no_scores(tiny_net):
+    for conv in ("lax", "winograd"):
+        net = tiny_net("A", width=0.25, conv=conv)  # wide enough for tiles
+        assert net(np.zeros((0, 32, 64, 3), np.float32)).shape == (0, 1, 2, 10)
+
+
 def test_the_mean_is_subtracted_before_the_zero_padding(tiny_net):
     net = tiny_net("A", mean_rgb=(10, 20, 30))
     image = np.broadcast_to(np.float32([10, 20, 30]), (1, 32, 32, 3))
@@ -122,9 +128,22 @@ def test_batch_normalization_uses_the_batch_in_training_and_averages_after(tiny_
         ({"num_classes": 0}, "num_classes=0"),
         ({"width": -1}, "width=-1"),
         ({"dropout": 1.0}, "dropout=1.0 is not a probability"),
-        ({"mean_rgb": (1, 2)}, "three components"),
         ({"init": "xavier"}, "no initialization 'xavier'"),
         ({"net": "F"}, "no net 'F'"),
+        ({"net": 16}, "no net 16: there are A, .*; did you mean 'vgg16'"),
+        ({"net": None}, "no net None: there are A"),
+        ({"net": ["D"]}, "no net \\['D'\\]: there are A"),
+        ({"crop": "224"}, "crop=224 is not a multiple of 32"),
+        ({"num_classes": 10.5}, "num_classes=10.5"),
+        ({"num_classes": 10**12}, "num_classes=1000000000000, .*: 2.6e\\+14 parameters, the most is 1e\\+10"),
+        ({"width": "wide"}, "width=wide"),
+        ({"width": np.inf}, "width=inf"),
+        ({"width": np.nan}, "width=nan"),
+        ({"dropout": None}, "dropout=None is not a probability"),
+        ({"hidden": 0}, "hidden=0"),
+        ({"hidden": 4.5}, "hidden=4.5"),
+        ({"hidden": 9_999_999_999}, "hidden=9999999999: 1.0e\\+20 parameters"),
+        ({"dtype": np.int32}, "dtype=.*int32.*: the computation is in floating-point numbers"),
         ({"conv": "winogard"}, "conv='winogard': there are auto, lax, winograd; did you mean 'winograd'"),
     ],
 )
@@ -141,6 +160,20 @@ def test_impossible_images_and_taps_are_refused(tiny_net):
         net(np.zeros((1, 3, 32, 32), np.uint8))
     with pytest.raises(vgg_jax.ConfigError, match="no activation 'conv3_4' in net D.*did you mean 'conv3_"):
         net(np.zeros((1, 32, 32, 3), np.uint8), taps=("conv3_4",))
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    with pytest.raises(vgg_jax.ConfigError, match=r"sizes of shape \(2,\): expected height and width .*, \(2, 2\)"):
+        net(images, sizes=np.array([32, 32]))
+    with pytest.raises(vgg_jax.ConfigError, match=r"sizes of shape list: expected height and width"):
+        net(images, sizes=[[32, 32], [32, 32]])
+    for taps in ("conv1_1", None, 5):
+        with pytest.raises(vgg_jax.ConfigError, match=f"taps={taps!r}: give names of activations"):
+            net(images, taps=taps)
+    with pytest.raises(vgg_jax.ConfigError, match=r"keys of shape \(\): expected one per image, 2"):
+        net(images, keys=jax.random.key(0))
+    with pytest.raises(vgg_jax.ConfigError, match=r"pool5 of shape \(2, 1, 32\): expected \(n, h, w, 32\), 1 or more"):
+        net.head(np.zeros((2, 1, 32)))
+    with pytest.raises(vgg_jax.ConfigError, match="rngs=0: give flax.nnx.Rngs"):
+        vgg_jax.VGG("A", rngs=0)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ MEAN, STD = np.float64([0.485, 0.456, 0.406]), np.float64([0.229, 0.224, 0.225])
 
 
 def he_convolutions() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Kernels (HWIO) and biases of net D for standardised images."""
+    """Kernels (HWIO) and biases of net D for standardized images."""
     rng, channels, arrays = np.random.default_rng(0), 3, {}
     for name, row in vgg_jax.SPECS["D"].convolutions.items():
         kernel = rng.normal(0, np.sqrt(2 / (9 * channels)), (3, 3, channels, row.channels))
@@ -31,7 +31,7 @@ def he_convolutions() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def ours(convolutions) -> vgg_jax.VGG:
-    """The net of images in 0..255 that answers as one of standardised images: (x - 255 mean) / (255 std)."""
+    """The net of images in 0..255 that answers as one of standardized images: (x - 255 mean) / (255 std)."""
     net = vgg_jax.VGG("D", crop=32, hidden=1, num_classes=1, mean_rgb=255 * MEAN, rngs=nnx.Rngs(0))
     for name, (kernel, bias) in convolutions.items():
         scaled = kernel / (255 * STD)[:, None] if name == "conv1_1" else kernel

@@ -36,13 +36,13 @@ def little_memory():
     gc.collect()
 
 
-def standardised(images, mean=MEAN, std=STD):
+def standardized(images, mean=MEAN, std=STD):
     """torchvision's ToTensor and Normalize."""
     pixels = torch.tensor(images).permute(0, 3, 1, 2) / 255
     return (pixels - torch.as_tensor(mean)[:, None, None]) / torch.as_tensor(std)[:, None, None]
 
 
-def randomised(model):
+def randomized(model):
     """A model whose biases and averages are not those of a new one."""
     torch.manual_seed(0)
     with torch.no_grad():
@@ -66,43 +66,43 @@ def agree(scores, expected):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_torchvisions_files(architecture, tmp_path, crops):
-    model = randomised(getattr(torchvision.models, architecture)())
+    model = randomized(getattr(torchvision.models, architecture)())
     path = tmp_path / "weights"
     # torchvision's oldest files have torch's oldest format.
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=architecture != "vgg11")
     net = load(path)
     path.unlink()
     with torch.no_grad():
-        expected = model(standardised(crops)).numpy()
+        expected = model(standardized(crops)).numpy()
     agree(np.asarray(net(crops))[:, 0, 0], expected)
     assert net.classes == vgg_jax.weights.imagenet() and net.num_classes == 1000
     if architecture == "vgg11_bn":
         save_torchvision(net, path)
-        randomised(model.apply(lambda module: getattr(module, "reset_parameters", lambda: None)()))
+        randomized(model.apply(lambda module: getattr(module, "reset_parameters", lambda: None)()))
         tensors = safetensors.torch.load_file(path)
         lacking = model.load_state_dict(tensors, strict=False)
         assert not lacking.unexpected_keys and all("num_batches" in name for name in lacking.missing_keys)
         with torch.no_grad():
-            agree(model(standardised(crops)).numpy(), expected)
+            agree(model(standardized(crops)).numpy(), expected)
         path.unlink()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_timms_files(architecture, tmp_path, crops, photographs):
-    model = randomised(timm.create_model(architecture))
+    model = randomized(timm.create_model(architecture))
     path = tmp_path / "weights"
     safetensors.torch.save_file(model.state_dict(), path)
     net = load(path)
     path.unlink()
     with torch.no_grad():
-        agree(np.asarray(net(crops))[:, 0, 0], model(standardised(crops)).numpy())
+        agree(np.asarray(net(crops))[:, 0, 0], model(standardized(crops)).numpy())
     if architecture == "vgg16":
         for height, width in ((384, 384), (256, 320)):
             images = photographs[:1, 20 : 20 + height, 100 : 100 + width]
             with torch.no_grad():
-                units = model.pre_logits(model.features(standardised(images))).permute(0, 2, 3, 1)
+                units = model.pre_logits(model.features(standardized(images))).permute(0, 2, 3, 1)
                 expected = model.head.fc(units).numpy()
-                pooled = model(standardised(images)).numpy()
+                pooled = model(standardized(images)).numpy()
             scores = np.asarray(net(images))
             assert scores.shape == (1, height // 32 - 6, width // 32 - 6, 1000)
             agree(scores, expected)
@@ -110,11 +110,11 @@ def test_timms_files(architecture, tmp_path, crops, photographs):
 
 
 def test_torchvisions_features_only_file(tmp_path, crops):
-    model = randomised(torchvision.models.vgg16())
+    model = randomized(torchvision.models.vgg16())
     with torch.no_grad():
         for parameter in model.classifier.parameters():
             parameter.fill_(float("nan"))
-        expected = model.features(standardised(crops, (0.48235, 0.45882, 0.40784), (1 / 255,) * 3)).numpy()
+        expected = model.features(standardized(crops, (0.48235, 0.45882, 0.40784), (1 / 255,) * 3)).numpy()
     torch.save(model.state_dict(), tmp_path / "weights")
     with pytest.raises(vgg_jax.CheckpointError, match="missing classifier.0.weight.*partial=True"):
         load(tmp_path / "weights")
@@ -191,7 +191,7 @@ def caffes_mean_goes_to_torchvision(net, path, crops, expected):
     model = torchvision.models.vgg16(init_weights=False).eval()
     model.load_state_dict(safetensors.torch.load_file(path))
     with torch.no_grad():
-        agree(model(standardised(crops, fed["mean"], fed["std"])).numpy(), expected)
+        agree(model(standardized(crops, fed["mean"], fed["std"])).numpy(), expected)
 
 
 @KERAS

@@ -1,5 +1,6 @@
 """Frozen convolutions computed once: as if computed in every step, whatever interrupts, on whatever devices."""
 
+import contextlib
 import functools
 import itertools
 import json
@@ -21,6 +22,7 @@ from vgg_jax.config import default_config
 from vgg_jax.data.decode import crop, decode
 from vgg_jax.data.open import open_source
 from vgg_jax.data.statistics import IMAGENET
+from vgg_jax.stopping import Stopped
 from vgg_jax.tasks import activation_store, cached_features
 from vgg_jax.tasks.cached_features import CachedFeatures
 from vgg_jax.tasks.choose import make_task
@@ -60,7 +62,7 @@ def config(photographs):
     config.train.freeze, config.train.cached_views = FROZEN, 2
     config.schedule.kind = "fixed"
     config.evaluate.every, config.checkpoint.every, config.log.every = 9, 9, 3
-    config.evaluate.protocols = ("centre",)
+    config.evaluate.protocols = ("center",)
     return config
 
 
@@ -161,7 +163,7 @@ def test_training_on_kept_views_is_training_on_the_views(config, one_device, tmp
     assert moved == {"fc6", "fc7", "fc8"}  # and the rest has the same bits
     assert (tmp_path / "run/batch.png").exists()
     table = evaluate([of_run(tmp_path / "run")], tmp_path / "evaluation")
-    assert f"| centre crop | {len(open_source(config.data.source, config.evaluate.split))} " in table
+    assert f"| center crop | {len(open_source(config.data.source, config.evaluate.split))} " in table
 
 
 def test_the_head_is_the_networks(config):
@@ -187,7 +189,8 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
 
     with monkeypatch.context() as patched:
         patched.setattr(Schedule, "rate_at", with_request)
-        train(config, tmp_path / "cut")
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "cut")
     shutil.copytree(tmp_path / "cut", tmp_path / "without views")
     shutil.rmtree(tmp_path / "without views/views")
     with monkeypatch.context() as patched:  # what is kept is used
@@ -211,7 +214,7 @@ def test_more_views_cost_only_the_new_ones(config, one_device, tmp_path, monkeyp
     net, made_views = network(config), []
     begun = CachedFeatures._compute
     monkeypatch.setattr(
-        CachedFeatures, "_compute", lambda self, net, of, first: made_views.append(first) or begun(self, net, of, first)
+        CachedFeatures, "_compute", lambda self, *args: made_views.append(args[2]) or begun(self, *args)
     )
     for count, folder in ((1, "grown"), (3, "grown"), (2, "grown"), (3, "at once")):
         config.train.cached_views = count
@@ -238,14 +241,56 @@ def test_what_was_made_otherwise_is_made_again(config, one_device, tmp_path, cap
         made(config, one_device, tmp_path).batches(net, 0)
 
 
-def test_a_pass_that_was_cut_off_leaves_nothing_that_counts(config, one_device, tmp_path, monkeypatch):
+def test_a_pass_that_was_cut_off_goes_on_where_it_was(config, one_device, tmp_path, photographs, monkeypatch):
+    shutil.copytree(photographs, tmp_path / "photographs")
+    config.data.source, config.data.on_error = f"folder:{tmp_path / 'photographs'}", "skip"
+    (tmp_path / "photographs/train/dark/4.png").write_bytes(b"no image")
+    net, run = network(config), tmp_path / "run"
+    made(config, one_device, tmp_path / "whole").batches(net, 0)
+    whole, problems = activation_store.read(tmp_path / "whole/views")
+    config.train.cached_views = 1
+    made(config, one_device, run).batches(net, 0)
+    config.train.cached_views = 2
+
+    def computed(until=None, kill=False):
+        """The batches that a pass computes, which is cut off after some: by an interruption or by a kill."""
+        done = []
+
+        def progress(_, rows, of):
+            done.append(rows)
+            if len(done) == until:
+                if kill:  # then nothing more is written, though its arrays may have been
+                    patched.setattr(activation_store.Unfinished, "keep", lambda self: None)
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(cached_features.Progress, "__call__", progress)
+            patched.setattr(activation_store, "_SECONDS", 1e9 if kill else 0.0)
+            with contextlib.suppress(KeyboardInterrupt):
+                made(config, one_device, run).batches(net, 0)
+        return done
+
+    assert computed(until=1, kill=True) == [37]  # which was not noted yet, so that it counts for nothing
+    assert computed(until=1) == [37]
+    unfinished, _ = activation_store.read(run / "views.partial", "r+")
+    for array, left in zip(unfinished, (unfinished.pool5[1, 16:], unfinished.label[:0], unfinished.mask[1, 16:])):
+        left[...] = -1  # the beginning of what comes next
+        array.flush()
+    assert computed() == [42]
+    resumed, resumed_problems = activation_store.read(run / "views")
+    assert same(whole._asdict(), resumed._asdict()) and problems == resumed_problems != {}
+    assert not (run / "views.partial").exists()
+
+
+def test_what_was_cut_off_and_made_otherwise_is_made_again(config, one_device, tmp_path, monkeypatch, caplog):
     net = network(config)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(cached_features.Progress, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         made(config, one_device, tmp_path).batches(net, 0)
-    assert not (tmp_path / "views").exists()
-    next(made(config, one_device, tmp_path).batches(net, 0))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["views"]
+    config.train.cached_views = 3
+    batch = next(made(config, one_device, tmp_path).batches(net, 0))
+    assert "views.partial was made otherwise (views: 2 -> 3): computed again" in caplog.text
+    assert same(batch, next(made(config, one_device, tmp_path / "other").batches(net, 0)))
 
 
 def test_a_convolution_that_is_trained_is_refused(config, tmp_path):

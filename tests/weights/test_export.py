@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from tests.weights.originals import BGR_MEAN, MEAN, STD, answer, original, state_dict
 from vgg_jax import ConfigError
@@ -51,3 +51,18 @@ def test_another_mean_is_stated_not_folded(tmp_path, written, images):
 def test_nets_that_torchvision_lacks_are_refused(tmp_path, tiny_net):
     with pytest.raises(ConfigError, match=r"net C has no counterpart in torchvision, which has A \(vgg11\)"):
         save_torchvision(tiny_net("C"), tmp_path / "net")
+
+
+def test_only_what_was_saved_so_is_replaced(tmp_path, tiny_net):
+    net = tiny_net("A")
+    (tmp_path / "text").write_text("theirs")
+    save_file({"features.0.weight": np.zeros(3)}, tmp_path / "theirs")
+    for name in ("text", "theirs"):
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(ConfigError, match=f"{tmp_path / name}: is there already and would be replaced"):
+            save_torchvision(net, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+    for mean in (100.0, 200.0):
+        net.mean_rgb[...] = mean
+        save_torchvision(net, tmp_path / "ours")
+    assert load(tmp_path / "ours").mean_rgb[...].tolist() == [200.0] * 3

@@ -132,6 +132,14 @@ def test_timms_config_beside_the_file_states_the_preprocessing(tmp_path, images)
         ({"crop": 32}, "crop=32, but .* crop 64"),
         ({"hidden": 5}, "hidden=5, but .* 24 hidden units"),
         ({"net": "F"}, "no net 'F'"),
+        ({"net": 16}, "no net 16: there are A"),
+        ({"num_classes": 0}, "num_classes=0: a whole number from 1 on"),
+        ({"crop": "64"}, "crop='64': a whole number"),
+        ({"hidden": 24.5}, "hidden=24.5: a whole number"),
+        ({"preprocessing": ["caffe"]}, r"preprocessing=\['caffe'\]: there are torchvision,"),
+        ({"seed": "a"}, "seed='a': a whole number from 0 on"),
+        ({"seed": 10**23}, "seed=10{23}: a whole number from 0 on"),
+        ({"class_order": 7}, "class_order='7' cannot be read"),
     ],
 )
 def test_arguments_that_contradict_the_file_are_refused(arguments, message, written):
@@ -139,12 +147,36 @@ def test_arguments_that_contradict_the_file_are_refused(arguments, message, writ
         load(written("torchvision", "A"), **arguments)
 
 
-@pytest.mark.parametrize("values", [{"mean_rgb": (1, 2)}, {"mean_rgb": (1, 2, np.nan)}])
-def test_impossible_preprocessings_are_refused(values):
-    with pytest.raises(ConfigError, match="mean_rgb=.*expected three finite numbers"):
-        Preprocessing(**values)
+@pytest.mark.parametrize("source", [None, 16, ["vgg16.pth"]])
+def test_what_is_no_source_is_refused(source):
+    with pytest.raises(ConfigError, match="source=.*: give a file, a folder, or OWNER/NAME of a repository on the hub"):
+        load(source)
+
+
+@pytest.mark.parametrize("mean", [(1, 2), (1, 2, np.nan), (-124, 0, 0), (0, 0, 65535)])
+def test_impossible_preprocessings_are_refused(mean, tmp_path):
+    with pytest.raises(ConfigError, match="mean_rgb=.*expected three numbers in 0..255"):
+        Preprocessing(mean)
     with pytest.raises(ConfigError, match="a deviation is positive"):
         Preprocessing((0, 0, 0), (1, 0, 1))
+    with (tmp_path / "net").open("wb") as file:
+        np.savez(file, **original() | {"mean_rgb": mean})
+    with pytest.raises(CheckpointError, match="net: mean_rgb=.*expected three numbers in 0..255"):
+        read(tmp_path / "net")
+
+
+def test_a_deviation_that_makes_weights_infinite_is_refused(tmp_path):
+    with (tmp_path / "net").open("wb") as file:
+        np.savez(file, mean_rgb=(0, 0, 0), std_rgb=(1, 1, 1e-45), **original())
+    with pytest.raises(CheckpointError, match=r"net: conv1_1 divided by std_rgb=\(1.0, 1.0, 1e-45\) is infinite"):
+        read(tmp_path / "net")
+
+
+def test_a_mean_in_unit_range_is_said(tmp_path, caplog):
+    with (tmp_path / "net").open("wb") as file:
+        np.savez(file, mean_rgb=MEAN, **original())
+    read(tmp_path / "net")
+    assert "mean_rgb=(0.485, 0.456, 0.406) is almost black; if [0, 1] is meant, multiply it by 255" in caplog.text
 
 
 def only_convolutions(weights):

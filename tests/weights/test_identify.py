@@ -3,6 +3,7 @@
 import io
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,8 @@ def test_negative_variances_are_named(tmp_path):
 
 def test_what_is_no_file_of_weights_is_refused_with_what_would_be(tmp_path):
     assert "no such file or folder" in refusal(tmp_path / "absent.pth")
+    assert "no such file or folder" in refusal(tmp_path / ("x" * 300))
+    assert "/proc/self/mem: cannot be read: Input/output error" in refusal(Path("/proc/self/mem"))
     assert "holds no complete checkpoint" in refusal(tmp_path)
     (tmp_path / "photo").write_bytes(b"\xff\xd8\xff\xe0 JFIF")
     assert "which is no format of weights known here: torchvision .pth, " in refusal(tmp_path / "photo")

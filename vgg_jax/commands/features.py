@@ -7,6 +7,7 @@ from pathlib import Path
 from vgg_jax.commands.paths import images_of
 from vgg_jax.commands.target import find_target
 from vgg_jax.errors import ConfigError
+from vgg_jax.files import printable
 from vgg_jax.inference.feature_file import table
 from vgg_jax.inference.features import features
 from vgg_jax.progress import Progress
@@ -42,5 +43,5 @@ def run(arguments: list[str], *, out: str | None, layers: list[str], pool: str, 
     print(table(Path(out)))
     if problems:
         print(f"\n{len(problems)} images could not be read and are left out:")
-        print("\n".join(f"  {name}: {problem}" for name, problem in problems.items()))
+        print("\n".join(f"  {printable(name)}: {problem}" for name, problem in problems.items()))
     return 1 if problems else 0

@@ -8,7 +8,7 @@ from pathlib import Path
 from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate import tables
 from vgg_jax.evaluate.paper import Setting
-from vgg_jax.evaluate.posteriors import check_alike, read
+from vgg_jax.evaluate.posteriors import check_alike, read, warn_of_repetition
 
 
 def run(arguments: list[str]) -> int:
@@ -28,6 +28,7 @@ def fuse(paths: Sequence[str | Path]) -> str:
     parts = [read(Path(path)) for path in paths]
     for path, part in zip(paths[1:], parts[1:], strict=True):
         check_alike(parts[0], part, str(paths[0]), str(path))
+    warn_of_repetition(parts, [str(path) for path in paths])
     scored = [
         (Setting(part.about["network"], tuple(part.about["S"]), part.scales, part.about["protocol"]), part.mean())
         for part in parts

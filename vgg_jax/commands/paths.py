@@ -1,10 +1,10 @@
-"""What a user names by path: images to read, and where to write."""
+"""The images that a user names by path."""
 
 from __future__ import annotations
 
-import contextlib
 import glob
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vgg_jax.data.folder import SUFFIXES
@@ -20,27 +20,13 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for argument in arguments:
         path, problem = Path(argument).expanduser(), "there is no such image, folder, or match of this pattern"
-        if path.is_dir():
+        if os.path.isdir(path):  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
             problem = f"no images ({' '.join(sorted(SUFFIXES))}) in this folder"
             paths = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
         else:
-            paths = [path] if path.is_file() else map(Path, glob.glob(str(path), recursive=True))
-        images = sorted(path for path in paths if path.is_file())
+            paths = [path] if os.path.isfile(path) else map(Path, glob.glob(str(path), recursive=True))
+        images = sorted(filter(os.path.isfile, paths))
         if not images:
             raise ConfigError(f"{argument}: {problem}")
         found |= dict.fromkeys(images)
     return list(found)
-
-
-@contextlib.contextmanager
-def writing(what: str | Path, way_out: str = "") -> Iterator[None]:
-    """Says of an OSError within that a thing cannot be written, and the way out.
-
-    Raises:
-      ConfigError: in place of an OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = f"{what}: cannot be written: {error.strerror}"
-        raise ConfigError(f"{reason}; {way_out}" if way_out else reason) from error

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.commands.paths import images_of, writing
+from vgg_jax.commands.paths import images_of
 from vgg_jax.commands.target import EvalTarget, find_target
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
-from vgg_jax.inference.score_map import save_heat_map
+from vgg_jax.evaluate.posteriors import relative
+from vgg_jax.files import printable, writing
+from vgg_jax.inference.score_map import check_heat_map, save_heat_map
 from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors, scales_of
+from vgg_jax.progress import Progress
 
 AT_ONCE = 256
 """Images in work at once: as many are predicted before the first is printed."""
@@ -45,7 +49,7 @@ def predict(
     Args:
       target: the network.
       paths: of the images.
-      protocol: dense, crops, both or centre.
+      protocol: dense, crops, both or center.
       as_json: print one JSON object per image instead of text.
       heat_maps: a folder for pictures of the class-score maps over the images, at the largest scale.
 
@@ -53,21 +57,36 @@ def predict(
       How many images could not be read; these are reported, the others predicted.
 
     Raises:
-      ConfigError: the folder cannot be written to.
+      ConfigError: the folder cannot be written to, or a picture would replace another file.
     """
-    if heat_maps:
-        with writing(f"--heat_maps={heat_maps}"):
-            heat_maps.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(paths, heat_maps) if heat_maps else {}
     bad = 0
     for record, best in predictions(target, paths, protocol):
         print(json.dumps(record) if as_json else _as_text(record), flush=True)
         bad += best is None
-        if heat_maps and best is not None:
+        if pictures and best is not None:
             path = Path(record["image"])
-            picture = heat_maps / f"{path.stem}.png"
-            save_heat_map(picture, target.net, decode(path.read_bytes()), max(target.scales), best)
-            print(f"heat map: {picture}", file=sys.stderr)
+            save_heat_map(pictures[path], target.net, decode(path.read_bytes()), max(target.scales), best, of=path)
+            print(f"heat map: {printable(str(pictures[path]))}", file=sys.stderr)
     return bad
+
+
+def _pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where the heat map of each image goes: by the image's name, or its path if two share it, or that with its suffix.
+
+    Raises:
+      ConfigError: the folder cannot be written to; something else than that heat map is there.
+    """
+    with writing(f"--heat_maps={folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    below = relative([os.path.abspath(path) for path in paths])
+    for names in ([path.stem for path in paths], [os.path.splitext(path)[0] for path in below], below):
+        if len(set(names)) == len(names):
+            break
+    pictures = {path: folder / f"{name}.png" for path, name in zip(paths, names, strict=True)}
+    for path, picture in pictures.items():
+        check_heat_map(picture, path)
+    return pictures
 
 
 def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Iterator[tuple[dict, int | None]]:
@@ -80,6 +99,7 @@ def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Ite
     names = net.classes or tuple(f"class {number}" for number in range(net.num_classes))
     runner = posterior_runner(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
     options = {"threads": config.data.threads, "on_error": "skip"}
+    progress, done = Progress("scores"), 0
     for first in range(0, len(paths), AT_ONCE):
         some = paths[first : first + AT_ONCE]
         problems: dict[int, str] = {}
@@ -87,6 +107,9 @@ def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Ite
         with scaled_images(FileSource(some), range(len(some)), scales_of(views), **options) as examples:
             for place, _, posterior in posteriors(runner, _noting(problems, examples), views):
                 means[place] += posterior / len(views)
+                done += 1
+                progress(done, len(paths) * len(views))
+        progress.clear()
         for place, (path, mean) in enumerate(zip(some, means, strict=True)):
             if problems[place]:
                 yield {"image": str(path), "problem": problems[place]}, None
@@ -103,6 +126,7 @@ def _noting(problems: dict[int, str], examples: Iterable[ScaledExample]) -> Iter
 
 
 def _as_text(record: dict) -> str:
+    image = printable(record["image"])
     if "problem" in record:
-        return f"{record['image']}\n  no prediction: {record['problem']}"
-    return "\n".join([record["image"], *(f"  {c['probability']:6.1%}  {c['name']}" for c in record["classes"])])
+        return f"{image}\n  no prediction: {record['problem']}"
+    return "\n".join([image, *(f"  {c['probability']:6.1%}  {printable(c['name'])}" for c in record["classes"])])

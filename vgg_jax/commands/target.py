@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
+from vgg_jax.commands.workdir import is_ours
 from vgg_jax.config import default_config, eval_scale, validate, with_defaults
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.vgg import VGG
@@ -81,7 +82,7 @@ def of_run(path: str | Path, config: ConfigDict | None = None, overrides: Mappin
     folder, (net, meta) = read_newest(path, read_network)
     saved = with_defaults(meta["config"])
     run = folder.parent.parent
-    home = run / "evaluation" / folder.name if os.access(run, os.W_OK) else None
+    home = run / "evaluation" / folder.name if is_ours(run) and os.access(run, os.W_OK) else None
     config = (config or saved).copy_and_resolve_references()
     config.model = saved.model
     S = tuple(saved.data.scale)

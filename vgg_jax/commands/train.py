@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from vgg_jax.commands.paths import writing
+from vgg_jax.commands.workdir import held
 from vgg_jax.errors import ConfigError
+from vgg_jax.files import writing
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.train.loop import train
 
@@ -21,10 +22,9 @@ def run(arguments: list[str], *, config: ConfigDict | None, overrides: dict, wor
             "To see training run right now: make quickstart"
         )
     folder = Path(workdir)
-    with writing(f"--workdir={folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(folder / "log.txt")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("vgg_jax").addHandler(file)
-    train(config, folder, make_task)
+    with writing(f"--workdir={folder}"), held(folder):  # the disk may be full at any time
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("vgg_jax").addHandler(file)
+        train(config, folder, make_task)
     return 0

@@ -6,8 +6,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a damaged image is an erro
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here uses oneDNN, whose greeting no log level silences
 # Images are the parallel work, each in one thread: the threads of a single op would only stand in their way.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-
-import tensorflow as tf
+# TensorFlow loads Keras at once, a third of its import. Nothing here needs it, and by this it looks for one that is not
+# there; `tf.keras` still finds the real one when it is asked for.
+_keras = os.environ.get("TF_USE_LEGACY_KERAS")
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+try:
+    import tensorflow as tf
+finally:
+    os.environ.pop("TF_USE_LEGACY_KERAS")
+    if _keras is not None:
+        os.environ["TF_USE_LEGACY_KERAS"] = _keras
 
 # The accelerators belong to JAX; a TensorFlow built for GPUs would otherwise claim their whole memory.
 tf.config.set_visible_devices([], "GPU")

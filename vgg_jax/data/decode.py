@@ -8,8 +8,8 @@ This is the road that has an answer to every image, and the one for arrays; `vgg
 JPEGs in TensorFlow's graph. What becomes of the rest:
 
   palette, alpha      composited on white
-  grey                the value repeated in R, G and B
-  16-bit grey         scaled to 8 bits (v * 255 / 65535, rounded); 16-bit RGB keeps its high byte
+  gray                the value repeated in R, G and B
+  16-bit gray         scaled to 8 bits (v * 255 / 65535, rounded); 16-bit RGB keeps its high byte
   CMYK, YCCK          Pillow's plain conversion, without a color profile
   EXIF orientation    applied: the image stands upright
   animations          the first frame

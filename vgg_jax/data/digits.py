@@ -15,7 +15,7 @@ _SHARES = {"train": slice(0, 400), "validation": slice(400, 450), "test": slice(
 
 
 class MnistSource(Source):
-    """Handwritten digits, 28 x 28 grey, as PNG bytes: 4,000 to train on, 500 to validate, 500 to test."""
+    """Handwritten digits, 28 x 28 gray, as PNG bytes: 4,000 to train on, 500 to validate, 500 to test."""
 
     def __init__(self, split: str):
         super().__init__("mnist5k", split, tuple("0123456789"))

@@ -19,21 +19,27 @@ _FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("
 class FolderSource(Source):
     """Images in class folders; the classes are the folders' names, sorted.
 
-    With train, validation (or val) and test below it, a role is that folder. Without any of them, the images are
-    divided 80 / 10 / 10 by a hash of their path below PATH: an image keeps its role when others come or go.
+    With train, validation (or val) and test below it, a role is that folder; where there is no test, validation stands
+    in, and the note says so. Without any of them, the images are divided 80 / 10 / 10 by a hash of their path below
+    PATH: an image keeps its role when others come or go.
     """
 
     def __init__(self, path: str, split: str):
         self._root = Path(path).expanduser()
         role, _, _ = splits.parse(split)
-        if not self._root.is_dir():
-            raise DataError("there is no such folder" if not self._root.exists() else "this is a file, not a folder")
+        if not os.path.isdir(self._root):  # `Path.is_dir` raises where a name is too long
+            raise DataError(
+                "there is no such folder" if not os.path.exists(self._root) else "this is a file, not a folder"
+            )
         divided = {
             role: self._root / name
             for role, names in _FOLDERS.items()
             for name in names
             if (self._root / name).is_dir()
         }
+        notes = [] if divided else [f"{role} by a hash of the path, 80/10/10"]
+        if role == "test" and "test" not in divided and "validation" in divided:
+            role, notes = "validation", [f"it has no test folder, {divided['validation'].name} stands in"]
         if divided and role not in divided:
             raise DataError(
                 f"split {split!r}: the folder has {', '.join(sorted(divided))}, but no {role}; "
@@ -50,7 +56,6 @@ class FolderSource(Source):
             if not files:
                 raise DataError(f"split {split!r}: none of its few images falls into this tenth; make {role}/ below it")
         self._files = [files[position] for position in splits.positions(split, len(files))]
-        notes = [] if divided else [f"{role} by a hash of the path, 80/10/10"]
         notes += [f"other files left alone: {ignored}"] if ignored else []
         super().__init__(f"folder:{path}", split, classes, "; ".join(notes))
         self._all = Files(

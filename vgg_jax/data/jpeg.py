@@ -1,10 +1,10 @@
 """Plain JPEGs in TensorFlow's graph: what nearly every photograph is, without Python and its lock (Sec. 3.1, 3.2).
 
 The same pixels as `vgg_jax.data.decode` gives: of the values of a crop four in five are equal and none is off by more
-than one grey level, for Pillow rounds between its two passes and `ScaleAndTranslate` does not. Of a crop only the
+than one gray level, for Pillow rounds between its two passes and `ScaleAndTranslate` does not. Of a crop only the
 pixels under it are decoded.
 
-A plain JPEG is upright, not cut short, grey or of three components of 8 bits. On anything else, and on damage, these
+A plain JPEG is upright, not cut short, gray or of three components of 8 bits. On anything else, and on damage, these
 functions fail, which is no error: the image then takes the slower road, which has an answer to everything.
 """
 
@@ -18,7 +18,7 @@ _ORIENTATION = 0x0112
 
 def plain_size(encoded: tf.Tensor) -> tf.Tensor:
     """Height and width of a plain JPEG, int32 (2,), zeros of another: to decode a window of no size then fails."""
-    # TensorFlow fills what a cut file lacks with grey without a word, so the end-of-image marker must be there.
+    # TensorFlow fills what a cut file lacks with gray without a word, so the end-of-image marker must be there.
     ends = tf.strings.substr(encoded, 0, 2) + tf.strings.substr(encoded, -2, 2)
     framed = ends == b"\xff\xd8\xff\xd9"
     # Nothing is given instead of another format, of which the decoder would write to the terminal.

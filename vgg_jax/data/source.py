@@ -6,8 +6,10 @@ alone, and resuming needs nothing but the step. `data.open` opens one by its nam
 
 from __future__ import annotations
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +58,10 @@ class Source(ABC):
     def name_of(self, index: int) -> str:
         """Where a person finds this image: its path, or its file and record number."""
 
+    def fingerprint(self) -> str:
+        """A checksum of the sizes and times of the images' files: another one where content was replaced."""
+        return digest(map(_size_and_time, self.files.paths if self.files else ()))
+
     def shared_with(self, other: Source) -> int:
         """How many of its images another source has too."""
         names = set(map(self.name_of, range(len(self))))
@@ -65,3 +71,19 @@ class Source(ABC):
         """One line for the log: classes, images, split, and what is unusual."""
         summary = f"{self.name}, split {self.split}: {len(self):,} images of {len(self.classes):,} classes"
         return f"{summary} ({self.note})" if self.note else summary
+
+
+def digest(facts: Iterable[object]) -> str:
+    """A checksum of what has a `repr`, 16 hexadecimal digits."""
+    value = hashlib.sha256()
+    for fact in facts:
+        value.update(f"{fact!r}\n".encode())
+    return value.hexdigest()[:16]
+
+
+def _size_and_time(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:  # reading it says why
+        return None
+    return status.st_size, status.st_mtime_ns

@@ -21,7 +21,7 @@ from vgg_jax.files import set_aside, written_aside
 _log = logging.getLogger(__name__)
 
 SAMPLE = 1024
-"""The most images that are looked at: a mean color is then known to one or two grey levels, as the log states."""
+"""The most images that are looked at: a mean color is then known to one or two gray levels, as the log states."""
 
 Triple = tuple[float, float, float]
 

@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import read_only_builder
 
-from vgg_jax.data.source import Source
+from vgg_jax.data.source import Source, digest
 from vgg_jax.errors import DataError, did_you_mean
 
 
@@ -61,6 +61,9 @@ class TfdsSource(Source):
     def __getitem__(self, index: int) -> dict:
         example = self._examples[index]
         return example | {"image": example[self._image], "label": int(example[self._label])}
+
+    def fingerprint(self) -> str:
+        return digest((status.length, status.mtime) for status in (path.stat() for path in self._paths))
 
     def name_of(self, index: int) -> str:
         return f"{self._paths[self._file[index]]}, record {self._number[index]}"
@@ -122,7 +125,7 @@ def _not_prepared(name: str, data_dir: str | None) -> str:
     bare_name = re.split("[/:]", name)[0]
     known = tfds.list_builders(with_community_datasets=False)
     if bare_name not in known:
-        return f"TFDS knows no such data set{did_you_mean(bare_name, known)}\nThe catalogue: https://www.tensorflow.org/datasets"
+        return f"TFDS knows no such data set{did_you_mean(bare_name, known)}\nThe catalog: https://www.tensorflow.org/datasets"
     place = f"TFDS_DATA_DIR={data_dir}" if data_dir else "TFDS_DATA_DIR (default: ~/tensorflow_datasets)"
     # Not `tfds build`, which needs Apache Beam even for a data set that does not.
     command = f"""python -c "import tensorflow_datasets as tfds; tfds.load('{name}')\""""

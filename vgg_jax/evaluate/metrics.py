@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
+
+log = logging.getLogger(__name__)
 
 
 def hits(scores: Float[Array, "n classes"], labels: Int[Array, " n"], mask: Float[Array, " n"]) -> dict[str, jax.Array]:
@@ -55,6 +58,12 @@ def summary(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, 
         "top5": float((rank < 5).mean()),
         "images": float(len(labels)),
     }
+
+
+def warn_of_few_classes(count: int) -> None:
+    """Warns where every label is among the best five."""
+    if count <= 5:
+        log.warning("%d classes: the top-5 error is 0 whatever the network answers; top-1 is what tells", count)
 
 
 class Mistake(NamedTuple):

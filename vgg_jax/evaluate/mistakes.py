@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from vgg_jax.evaluate import metrics
+from vgg_jax.files import drawing, printable
 
 
 def save_mistakes(
@@ -20,6 +21,8 @@ def save_mistakes(
     read: Callable[[int], np.ndarray],
 ) -> None:
     """Writes what went wrong: `per_class.csv`, `confusion.csv` and `.png`, `mistakes.csv` and `.png`.
+
+    A picture that cannot be drawn is reported, and that is all.
 
     Args:
       folder: where to.
@@ -46,13 +49,16 @@ def save_mistakes(
     _save_csv(folder / "confusion.csv", ["is \\ taken for", *classes], counts)
     named = [[images[m.image], classes[m.label], classes[m.guess], f"{m.probability:.4f}"] for m in worst]
     _save_csv(folder / "mistakes.csv", ["image", "is", "taken for", "probability"], named)
-    _draw_confusion(folder / "confusion.png", confused, classes)
+    shown = [printable(name) for name in classes]
+    with drawing(folder / "confusion.png") as path:
+        _draw_confusion(path, confused, shown)
     if worst:
-        _draw_mistakes(folder / "mistakes.png", worst, classes, [read(mistake.image) for mistake in worst])
+        with drawing(folder / "mistakes.png") as path:
+            _draw_mistakes(path, worst, shown, [read(mistake.image) for mistake in worst])
 
 
 def _save_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         csv.writer(file).writerows([header, *rows])
 
 
@@ -66,8 +72,8 @@ def _draw_confusion(path: Path, confused: np.ndarray, classes: Sequence[str]) ->
     shown = axes.imshow(confused / np.maximum(confused.sum(1, keepdims=True), 1), vmin=0, vmax=1, cmap="Blues")
     axes.set(xlabel="taken for", ylabel="is", title="confusion, each row's fractions")
     if named:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
+        axes.set_xticks(range(len(classes)), classes, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
         for (i, j), count in np.ndenumerate(confused):
             if count:
                 dark = count > confused[i].sum() / 2
@@ -88,5 +94,5 @@ def _draw_mistakes(path: Path, worst: list[metrics.Mistake], classes: Sequence[s
     for axes, mistake, image in zip(places, worst, images, strict=False):
         axes.imshow(image)
         title = f"{classes[mistake.label]}\ntaken for {classes[mistake.guess]}, {mistake.probability:.0%}"
-        axes.set_title(title, fontsize=8)
+        axes.set_title(title, fontsize=8, parse_math=False)
     figure.savefig(path, dpi=110)

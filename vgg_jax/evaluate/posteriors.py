@@ -7,21 +7,28 @@ A file is a NumPy `.npz` without pickles:
     labels       int32 (images,)
     images       str (images,)        their names, relative to the folder that they have in common
     classes      str (classes,)
-    about        str ()               JSON: protocol, network, S, flip, where the weights came from and their checksum
+    about        str ()               JSON: protocol, network, S, flip, where the weights came from, checksums of
+                                      weights and images, and `unreadable`, {image: reason} of those that are left out
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from vgg_jax.config import RENAMED_PROTOCOLS
+from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
-from vgg_jax.files import written_aside
+from vgg_jax.files import writing, written_aside
+from vgg_jax.weights.formats import npz
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Posteriors:
     classes: tuple[str, ...]
     about: dict
     """`protocol`, `network`, `S`, `flip`, `checkpoint`, `weights` (a checksum), `source`, `split`, ..."""
+    unreadable: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Images of the source that could not be read, and why: {name: reason}."""
 
     def at(self, *scales: int) -> Posteriors:
         """The same at fewer scales."""
@@ -53,8 +62,12 @@ class Posteriors:
         return self.values.mean(0)
 
     def save(self, path: Path) -> None:
-        """Writes the file; never half of it."""
-        with written_aside(path) as partial, partial.open("wb") as file:
+        """Writes the file; never half of it.
+
+        Raises:
+          ConfigError: it cannot be written.
+        """
+        with writing(path), written_aside(path) as partial, partial.open("wb") as file:
             np.savez(
                 file,
                 posteriors=self.values,
@@ -62,7 +75,7 @@ class Posteriors:
                 labels=self.labels,
                 images=np.array(self.images),
                 classes=np.array(self.classes),
-                about=np.array(json.dumps(self.about)),
+                about=np.array(json.dumps(self.about | {"unreadable": self.unreadable})),
             )
 
 
@@ -73,15 +86,19 @@ def read(path: Path) -> Posteriors:
       DataError: it is not there, or not such a file.
     """
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            found = Posteriors(
-                file["posteriors"],
-                tuple(int(scale) for scale in file["scales"]),
-                file["labels"],
-                tuple(file["images"].tolist()),
-                tuple(file["classes"].tolist()),
-                json.loads(str(file["about"])),
-            )
+        file = npz.arrays(path)
+        about = dict(json.loads(str(file["about"])))
+        unreadable = dict(about.pop("unreadable", {}))
+        protocol = about.get("protocol")
+        found = Posteriors(
+            file["posteriors"],
+            tuple(int(scale) for scale in file["scales"]),
+            file["labels"],
+            tuple(file["images"].tolist()),
+            tuple(file["classes"].tolist()),
+            about | {"protocol": RENAMED_PROTOCOLS.get(protocol, protocol)},
+            unreadable,
+        )
     except FileNotFoundError as error:
         raise DataError(f"{path}: is not there; evaluating a network writes such files") from error
     except Exception as error:  # a damaged file can make the parsers of zip and npy raise nearly anything
@@ -90,7 +107,23 @@ def read(path: Path) -> Posteriors:
     if found.values.shape != (len(found.scales), count, len(found.classes)) or found.labels.shape != (count,):
         shapes = f"posteriors {found.values.shape}, labels {found.labels.shape}"
         raise DataError(f"{path}: its arrays contradict each other: {shapes}, {count} images")
+    if not _is_sound(found):
+        raise DataError(f"{path}: damaged: posteriors that are no numbers, labels of no class, or `about` incomplete")
     return found
+
+
+def _is_sound(found: Posteriors) -> bool:
+    """Whether the values of the arrays can be those of posteriors."""
+    about, labels = found.about, found.labels
+    return (
+        found.values.dtype.kind == "f"
+        and bool(np.isfinite(found.values).all())
+        and labels.dtype.kind == "i"
+        and bool(((labels >= 0) & (labels < len(found.classes))).all())
+        and all(isinstance(about.get(key), str) for key in ("network", "protocol"))
+        and isinstance(about.get("S"), list)
+        and len(about["S"]) == 2
+    )
 
 
 def check_alike(first: Posteriors, other: Posteriors, first_name: str, other_name: str) -> None:
@@ -118,13 +151,30 @@ def check_alike(first: Posteriors, other: Posteriors, first_name: str, other_nam
         )
 
 
+def warn_of_repetition(parts: Sequence[Posteriors], names: Sequence[str]) -> None:
+    """Warns of the same weights by the same protocol among posteriors that are fused."""
+    seen: dict[tuple, str] = {}
+    for part, name in zip(parts, names, strict=True):
+        key = (part.about.get("weights", name), part.about["protocol"])
+        if key in seen:
+            log.warning(
+                "%s and %s are of the same weights by the same protocol: fused, they only count twice", seen[key], name
+            )
+        seen.setdefault(key, name)
+
+
 def fused(parts: Sequence[Posteriors]) -> np.ndarray:
     """The average of the parts' posteriors, each averaged over its scales first (Sec. 4.4): (images, classes)."""
     return np.mean([part.mean() for part in parts], axis=0, dtype=np.float64).astype(np.float32)
 
 
+def image_names(source: Source) -> tuple[str, ...]:
+    """The names of a source's images, without the folder that they have in common: a data set may be moved."""
+    return relative([source.name_of(index) for index in range(len(source))])
+
+
 def relative(names: Sequence[str]) -> tuple[str, ...]:
-    """Names without the folder that they have in common, so that a data set may be moved.
+    """Names without the folder that they have in common.
 
     >>> relative(["/data/a/1.jpg", "/data/b/2.jpg"])
     ('a/1.jpg', 'b/2.jpg')

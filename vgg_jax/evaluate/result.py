@@ -10,7 +10,15 @@ import numpy as np
 from vgg_jax.evaluate.paper import Setting
 from vgg_jax.evaluate.posteriors import Posteriors, fused
 from vgg_jax.evaluate.tables import Row, fused_row, row
-from vgg_jax.inference.scorer import PROTOCOLS
+from vgg_jax.inference.scorer import PROTOCOLS, EvalView, eval_views
+
+ROWS: dict[str, tuple[tuple[int, str], ...]] = {
+    "center": ((0, "single"),),
+    "dense": ((3, "single"), (4, "several"), (5, "several")),
+    "crops": ((5, "several"),),
+    "both": ((5, "several"),),
+}
+"""The rows that a protocol fills: in which table, over which Q. Its last row's Q are those of its fusion."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +33,11 @@ class EvaluationResult:
     """Q of multi-scale evaluation."""
     protocols: tuple[str, ...]
     parts: dict[str, Posteriors]
-    """By dense, crops and centre, what the protocols average."""
+    """By dense, crops and center, what the protocols average."""
     source: str
     """Describes it."""
     of_the_paper: bool
     """Whether network and images are the paper's."""
-    problems: dict[str, str]
-    """Images that could not be read and are not counted: {name: reason}."""
 
     @property
     def any_part(self) -> Posteriors:
@@ -40,7 +46,7 @@ class EvaluationResult:
 
     def scales_of(self, protocol: str) -> tuple[int, ...]:
         """All the Q that a protocol is evaluated at together."""
-        return (self.scale,) if protocol == "centre" else self.scales
+        return _scales(ROWS[protocol][-1][1], self.scale, self.scales)
 
     def scored(self, protocol: str, scales: tuple[int, ...]) -> tuple[Setting, np.ndarray]:
         """By one protocol, averaged over scales Q: what it is of, and float32 (images, classes)."""
@@ -50,15 +56,37 @@ class EvaluationResult:
 
     def rows(self) -> list[Row]:
         """The rows of Tables 3 to 5, and of the center crop."""
-        single, several = (self.scale,), self.scales
-        tables = {"centre": [(0, single)], "dense": [(3, single)], "crops": [(5, several)], "both": [(5, several)]}
-        if len(several) > 1:
-            tables["dense"] += [(4, several)] + [(5, several)] * (len(self.protocols) > 2)
         return [
-            row(*self.scored(protocol, scales), self.any_part.labels, table=table, of_the_paper=self.of_the_paper)
+            row(
+                *self.scored(protocol, _scales(which, self.scale, self.scales)),
+                self.any_part.labels,
+                table=table,
+                of_the_paper=self.of_the_paper,
+            )
             for protocol in self.protocols
-            for table, scales in tables[protocol]
+            for table, which in ROWS[protocol]
+            if self._wanted(protocol, table)
         ]
+
+    def _wanted(self, protocol: str, table: int) -> bool:
+        """Dense at several Q is a row where there are several, and is compared with crops where there are crops."""
+        if (protocol, table) not in (("dense", 4), ("dense", 5)):
+            return True
+        return len(self.scales) > 1 and (table == 4 or len(self.protocols) > 2)
+
+
+def needed_views(protocols: Sequence[str], scale: int, scales: tuple[int, ...]) -> list[EvalView]:
+    """What the rows of some protocols average.
+
+    >>> needed_views(["center", "dense"], 48, (40, 48))
+    [EvalView(protocol='center', scale=48), EvalView(protocol='dense', scale=40), EvalView(protocol='dense', scale=48)]
+    """
+    rows = [(protocol, which) for protocol in protocols for _, which in ROWS[protocol]]
+    return sorted({view for protocol, which in rows for view in eval_views([protocol], _scales(which, scale, scales))})
+
+
+def _scales(which: str, scale: int, scales: tuple[int, ...]) -> tuple[int, ...]:
+    return {"single": (scale,), "several": scales}[which]
 
 
 def fusion_rows(results: Sequence[EvaluationResult]) -> list[Row]:

@@ -18,7 +18,7 @@ TABLES = {
     4: "Table 4: multiple test scales",
     5: "Table 5: dense and multi-crop evaluation",
     6: "Table 6: fusion",
-    0: "Centre crop, for comparison",
+    0: "Center crop, for comparison",
 }
 
 
@@ -98,7 +98,7 @@ def _cells(row: Row, with_paper: bool) -> dict[str, str]:
         "network": row.network,
         "S": scales_text(row.S),
         "Q": ",".join(map(str, row.Q)),
-        "protocol": {"centre": "centre crop"}.get(row.protocol, row.protocol),
+        "protocol": {"center": "center crop"}.get(row.protocol, row.protocol),
         "images": f"{row.images:,}",
         "top-1 error, %": f"{row.top1:.2f}",
         "top-5 error, %": f"{row.top5:.2f}",
@@ -122,10 +122,10 @@ def scales_text(S: tuple[int, int]) -> str:
 def save_tables(folder: Path, rows: Sequence[Row], heading: str) -> None:
     """Writes `tables.md`, `tables.csv` and `tables.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tables.md").write_text(f"{heading}\n\n{markdown(rows)}\n")
+    (folder / "tables.md").write_text(f"{heading}\n\n{markdown(rows)}\n", encoding="utf-8")
     records = [row._asdict() | {"S": scales_text(row.S), "Q": list(row.Q)} for row in rows]
     (folder / "tables.json").write_text(json.dumps(records, indent=1))
-    with (folder / "tables.csv").open("w", newline="") as file:
+    with (folder / "tables.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=[*Row._fields[:-1], "paper_top1", "paper_top5"])
         writer.writeheader()
         for record in records:

@@ -189,7 +189,7 @@ class Batcher:
         sizes = np.full((places, 2), self._smallest, np.int32)
         for place, scaled in enumerate(images):
             sizes[place] = height, width = scaled.image.shape[:2]
-            pixels[place, :height, :width] = scaled.image
+            np.copyto(pixels[place, :height, :width], scaled.image, casting="safe")  # floats would be cut off
         return PaddedBatch(bucket, tuple(scaled.key for scaled in images), pixels, sizes)
 
 

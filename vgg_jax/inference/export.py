@@ -25,7 +25,7 @@ from flax import nnx
 from jax import export
 
 from vgg_jax.errors import ConfigError
-from vgg_jax.files import written_aside
+from vgg_jax.files import check_replaceable, writing, written_aside
 from vgg_jax.inference.scorer import unpadded_posteriors
 from vgg_jax.model.vgg import VGG
 
@@ -37,18 +37,19 @@ def export_scorer(net: VGG, path: str | Path, *, flip: bool = True, platforms: S
 
     Args:
       net: any net; it is exported as it is evaluated, in its own dtype.
-      path: the file to write, say `scorer.npz`; one that exists is replaced, and stays as it is if this fails.
+      path: the file to write, say `scorer.npz`; a scorer that is there is replaced, and stays as it is if this fails.
       flip: whether the mirror image counts too.
       platforms: where the program will run, of `PLATFORMS`; by default where JAX runs now. One file can hold several.
 
     Raises:
-      ConfigError: the file cannot be written; there is no such platform.
+      ConfigError: the file cannot be written, or is of another kind; there is no such platform.
 
     JAX promises to run such a file for six months of its releases: keep the checkpoint too.
     """
     for platform in platforms or ():
         if platform not in PLATFORMS:
             raise ConfigError(f"platforms={tuple(platforms)}: {platform!r} is none of {', '.join(PLATFORMS)}")
+    check_replaceable(Path(path), _holds_scorer)
     graphdef, state = nnx.split(net)
     variables = {"/".join(keys): (keys, variable) for keys, variable in nnx.to_flat_state(state)}
     arrays = {name: variable[...] for name, (_, variable) in variables.items()}
@@ -62,8 +63,10 @@ def export_scorer(net: VGG, path: str | Path, *, flip: bool = True, platforms: S
     shapes += [jax.ShapeDtypeStruct(shape, jnp.uint8)]
     program = export.export(jax.jit(score), platforms=platforms)(*shapes).serialize()
     classes = np.array(net.classes, np.str_)
-    try:
-        with written_aside(Path(path)) as partial, partial.open("wb") as file:
-            np.savez(file, scorer=np.frombuffer(program, np.uint8), classes=classes, **arrays)
-    except OSError as error:
-        raise ConfigError(f"path={str(path)!r} cannot be written: {error.strerror or error}") from error
+    with writing(path), written_aside(Path(path)) as partial, partial.open("wb") as file:
+        np.savez(file, scorer=np.frombuffer(program, np.uint8), classes=classes, **arrays)
+
+
+def _holds_scorer(path: Path) -> bool:
+    with np.load(path, mmap_mode="r") as file:
+        return {"scorer", "classes"} <= {*file.files}

@@ -16,13 +16,12 @@ import contextlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.errors import ConfigError
-from vgg_jax.files import written_aside
+from vgg_jax.files import check_replaceable, writing, written_aside
 
 
 class FeatureFile:
@@ -35,7 +34,7 @@ class FeatureFile:
       about: how the features come about, for JSON, with their `channels` by layer and `pool`, None if maps are kept.
 
     Raises:
-      ConfigError: it cannot be written.
+      ConfigError: it cannot be written, or there is a file that holds no features.
     """
 
     def __init__(self, path: Path, about: dict):
@@ -43,9 +42,8 @@ class FeatureFile:
         self._numbers = array.array("q")  # of the images, in the rows' order
 
     def __enter__(self) -> FeatureFile:
-        with contextlib.ExitStack() as stack, self._writing():
-            if self._path.is_dir():
-                raise IsADirectoryError(None, "it is a folder")
+        check_replaceable(self._path, _holds_features)
+        with contextlib.ExitStack() as stack, writing(self._path):
             partial = stack.enter_context(written_aside(self._path))
             self._archive = stack.enter_context(zipfile.ZipFile(partial, "w"))
             self._rows = {
@@ -56,12 +54,12 @@ class FeatureFile:
         return self
 
     def __exit__(self, *error) -> None:
-        with self._writing():
+        with writing(self._path):
             self._open.__exit__(*error)
 
     def add(self, number: int, values: dict[str, np.ndarray]) -> None:
         """Writes an image's values by layer, the images in any order."""
-        with self._writing():
+        with writing(self._path):
             self._numbers.append(number)
             for layer, value in values.items():
                 value = value.astype("<f4", copy=False)
@@ -72,7 +70,7 @@ class FeatureFile:
 
     def finish(self, names: Sequence[str]) -> None:
         """Completes the file with the images' names, in the order of their numbers."""
-        with self._writing():
+        with writing(self._path):
             order = np.argsort(np.array(self._numbers, np.int64))
             for layer, file in self._rows.items():
                 file.flush()
@@ -90,12 +88,10 @@ class FeatureFile:
             for part in parts:
                 member.write(part.tobytes())
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise ConfigError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+
+def _holds_features(path: Path) -> bool:
+    with np.load(path, mmap_mode="r") as file:
+        return "channels" in json.loads(str(file["about"]))
 
 
 def table(path: Path) -> str:

@@ -66,7 +66,8 @@ def features(
       flip: whether the result is the average of the image's and its mirror image's, whose map is mirrored back; digits
         and letters must not be mirrored. By default with pooling, as in the paper, but not for maps.
       combine: what becomes of several scales: "average", or "stack", which puts their channels one after the other.
-      into: a file to write instead, see `feature_file`; one that exists stays until the new one is whole.
+      into: a file to write instead, see `feature_file`; features that are there stay until the new ones are whole, and
+        a file of another kind is refused.
       problems: takes note of images that cannot be read or are too elongated, the reasons by name, and these are left
         out. By default the first of them is raised.
       batch_size, mesh: as in `vgg_jax.Scorer`.
@@ -92,8 +93,8 @@ def features(
     """
     layers = (layers,) if isinstance(layers, str) else tuple(dict.fromkeys(layers))
     channels, smallest = _checked(net, layers, scales, pool, combine)
-    if isinstance(images, str | os.PathLike):
-        raise ConfigError(f"images={os.fspath(images)!r}: give a list of images, or of paths")
+    if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable):
+        raise ConfigError(f"images={str(images)!r}: give a list of images, or of paths")
     flip = pool is not None if flip is None else flip
     about = {"net": net.spec.name, "scales": list(scales), "pool": pool, "combine": combine, "flip": flip}
     about["channels"] = channels

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from numbers import Integral
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from vgg_jax import compiler, sharding
+from vgg_jax.errors import ConfigError
 from vgg_jax.inference.buckets import Batcher, PaddedBatch, ScaledImage
 from vgg_jax.model.vgg import VGG
 from vgg_jax.prefetch import prefetch
@@ -50,6 +52,9 @@ class Runner:
         default what suits the devices.
       mesh: the devices; by default all of this process.
 
+    Raises:
+      ConfigError: `batch_size` is no positive number.
+
     Attributes:
       net: the network without its parameters.
       batcher: what the buckets cost, `batcher.waste` and `batcher.shapes`.
@@ -69,6 +74,8 @@ class Runner:
         batch_size: int | None = None,
         mesh: Mesh | None = None,
     ):
+        if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
+            raise ConfigError(f"batch_size={batch_size}: a number of images, or None for what suits the devices")
         self._mesh = mesh or sharding.local_mesh()
         of_a_device = 2**18 if jax.default_backend() == "cpu" else 2**22
         pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * of_a_device

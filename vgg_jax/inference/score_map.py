@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
+from PIL import Image
 
 from vgg_jax import sharding
 from vgg_jax.data.decode import rescale
+from vgg_jax.files import check_replaceable, printable, writing, written_aside
 from vgg_jax.inference.arrays import check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Maps, Runner
@@ -46,13 +49,19 @@ def posterior_maps(net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, 
     return {"posteriors": Maps(jax.nn.softmax(net(images, sizes=sizes)), net.map_sizes(sizes))}
 
 
-def save_heat_map(path: Path, net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int, number: int) -> None:
+def save_heat_map(
+    path: Path, net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int, number: int, *, of: Path
+) -> None:
     """Writes a PNG: the image at a test scale, and over it the probability of one class at every place of the map.
 
     Args:
       path: the file.
       net, image, scale: as in `class_score_map`.
       number: of the class.
+      of: the image's path.
+
+    Raises:
+      ConfigError: it cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -64,13 +73,33 @@ def save_heat_map(path: Path, net: VGG, image: UInt8[np.ndarray, "h w 3"], scale
     figure = Figure(figsize=(9, 4.5 * shown.shape[0] / shown.shape[1] + 0.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.imshow(shown)
-    left.set_title(path.stem, fontsize=9)
+    left.set_title(printable(of.stem), fontsize=9, parse_math=False)
     right.imshow(shown.mean(-1), cmap="gray", vmin=0, vmax=255)
     over = right.imshow(heat, extent=extent, cmap="inferno", alpha=0.6, vmin=0, vmax=1, interpolation="nearest")
     right.set(xlim=left.get_xlim(), ylim=left.get_ylim())
-    name = net.classes[number] if net.classes else f"class {number}"
-    right.set_title(f"{name}: {heat.shape[0]} x {heat.shape[1]} places at Q = {scale}", fontsize=9)
+    name = printable(net.classes[number]) if net.classes else f"class {number}"
+    title = f"{name}: {heat.shape[0]} x {heat.shape[1]} places at Q = {scale}"
+    right.set_title(title, fontsize=9, parse_math=False)
     for axes in (left, right):
         axes.set_axis_off()
     figure.colorbar(over, ax=right, shrink=0.8, label="probability")
-    figure.savefig(path, dpi=120)
+    with writing(path), written_aside(path) as partial:
+        figure.savefig(partial, format="png", dpi=120, metadata={"Description": _description(of)})
+
+
+def check_heat_map(path: Path, of: Path) -> None:
+    """Refuses a path at which another file lies than a former heat map of the same image.
+
+    Raises:
+      ConfigError: with the name.
+    """
+
+    def is_ours(path: Path) -> bool:
+        with Image.open(path) as picture:
+            return picture.info["Description"] == _description(of)
+
+    check_replaceable(path, is_ours)
+
+
+def _description(of: Path) -> str:
+    return f"heat map of {ascii(os.path.abspath(of))} by vgg_jax"

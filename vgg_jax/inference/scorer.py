@@ -3,15 +3,15 @@
 dense    the net on the whole image, the class-score map averaged over space, then the soft-max
 crops    the soft-max of each crop of a regular 5 x 5 grid, averaged
 both     the average of these two
-centre   the soft-max of the one crop in the middle: the figure that everybody else reports
+center   the soft-max of the one crop in the middle: the figure that everybody else reports
 
-Posteriors are averaged over the image and its mirror image (not for `centre`), then over the test scales Q.
+Posteriors are averaged over the image and its mirror image (not for `center`), then over the test scales Q.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
     "dense": ("dense",),
     "crops": ("crops",),
     "both": ("dense", "crops"),
-    "centre": ("centre",),
+    "center": ("center",),
 }
 """What each protocol averages."""
 
@@ -43,7 +43,7 @@ class EvalView(NamedTuple):
     """One of the posteriors of an image that a protocol averages."""
 
     protocol: str
-    """dense, crops or centre."""
+    """dense, crops or center."""
     scale: int
     """Q, in pixels."""
 
@@ -54,14 +54,15 @@ class Scorer:
     Args:
       net: the network.
       scales: the test scales Q: what an image's smaller side is rescaled to, in pixels.
-      protocol: dense, crops, both or centre.
-      flip: whether the mirror image counts too; digits and letters must not be mirrored. No part of `centre`.
+      protocol: dense, crops, both or center.
+      flip: whether the mirror image counts too; digits and letters must not be mirrored. No part of `center`.
       batch_size: images of the crop's size at once, over all devices of this process; larger images are fewer. By
         default what suits the devices.
       mesh: the devices; by default all of this process.
 
     Raises:
-      ConfigError: there is no such protocol, or a scale is smaller than the net's crop.
+      ConfigError: there is no such protocol, a scale is smaller than the net's crop, or `batch_size` is no positive
+        number.
 
     >>> from flax import nnx
     >>> net = VGG("A", num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(0))
@@ -80,6 +81,7 @@ class Scorer:
         batch_size: int | None = None,
         mesh: Mesh | None = None,
     ):
+        check_scales(scales, net.crop)
         self.views = eval_views([protocol], scales)
         self.runner = posterior_runner(net, self.views, flip, batch_size=batch_size, mesh=mesh)
 
@@ -112,7 +114,7 @@ def eval_views(protocols: Iterable[str], scales: Iterable[int]) -> list[EvalView
     [EvalView(protocol='dense', scale=256), EvalView(protocol='crops', scale=256)]
     """
     for name in protocols:
-        if name not in PROTOCOLS:
+        if name not in tuple(PROTOCOLS):
             raise ConfigError(f"protocol={name!r}: there are {', '.join(PROTOCOLS)}{did_you_mean(name, PROTOCOLS)}")
     views = [EvalView(part, scale) for name in protocols for part in PROTOCOLS[name] for scale in scales]
     return list(dict.fromkeys(views))
@@ -136,7 +138,7 @@ def posterior_runner(
     Args:
       net: the network.
       views: what will be asked for.
-      flip: whether the mirror image counts too; no part of `centre`.
+      flip: whether the mirror image counts too; no part of `center`.
       batch_size, mesh: as in `Runner`.
 
     Raises:
@@ -164,7 +166,7 @@ def posteriors(
     def scaled_images() -> Iterator[ScaledImage]:
         for example in examples:
             for view in views if example.images else ():
-                for image in _IMAGES[view.protocol](example.images[scales.index(view.scale)], crop):
+                for image in PARTS[view.protocol].images(example.images[scales.index(view.scale)], crop):
                     yield ScaledImage((example.index, view), image, (view.protocol,))
 
     pending: dict[tuple[int, EvalView], list[np.ndarray]] = {}  # views of which more crops are to come
@@ -172,18 +174,14 @@ def posteriors(
         index, view = key
         parts = pending.setdefault(key, [])
         parts.append(outputs["posterior"])
-        if len(parts) == (GRID**2 if view.protocol == "crops" else 1):
+        if len(parts) == PARTS[view.protocol].count:
             yield index, view, np.mean(pending.pop(key), axis=0)
 
 
 @functools.cache
 def _functions(flip: bool) -> Mapping[str, Function]:
     """The runner's functions by protocol."""
-    return {
-        "dense": functools.partial(dense_posteriors, flip=flip),
-        "crops": functools.partial(crop_posteriors, flip=flip),
-        "centre": functools.partial(crop_posteriors, flip=False),
-    }
+    return {name: functools.partial(part.function, flip=flip and part.mirrored) for name, part in PARTS.items()}
 
 
 def dense_posteriors(
@@ -228,9 +226,21 @@ def grid_crops(image: UInt8[np.ndarray, "h w 3"], crop: int) -> list[UInt8[np.nd
     return [image[top : top + crop, left : left + crop] for top in tops for left in lefts]
 
 
-_IMAGES = {
-    "dense": lambda image, crop: [image],
-    "crops": grid_crops,
-    "centre": lambda image, crop: [grid_crops(image, crop)[GRID**2 // 2]],
+class Part(NamedTuple):
+    """One of the things that protocols average."""
+
+    images: Callable[[UInt8[np.ndarray, "h w 3"], int], Sequence[UInt8[np.ndarray, "h w 3"]]]
+    """What the network is given of a rescaled image, by the net's crop."""
+    count: int
+    """How many images these are."""
+    function: Callable[..., dict[str, Array]]
+    """A `Function` of the runner, with `flip`."""
+    mirrored: bool
+    """Whether the mirror image counts too, if it is to count at all."""
+
+
+PARTS = {
+    "dense": Part(lambda image, crop: [image], 1, dense_posteriors, True),
+    "crops": Part(grid_crops, GRID**2, crop_posteriors, True),
+    "center": Part(lambda image, crop: [grid_crops(image, crop)[GRID**2 // 2]], 1, crop_posteriors, False),
 }
-"""What the network is given of a rescaled image, by protocol."""

@@ -44,7 +44,8 @@ def convolution(
     winograd, size = _resolved(conv, x) == "winograd", kernel.shape[:2]
     if size == (1, 1) or (size == x.shape[1:3] and padding == "VALID"):
         n, h, w, _ = x.shape
-        x, kernel = x.reshape(n, h - size[0] + 1, w - size[1] + 1, -1), kernel.reshape(-1, kernel.shape[-1])
+        kernel = kernel.reshape(-1, kernel.shape[-1])
+        x = x.reshape(n, h - size[0] + 1, w - size[1] + 1, len(kernel))  # no -1, which an empty batch leaves open
         y = product(x, kernel) if winograd else x @ kernel
     elif winograd and size == (3, 3) and padding == "SAME" and min(kernel.shape[2:]) >= FEWEST_CHANNELS:
         y = convolution_3x3(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)

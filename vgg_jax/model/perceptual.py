@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from vgg_jax.errors import CheckpointError, ConfigError
+from vgg_jax.model.images import check_images
 from vgg_jax.model.vgg import VGG
 
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
@@ -52,9 +53,14 @@ def content_distance(net: VGG, a: Images, b: Images, layer: str = "relu4_2") -> 
 def gram(activation: Float[Array, "n h w c"]) -> Float[Array, "n c c"]:
     """Products of an activation's channels, averaged over places and channels (Johnson et al. 2016, Eq. 3).
 
+    Raises:
+      ConfigError: it is of another rank.
+
     >>> gram(jnp.array([[[[1.0, 2.0]], [[3.0, 0.0]]]])).tolist()  # two places, two channels
     [[[2.5, 0.5], [0.5, 1.0]]]
     """
+    if jnp.ndim(activation) != 4:
+        raise ConfigError(f"an activation of shape {jnp.shape(activation)}: expected (n, h, w, channels)")
     _, height, width, channels = activation.shape
     x = activation.astype(jnp.float32)
     return jnp.einsum("nhwc,nhwk->nck", x, x) / (height * width * channels)
@@ -98,12 +104,12 @@ def lpips(net: VGG, linear: Mapping[str, Float[Array, " c"]], a: Images, b: Imag
     of_a, of_b = net.activations_of(a, tuple(linear)), net.activations_of(b, tuple(linear))
     distance = 0.0
     for layer, weights in linear.items():
-        if weights.shape != of_a[layer].shape[-1:]:
+        if jnp.shape(weights) != of_a[layer].shape[-1:]:
             raise ConfigError(
-                f"linear weights for {layer} of shape {weights.shape}: it has {of_a[layer].shape[-1]} channels"
+                f"linear weights for {layer} of shape {jnp.shape(weights)}: it has {of_a[layer].shape[-1]} channels"
             )
         squares = jnp.square(_unit(of_a[layer]) - _unit(of_b[layer]))
-        distance += (squares * weights).sum(-1).mean((1, 2))
+        distance += (squares * jnp.asarray(weights)).sum(-1).mean((1, 2))
     return distance
 
 
@@ -128,7 +134,7 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
             arrays = {names.get(name, name): tensor.numpy().reshape(-1) for name, tensor in tensors.items()}
         else:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = dict(file)
+                arrays = {name: np.asarray(file[name]) for name in file.files}  # a member that is no array is bytes
     except ImportError as error:
         raise CheckpointError(f"{path}: reading .pth takes torch (pip install torch); an .npz does not") from error
     except Exception as error:  # a damaged file fails anywhere, in either library: it is the file's fault
@@ -156,6 +162,8 @@ def _unit(activation: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
 
 
 def _check_pairs(a: Images, b: Images, one_size: bool = True) -> None:
+    for images in (a, b):
+        check_images(images)
     if a.shape[0] != b.shape[0] and 1 not in (a.shape[0], b.shape[0]):
         raise ConfigError(f"{a.shape[0]} images cannot be paired with {b.shape[0]}: give as many, or one")
     if one_size and a.shape[1:] != b.shape[1:]:

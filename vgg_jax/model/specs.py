@@ -193,8 +193,8 @@ def spec_of(net: str) -> Spec:
     >>> spec_of("vgg16").name
     'D'
     """
-    name = ALIASES.get(net.lower(), net)
-    if name in SPECS:
-        return SPECS[name]
     known = [*SPECS, *ALIASES]
-    raise ConfigError(f"no net {net!r}: there are {', '.join(known)}{did_you_mean(net, known)}")
+    if isinstance(net, str) and (name := ALIASES.get(net.lower(), net)) in SPECS:
+        return SPECS[name]
+    nearest = did_you_mean(net if isinstance(net, str) else f"vgg{net}", known)
+    raise ConfigError(f"no net {net!r}: there are {', '.join(known)}{nearest}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from numbers import Integral, Real
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,15 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from vgg_jax.errors import ConfigError, did_you_mean
 from vgg_jax.model import specs
 from vgg_jax.model.convolution import CONVOLUTIONS
+from vgg_jax.model.images import check_color, check_images
 from vgg_jax.model.init import initializer
 from vgg_jax.model.layers import Conv, dropout, local_response_normalization, mask_outside, max_pool
 
 IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""
+
+MAX_PARAMETERS = 10**10
+"""Of one net: 40 GB in float32."""
 
 
 class MeanRGB(nnx.Variable):
@@ -75,30 +81,38 @@ class VGG(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.spec = specs.spec_of(net)
-        if crop < 1 or crop % self.spec.stride:
+        if not isinstance(crop, Integral) or crop < 1 or crop % self.spec.stride:
             raise ConfigError(f"crop={crop} is not a multiple of {self.spec.stride}, the stride of the five pools")
-        if num_classes < 1:
+        if not isinstance(num_classes, Integral) or num_classes < 1:
             raise ConfigError(f"num_classes={num_classes}: a net needs at least one class")
-        if not width > 0:
+        if not isinstance(width, Real) or not 0 < width < math.inf:
             raise ConfigError(f"width={width}: the width is a positive factor, 1 the paper's")
-        if not 0 <= dropout < 1:
+        if not isinstance(dropout, Real) or not 0 <= dropout < 1:
             raise ConfigError(f"dropout={dropout} is not a probability in [0, 1)")
-        if hidden is not None and hidden < 1:
+        if hidden is not None and (not isinstance(hidden, Integral) or hidden < 1):
             raise ConfigError(f"hidden={hidden}: fc6 and fc7 need at least one unit; the paper's have 4096")
         if classes and len(classes) != num_classes:
             raise ConfigError(f"classes has {len(classes)} names for num_classes={num_classes}")
-        if len(mean_rgb) != 3:
-            raise ConfigError(f"mean_rgb={tuple(mean_rgb)}: the mean color has three components")
         if conv not in CONVOLUTIONS:
             raise ConfigError(f"conv={conv!r}: there are {', '.join(CONVOLUTIONS)}{did_you_mean(conv, CONVOLUTIONS)}")
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise ConfigError(f"dtype={dtype}: the computation is in floating-point numbers, float32 or bfloat16")
+        if not isinstance(rngs, nnx.Rngs):
+            raise ConfigError(f"rngs={rngs}: give flax.nnx.Rngs(SEED)")
         self.crop, self.width, self.dropout, self.remat, self.conv = crop, width, dropout, remat, conv
         self.num_classes, self.batch_norm, self.dtype = num_classes, batch_norm, jnp.dtype(dtype)
         self.hidden = hidden or specs.scaled(specs.HIDDEN_UNITS, width)
         self.classes = tuple(classes)
-        self.mean_rgb = MeanRGB(jnp.asarray(mean_rgb, jnp.float32))
+        self.mean_rgb = MeanRGB(jnp.asarray(check_color("mean_rgb", mean_rgb), jnp.float32))
 
         kernel_init = initializer(init, self.spec.weight_layers)
-        shapes = self.spec.parameter_shapes(num_classes, crop, width, batch_norm, self.hidden)
+        sizes = num_classes, crop, width, batch_norm, self.hidden
+        if (count := self.spec.parameter_count(*sizes)) > MAX_PARAMETERS:
+            raise ConfigError(
+                f"num_classes={num_classes}, crop={crop}, width={width:g}, hidden={self.hidden}: {count:.1e} "
+                f"parameters, the most is {MAX_PARAMETERS:.0e}; the paper's largest net has 1.4e+08"
+            )
+        shapes = self.spec.parameter_shapes(*sizes)
         for name, shape in shapes.items():
             layer, array = name.split("/")
             if array == "kernel":
@@ -146,12 +160,14 @@ class VGG(nnx.Module):
 
         Raises:
           ConfigError: the images are smaller than the crop, or not RGB; a tap has no activation of that name; `sizes`
-            are given in training.
+            or `keys` are not one per image; `sizes` are given in training.
         """
-        self._check(images, taps)
+        self._check(images, taps, sizes)
         _check_sides(images, self.crop, "the net's crop")
         if sizes is not None and keys is not None:
             raise ConfigError("sizes are given in training: the batch's statistics would count what is not there")
+        if keys is not None and jnp.shape(keys)[:1] != images.shape[:1]:
+            raise ConfigError(f"keys of shape {jnp.shape(keys)}: expected one per image, {images.shape[0]}")
         x, tapped = self._stages(images, sizes, keys is not None, tuple(taps))
         scores, seen = self._head(x, None if sizes is None else self.map_sizes(sizes), tuple(taps), keys)
         return (scores, tapped | seen) if taps else scores
@@ -165,11 +181,19 @@ class VGG(nnx.Module):
           pool5: as `activations_of` gives it.
           keys: as in `__call__`, for dropout.
 
+        Raises:
+          ConfigError: it is smaller than fc6's window, or of other channels.
+
         >>> net = VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
         >>> images = jnp.full((2, 32, 64, 3), 200.0)
         >>> bool((net.head(net.activations_of(images, ["pool5"])["pool5"]) == net(images)).all())
         True
         """
+        window, channels = self.crop // self.spec.stride, self.fc6.in_features
+        if pool5.ndim != 4 or pool5.shape[-1] != channels or min(pool5.shape[1:3]) < window:
+            raise ConfigError(
+                f"pool5 of shape {pool5.shape}: expected (n, h, w, {channels}), {window} or more at a side"
+            )
         return self._head(pool5.astype(self.dtype), None, (), keys)[0]
 
     def activations_of(
@@ -191,13 +215,14 @@ class VGG(nnx.Module):
           {name: activation}, as `__call__` has them.
 
         Raises:
-          ConfigError: the images are too small or not RGB; a tap has no activation of that name, or there is no tap.
+          ConfigError: the images are too small or not RGB; a tap has no activation of that name, or there is no tap;
+            `sizes` are not one per image.
 
         >>> net = VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
         >>> net.activations_of(jnp.zeros((1, 9, 7, 3)), ["relu2_1"])["relu2_1"].shape
         (1, 4, 3, 16)
         """
-        self._check(images, taps)
+        self._check(images, taps, sizes)
         if not taps:
             raise ConfigError("no activation is asked for: taps is empty")
         place = max(self.activations.index(tap) for tap in taps)
@@ -285,9 +310,13 @@ class VGG(nnx.Module):
                 )
         return seen("fc8", mask_outside(self.fc8(x, self.conv), sizes)).astype(jnp.float32), tapped
 
-    def _check(self, images: Array, taps: Sequence[str]) -> None:
-        if images.ndim != 4 or images.shape[-1] != 3:
-            raise ConfigError(f"images of shape {images.shape}: expected (n, h, w, 3), RGB in 0..255")
+    def _check(self, images: Array, taps: Sequence[str], sizes: Array | None) -> None:
+        check_images(images)
+        if sizes is not None and getattr(sizes, "shape", None) != (shape := (images.shape[0], 2)):
+            given = getattr(sizes, "shape", type(sizes).__name__)
+            raise ConfigError(f"sizes of shape {given}: expected height and width of each image, {shape}")
+        if isinstance(taps, str) or not isinstance(taps, Iterable):
+            raise ConfigError(f"taps={taps!r}: give names of activations, ('fc6', 'relu6')")
         for tap in taps:
             if tap not in self.activations:
                 known = ", ".join(self.activations) + did_you_mean(tap, self.activations)

@@ -87,6 +87,6 @@ def _tiled(y):
 
 def _untiled(tiles, shape):
     """The map whose tiles these are, of this shape but for the channels."""
-    n, h, w, _ = shape
-    y = jnp.moveaxis(tiles.reshape(2, 2, n, -(-h // 2), -(-w // 2), -1), (0, 1), (2, 4))
-    return y.reshape(n, h + h % 2, w + w % 2, -1)[:, :h, :w]
+    (n, h, w, _), k = shape, tiles.shape[-1]
+    y = jnp.moveaxis(tiles.reshape(2, 2, n, -(-h // 2), -(-w // 2), k), (0, 1), (2, 4))
+    return y.reshape(n, h + h % 2, w + w % 2, k)[:, :h, :w]

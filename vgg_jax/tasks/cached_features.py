@@ -2,8 +2,8 @@
 
 With `config.train.cached_views=K` every image has K views. A view is a scale, a window, a flip and a color shift,
 drawn once from (seed, image, view); what the frozen convolutions make of it, pool5, is computed before the first step
-and kept in the workdir (`activation_store`), where a larger K finds what a smaller one left. The steps read pool5 and
-run the FC layers alone, in a hundredth of the time.
+and kept in the workdir (`activation_store`), where a larger K finds what a smaller one left, and a run that was stopped
+what it had computed. The steps read pool5 and run the FC layers alone, in a hundredth of the time.
 
 Epoch e shows every image once, in an order drawn from (seed, e), by its view e mod K. A batch is a function of the seed
 and of its number, as one of fresh crops is; dropout is drawn in every step. Batch normalization, frozen with its
@@ -90,7 +90,10 @@ class CachedFeatures(Classification):
         made_of = self._dependencies(net)
         there = activation_store.views_in(self._folder, made_of)
         if sharding.agreed(there < self._view_count):
-            self._compute(net, made_of, 0 if sharding.agreed(not there) else there)
+            there = 0 if sharding.agreed(not there) else there
+            begun = activation_store.rows_in(self._folder, made_of, self._shape)
+            begun = int(multihost_utils.process_allgather(np.asarray(begun)).min())
+            self._compute(net, made_of, there, max(there * len(self.source), begun))
         stored, problems = activation_store.read(self._folder)
         self.problems.maps.append(problems)
 
@@ -121,8 +124,12 @@ class CachedFeatures(Classification):
         with contextlib.closing(self._crops(lambda _: (index, view), 1)) as crops:
             return np.asarray(jax.jit(self._augmented)(next(crops)["image"], jnp.asarray(index), jnp.asarray(view)))
 
-    def _compute(self, net: VGG, made_of: dict, first: int) -> None:
-        """Fills the folder: all views of all images from the `first` view on, a few at a time on all devices."""
+    def _compute(self, net: VGG, made_of: dict, first: int, start: int) -> None:
+        """Fills the folder: all views of all images but the `first` views, a few at a time on all devices.
+
+        Args:
+          start: the first row that is not complete, of the rows of all images in view 0, in view 1, ...
+        """
         graphdef, state = nnx.split(net)
 
         @compiler.jit
@@ -132,37 +139,42 @@ class CachedFeatures(Classification):
             return {"pool5": pool5, "label": batch["label"], "mask": batch["mask"]}
 
         views, images = self._shape[:2]
-        size, total = _TOGETHER * self._mesh.size, (views - first) * images
+        size, total = _TOGETHER * self._mesh.size, views * images
         mine = process_slice(size, jax.process_index(), jax.process_count())
 
         def places(k: int) -> Places:
-            number = k * size + np.arange(size)
-            view, index = np.divmod(first * images + number, images)
+            number = start + k * size + np.arange(size)
+            view, index = np.divmod(number, images)
             return np.where(number < total, index, -1), np.where(number < total, view, 0)
 
-        self._check_bytes(shutil.disk_usage(self._folder.parent).free, f"the room left in {self._folder.parent}")
-        log.info("computing the frozen convolutions on %d views of %s images, once", views - first, f"{images:,}")
-        began, progress = time.monotonic(), Progress("views")
+        there = 4 * start * math.prod(self._shape[2:]) if start > first * images else 0
+        room = shutil.disk_usage(self._folder.parent).free + there
+        self._check_bytes(room, f"the room left in {self._folder.parent}")
+        log.info("computing the frozen convolutions on %d views of %s images, once", views, f"{images:,}")
+        if start:
+            log.info("%s of these %s are there already", f"{start:,}", f"{total:,}")
+        began, progress = time.monotonic(), Progress("views", first=start)
         with contextlib.ExitStack() as at_end:
-            stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), -(-total // size))
+            stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), -(-(total - start) // size))
             at_end.enter_context(contextlib.closing(stream))
             if jax.process_index() == 0:
-                stored, problems = at_end.enter_context(
-                    activation_store.writing(self._folder, made_of, self._shape, first)
-                )
+                writing = activation_store.writing(self._folder, made_of, self._shape, first, start)
+                unfinished = at_end.enter_context(writing)
             for k, share in enumerate(stream):
                 index, view = places(k)
                 share |= {"index": index[mine].astype(np.int32), "view": view[mine].astype(np.int32)}
                 rows = convolved(state, sharding.place_batch(share, self._mesh))
                 rows = multihost_utils.process_allgather(rows, tiled=True)
+                done = min(start + (k + 1) * size, total)
                 if jax.process_index() == 0:
-                    there, read = index >= 0, rows["mask"] > 0
+                    stored, there, read = unfinished.arrays, index >= 0, rows["mask"] > 0
                     stored.pool5[view[there], index[there]] = rows["pool5"][there]
                     stored.mask[view[there], index[there]] = rows["mask"][there]
                     stored.label[index[read]] = rows["label"][read]
                     unread = map(self.source.name_of, index[there & ~read])
-                    problems |= {name: stream.problems.get(name, "") for name in unread}
-                progress(min((k + 1) * size, total), total)
+                    unfinished.problems |= {name: stream.problems.get(name, "") for name in unread}
+                    unfinished.complete(done)
+                progress(done, total)
         progress.clear()
         multihost_utils.sync_global_devices("views")  # the others open what the first has written
         size = _size(4 * math.prod(self._shape))

@@ -26,10 +26,11 @@ from vgg_jax.data.source import Source
 from vgg_jax.data.statistics import IMAGENET, color_statistics
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.dataset import evaluate_dataset
-from vgg_jax.evaluate.metrics import hits, summary
+from vgg_jax.evaluate.metrics import hits, summary, warn_of_few_classes
 from vgg_jax.inference.runner import Runner
 from vgg_jax.inference.scorer import eval_views, posterior_runner
 from vgg_jax.model.vgg import VGG
+from vgg_jax.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,9 @@ class Classification:
         self.source = open_source(data.source, data.train_split)
         self._validation_source = open_source(data.source, data.validation_split)
         log.info("training on %s; validation on %s", self.source.describe(), self._validation_source.describe())
+        _announce_evaluation(config)
         self.classes, self.outputs = self.source.classes, len(self.source.classes)
+        warn_of_few_classes(self.outputs)
         self._reading = {"threads": data.threads, "on_error": data.on_error}
         _check_sources(self.source, self._validation_source)
         check_readable(self._validation_source, eval_scale(config), **self._reading)  # not after the first 5,000 steps
@@ -111,7 +114,11 @@ class Classification:
             size = config.evaluate.batch_size or None
             self._runner = posterior_runner(net, self._views, config.data.flip, batch_size=size)
         self._runner.use(nnx.state(net))
-        predictions = evaluate_dataset(self._runner, self._validation_source, self._views, **self._reading)
+        progress = Progress("validation")
+        predictions = evaluate_dataset(
+            self._runner, self._validation_source, self._views, progress=progress, **self._reading
+        )
+        progress.clear()
         self.problems |= predictions.problems
         return summary(np.mean(list(predictions.posteriors.values()), axis=0), predictions.labels)
 
@@ -119,6 +126,18 @@ class Classification:
         """The crops, flipped and shifted in color, with their classes."""
         shown = self._augment(batch, split_keys(keys)[0])
         return np.asarray(shown["image"]), [self.classes[label] for label in batch["label"]]
+
+
+def _announce_evaluation(config: ConfigDict) -> None:
+    """Says before the training, not after, where --mode=evaluate lacks its split or another one stands in."""
+    if config.evaluate.split != config.data.validation_split:
+        try:
+            source = open_source(config.data.source, config.evaluate.split)
+        except DataError as error:
+            log.warning("--mode=evaluate will need another config.evaluate.split: %s", error)
+        else:
+            if source.note:
+                log.info("--mode=evaluate will be on %s", source.describe())
 
 
 def _check_sources(train: Source, validation: Source) -> None:

@@ -28,15 +28,16 @@ from vgg_jax import compiler, sharding
 from vgg_jax.checkpoint import Checkpoints, new_network
 from vgg_jax.config import validate
 from vgg_jax.errors import UserError
+from vgg_jax.files import drawing, printable
 from vgg_jax.model.specs import spec_of
 from vgg_jax.prefetch import prefetch
 from vgg_jax.progress import Progress
+from vgg_jax.stopping import deferred_stop, stoppable
 from vgg_jax.train import resume
 from vgg_jax.train.initialize import initialize
 from vgg_jax.train.metric_writer import MetricWriter, as_text
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.plots import save_batch, save_curves
-from vgg_jax.train.preemption import stop_requests
 from vgg_jax.train.schedule import make_schedule
 from vgg_jax.train.state import TrainState, arrays_of, check_freeze, new_state, with_arrays
 from vgg_jax.train.step import image_keys, make_train_step
@@ -63,6 +64,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
       The last validation's metrics by name, and its `step`; empty if there was none.
 
     Raises:
+      Stopped: after SIGTERM or Ctrl-C, what was done is saved.
       UserError: the config, the data or the checkpoint cannot be used, or the loss is no longer finite.
     """
     start_up = StartUp()
@@ -98,7 +100,6 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             log.info("already finished at step %d; the checkpoints are in %s", step, workdir)
             return validation
 
-        stop = at_end.enter_context(stop_requests())
         aside = at_end.enter_context(ThreadPoolExecutor(1))
         compiling = aside.submit(_compiled, config, task, mesh, graphdef, optimizer, state)  # while the input starts
         with start_up.part("input"):
@@ -114,12 +115,14 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, begun, write=first_process)))
         throughput = Throughput(batch_size, functools.partial(_check_finite, config, checkpoints, workdir))
         progress, left_out, first_step = Progress("step", first=step, seconds=0), set(), step + 1
+        asked_to_stop = at_end.enter_context(deferred_stop("the step under way is saved"))
         batches, stopping = itertools.chain([batch], batches), False
 
         while True:
             if unvalidated() and not stopping:
                 began = time.monotonic()
-                metrics = task.evaluate(_network(graphdef, state))
+                with stoppable() if jax.process_count() == 1 else contextlib.nullcontext():  # saved; others would wait
+                    metrics = task.evaluate(_network(graphdef, state))
                 validation, monitored = metrics | {"step": step}, metrics[task.monitor]
                 write(step, "validation", metrics)
                 progress.clear()
@@ -148,7 +151,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 write(step, "train", metrics)
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
-            stopping = sharding.agreed(stop.is_set())
+            stopping = sharding.agreed(asked_to_stop())
             if unvalidated() or stopping or step % config.checkpoint.every == 0:
                 throughput.fetch()  # nothing is saved that was not checked
                 meta = resume.about(config, task) | {"schedule": schedule.state, "validation": validation}
@@ -159,9 +162,11 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         if stopping:
             log.info("stopped on request at step %d, saved in %s; the same command goes on from there", step, workdir)
         if preview:
-            log.info("the first batch as the network saw it: %s", preview.result())
+            with drawing(workdir / "batch.png"):
+                log.info("the first batch as the network saw it: %s", preview.result())
     if first_process:
-        log.info("learning curves: %s", save_curves(workdir))
+        with drawing(workdir / "curves.png"):
+            log.info("learning curves: %s", save_curves(workdir))
     _report_problems(task.problems, workdir)
     return validation
 
@@ -238,5 +243,5 @@ def _describe(graphdef: nnx.GraphDef, state: TrainState, mesh: Mesh) -> None:
 def _report_problems(problems: Mapping[str, str], workdir: Path) -> None:
     if problems:
         path = workdir / "unreadable.txt"
-        path.write_text("".join(f"{name}: {reason}\n" for name, reason in sorted(problems.items())))
+        path.write_text("".join(f"{printable(name)}: {reason}\n" for name, reason in sorted(problems.items())))
         log.warning("%d images could not be read and were left out; they are listed in %s", len(problems), path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from vgg_jax.files import printable
 from vgg_jax.train import metric_writer
 
 
@@ -27,7 +28,7 @@ def save_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
         axes.set_axis_off()
     for axes, image, title in zip(places, images, titles, strict=False):  # the last row may have empty places
         axes.imshow(np.clip(image, 0, 255).astype(np.uint8), interpolation="nearest")
-        axes.set_title(title[:18], fontsize=7)
+        axes.set_title(printable(title)[:18], fontsize=7, parse_math=False)
     figure.savefig(path, dpi=120)
 
 

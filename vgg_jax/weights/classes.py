@@ -59,7 +59,7 @@ def order(choice: str | Path, carried: tuple[str, ...], source: str) -> tuple[st
         return carried
     try:
         lines = Path(choice).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, TypeError, ValueError) as error:  # a NUL or bytes that are no UTF-8 are ValueErrors
         raise ConfigError(f"class_order={str(choice)!r} cannot be read: {error}") from error
     return tuple(labeled(line.strip()) for line in lines if line.strip())
 

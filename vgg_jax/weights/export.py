@@ -8,10 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from vgg_jax.errors import ConfigError
-from vgg_jax.files import written_aside
+from vgg_jax.files import check_replaceable, writing, written_aside
 from vgg_jax.model.specs import ALIASES
 from vgg_jax.model.vgg import VGG
 from vgg_jax.weights.formats.safetensors import METADATA
@@ -36,17 +37,18 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
 
     Args:
       net: one of A, B, D, E, with batch normalization or without.
-      path: of the file.
+      path: of the file; one that was saved so before is replaced.
 
     Returns:
       {"mean": ..., "std": ...} in [0, 1], the arguments of torchvision's `Normalize`.
 
     Raises:
-      ConfigError: torchvision has no such network.
+      ConfigError: torchvision has no such network, or the file cannot be written, or is another's.
     """
     if net.spec.name not in ALIASES.values():
         known = ", ".join(f"{letter} ({alias})" for alias, letter in ALIASES.items())
         raise ConfigError(f"net {net.spec.name} has no counterpart in torchvision, which has {known}")
+    check_replaceable(Path(path), _saved_here)
     arrays = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(net)))
     std = PREPROCESSING["torchvision"].std_rgb
     first = arrays["conv1_1"]["kernel"]
@@ -64,6 +66,11 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
         "std": tuple(deviation / 255 for deviation in std),
     }
     stated = {"net": net.spec.name, **fed, "classes": net.classes, "input": "RGB in [0, 1], then (input - mean) / std"}
-    with written_aside(Path(path)) as partial:
+    with writing(path), written_aside(Path(path)) as partial:
         save_file(tensors, partial, metadata={"format": "pt", METADATA: json.dumps(stated)})
     return fed
+
+
+def _saved_here(path: Path) -> bool:
+    with safe_open(path, "numpy") as file:
+        return METADATA in file.metadata()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def is_name(source: str) -> bool:
     >>> is_name("timm/vgg16.tv_in1k"), is_name("/weights/vgg16.pth")
     (True, False)
     """
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)) and not Path(source).exists()
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source)) and not os.path.exists(source)
 
 
 def fetch(name: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from numbers import Integral
 
 import numpy as np
 
@@ -25,6 +26,9 @@ class Hints:
       net: the paper's letter or an alias.
       partial: whether whole layers may be missing.
       num_classes, hidden, crop: for a file that lacks the layers with these sizes.
+
+    Raises:
+      ConfigError: one of the latter is no positive whole number.
     """
 
     net: str | None = None
@@ -32,6 +36,12 @@ class Hints:
     num_classes: int | None = None
     hidden: int | None = None
     crop: int | None = None
+
+    def __post_init__(self):
+        for name in ("num_classes", "hidden", "crop"):
+            size = getattr(self, name)
+            if size is not None and (not isinstance(size, Integral) or size < 1):
+                raise ConfigError(f"{name}={size!r}: a whole number from 1 on, or None for what the file says")
 
 
 @dataclasses.dataclass(frozen=True)

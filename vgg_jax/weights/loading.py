@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import zipfile
+from numbers import Integral
 from pathlib import Path
 
 import jax
@@ -76,7 +78,12 @@ class Weights:
         Args:
           dtype: of the computation.
           seed: of these layers.
+
+        Raises:
+          ConfigError: it is none.
         """
+        if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+            raise ConfigError(f"seed={seed!r}: a whole number from 0 on, below 2**63")
         names = "num_classes", "crop", "width", "hidden", "dropout", "batch_norm", "mean_rgb", "classes"
         arguments = {name: getattr(self, name) for name in names}
         new = lambda: VGG(self.net, **arguments, init="he", dtype=dtype, rngs=nnx.Rngs(params=seed))
@@ -143,6 +150,8 @@ def read(
 
     Arguments and errors are those of `load`; `hints` are `vgg_jax.weights.identify.Hints`.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"source={source!r}: give a file, a folder, or OWNER/NAME of a repository on the hub")
     label = str(source)
     contents = _contents(hub.fetch(label) if hub.is_name(label) else Path(source))
     net = hints.pop("net", None) or contents.net
@@ -153,9 +162,13 @@ def read(
             f"{label} {contents.because}. Give preprocessing=, one of {', '.join(PREPROCESSING)}, or "
             "a Preprocessing(mean_rgb, std_rgb, bgr)"
         )
+    if 0 < max(stated.mean_rgb) <= 1:
+        log.warning("%s: mean_rgb=%s is almost black; if [0, 1] is meant, multiply it by 255", label, stated.mean_rgb)
     layers = _layers(label, contents, fit)
     if "conv1_1" in layers:
         layers["conv1_1"]["kernel"] = stated.folded(layers["conv1_1"]["kernel"])
+        if not np.isfinite(layers["conv1_1"]["kernel"]).all():
+            raise CheckpointError(f"{label}: conv1_1 divided by std_rgb={stated.std_rgb} is infinite: damaged")
     classes = _classes(label, contents, fit, class_order, layers)
     loaded, random = ", ".join(layers), ", ".join(fit.absent) or "none"
     log.info("%s: %s, %s; loaded %s; randomly initialized: %s", label, contents.format, fit, loaded, random)
@@ -178,6 +191,8 @@ def _contents(path: Path) -> RawCheckpoint:
         return reader(path)
     except CheckpointError:
         raise
+    except ConfigError as error:  # what it states of its preprocessing
+        raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # a damaged file fails anywhere, in any of six libraries: it is the file's fault
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
@@ -187,15 +202,18 @@ def _contents(path: Path) -> RawCheckpoint:
 
 def _recognized(path: Path) -> tuple[Reader, str]:
     """The reader of a file, by its first bytes or its members, and its format's name."""
-    if path.is_dir():
+    if os.path.isdir(path):  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
         if (path / hub.FILE).is_file():
             return lambda folder: safetensors.read(folder / hub.FILE), "a folder of safetensors"
         return run.read, "a run of vgg_jax"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CheckpointError(f"{path}: no such file or folder; nor is it OWNER/NAME of a repository on the hub")
     check_size(path, path.stat().st_size)
-    with path.open("rb") as file:
-        head = file.read(128)
+    try:
+        with path.open("rb") as file:
+            head = file.read(128)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if head[8:9] == b"{":  # first, for the length before it can look like any of the others
         return safetensors.read, "safetensors"
     if head.startswith(b"PK\x03\x04"):

@@ -8,11 +8,11 @@ exact at the borders too; folding the mean into the bias would not be. A BGR net
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import numpy as np
 
 from vgg_jax.errors import ConfigError, did_you_mean
+from vgg_jax.model.images import check_color
 from vgg_jax.model.vgg import IMAGENET_MEAN_RGB
 
 
@@ -26,7 +26,7 @@ class Preprocessing:
       bgr: whether the network takes the channels in the order blue, green, red.
 
     Raises:
-      ConfigError: not three finite numbers, or a deviation that is not positive.
+      ConfigError: the mean is no color in 0..255, or a deviation no positive number.
 
     >>> Preprocessing.of_unit_range((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).mean_rgb
     (123.675, 116.28, 103.53)
@@ -37,11 +37,8 @@ class Preprocessing:
     bgr: bool = False
 
     def __post_init__(self):
-        for name in ("mean_rgb", "std_rgb"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if len(values) != 3 or not all(map(math.isfinite, values)):
-                raise ConfigError(f"{name}={values}: expected three finite numbers, red, green and blue in 0..255")
-            object.__setattr__(self, name, values)
+        object.__setattr__(self, "mean_rgb", check_color("mean_rgb", self.mean_rgb))
+        object.__setattr__(self, "std_rgb", check_color("std_rgb", self.std_rgb))
         if min(self.std_rgb) <= 0:
             raise ConfigError(f"std_rgb={self.std_rgb}: a deviation is positive; (1, 1, 1) divides by nothing")
 
@@ -54,7 +51,8 @@ class Preprocessing:
         """The kernel of conv1_1, (h, w, 3, o), for RGB in 0..255 with nothing done but the mean subtracted."""
         if self.bgr:
             kernel = kernel[:, :, ::-1]
-        return (kernel / np.asarray(self.std_rgb).reshape(3, 1)).astype(np.float32)
+        with np.errstate(over="ignore"):  # the caller looks
+            return (kernel / np.asarray(self.std_rgb).reshape(3, 1)).astype(np.float32)
 
 
 PREPROCESSING: dict[str, Preprocessing] = {
@@ -80,7 +78,7 @@ def preprocessing_of(choice: str | Preprocessing) -> Preprocessing:
     """
     if isinstance(choice, Preprocessing):
         return choice
-    if choice not in PREPROCESSING:
+    if choice not in tuple(PREPROCESSING):
         raise ConfigError(
             f"preprocessing={choice!r}: there are {', '.join(PREPROCESSING)}, or a "
             f"Preprocessing(mean_rgb, std_rgb, bgr){did_you_mean(choice, PREPROCESSING)}"

@@ -1,0 +1,109 @@
+"""A folder that belongs to this program: marked when it is made, and trained in by one run at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+import jax
+
+from vgg_jax import sharding
+from vgg_jax.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+MARK = "vgg_jax.txt"
+
+RUN = frozenset(
+    {
+        *("checkpoints", "metrics.jsonl", "tensorboard", "log.txt", "unreadable.txt", "batch.png", "curves.png"),
+        *("colors.json", "views", "views.partial", "evaluation"),
+    }
+)
+"""What a run writes in its folder, beside the mark."""
+
+_UNMARKED = {"colors.json": b'{\n "of": {\n  "source": ', "tables.json": b'[\n {\n  "table": '}
+"""How files begin that show a run or an evaluation of before there were marks."""
+
+
+def claim(folder: Path, names: frozenset[str] | None = None) -> None:
+    """Marks a folder as this program's, unless it is already; it is made if need be.
+
+    Args:
+      folder: where files are to be written, and replaced by those of later calls.
+      names: of these files; None for any.
+
+    Raises:
+      ConfigError: something else wrote files of these names there.
+      OSError: it cannot be made, or not be written to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_ours(folder):
+        return
+    theirs = [entry.name for entry in folder.iterdir() if names is None or entry.name in names]
+    if (folder / "views" / "of.json").is_file():  # copied from another run, as configs/finetune.py advises
+        theirs.remove("views")
+    if theirs:
+        raise ConfigError(
+            f"{folder}: {min(theirs)} is there already, not written by this program, and would be replaced; "
+            "name a new folder"
+        )
+    (folder / MARK).write_text("Made by vgg_jax, which replaces its files here.\n")
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether this program made a folder: it has the mark or, from before there was one, a file that shows it."""
+    if (folder / MARK).is_file() or any(folder.glob("checkpoints/[0-9]*/net")):
+        return True
+    files = {folder / name: beginning for name, beginning in _UNMARKED.items()}
+    return any(path.is_file() and path.read_bytes().startswith(beginning) for path, beginning in files.items())
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """A run's folder, claimed, and locked for as long as the block or, if that is shorter, this process lives.
+
+    Of several processes the first one holds it for all; if it may not, all of them raise.
+
+    Raises:
+      ConfigError: another run holds it, or something else wrote there what a run would replace.
+      OSError: it cannot be written to.
+    """
+    with contextlib.ExitStack() as hold:
+        refusal = None
+        if jax.process_index() == 0:
+            try:
+                claim(folder, RUN)
+                _lock(hold.enter_context((folder / MARK).open("a+")))
+            except (ConfigError, OSError) as error:
+                refusal = error
+        if sharding.agreed(refusal is not None):
+            raise refusal or ConfigError(f"{folder}: the first process may not train there; see what it says")
+        yield
+
+
+def _lock(mark: TextIO) -> None:
+    """Locks an open file, and writes into it who does."""
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        mark.seek(0)
+        holder = (mark.read().splitlines() or ["another process"])[-1]
+        raise ConfigError(
+            f"{Path(mark.name).parent}: {holder} is training here, and two runs would mix their files; wait for it, "
+            "stop it, or name another folder"
+        ) from None
+    except OSError as error:
+        log.warning("%s cannot be locked (%s): start no second run there", mark.name, error.strerror)
+    mark.truncate(0)
+    now = datetime.datetime.now().astimezone()
+    mark.write("Made by vgg_jax, which replaces its files here. The last to train here, or who still does:\n")
+    mark.write(f"process {os.getpid()} on {socket.gethostname()} (since {now:%Y-%m-%d %H:%M:%S %Z})\n")
+    mark.flush()

@@ -1,0 +1,116 @@
+"""Posteriors that are computed once: kept in files, and found again for the same weights and images (Sec. 4.3, 4.4).
+
+A folder is of one network on one source: `dense.npz`, `crops.npz` and `center.npz`, what the protocols average.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+from vgg_jax.data.source import Source
+from vgg_jax.evaluate.classes import EvalClasses
+from vgg_jax.evaluate.dataset import DatasetPredictions
+from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
+from vgg_jax.inference.scorer import EvalView
+from vgg_jax.model.vgg import VGG
+
+log = logging.getLogger(__name__)
+
+
+def checksum(net: VGG) -> str:
+    """A checksum of a network's arrays, so that posteriors are only ever taken for those of the same weights."""
+    value = 0
+    for path, array in nnx.to_flat_state(nnx.state(net)):
+        value = zlib.crc32(str(path).encode(), value)
+        value = zlib.crc32(np.ascontiguousarray(array[...]), value)
+    return f"{value:08x}"
+
+
+def kept_posteriors(
+    folder: Path,
+    about: dict,
+    source: Source,
+    classes: EvalClasses,
+    views: Sequence[EvalView],
+    compute: Callable[[Sequence[EvalView]], DatasetPredictions],
+    *,
+    complete: bool,
+) -> dict[str, Posteriors]:
+    """Posteriors by what the protocols average (dense, crops, center), of the same images all.
+
+    Found in the folder's files where these are of the same network and images; the rest is computed, and kept there.
+
+    Args:
+      folder: where the files are.
+      about: the network: see `Posteriors.about`. But for `checkpoint`, a file's must be equal.
+      source: the images: their names, sizes and times of modification must be those of the file.
+      classes: which classes the posteriors are of.
+      views: protocols and scales that are needed.
+      compute: predictions for some of them.
+      complete: whether files that lack an image that could not be read do not count.
+
+    Raises:
+      ConfigError: a file cannot be written.
+      UserError: what `compute` raises.
+    """
+    names = image_names(source)
+    about = about | {"source": source.name, "split": source.split, "content": source.fingerprint()}
+
+    computed = lambda views: _posteriors(compute(views), source, names, classes, about)
+    parts = {}
+    for part in dict.fromkeys(view.protocol for view in views):
+        if found := _found(folder / f"{part}.npz", about | {"protocol": part}, names, classes.names, complete):
+            parts[part] = found
+    missing = [view for view in views if view.protocol not in parts or view.scale not in parts[view.protocol].scales]
+    new = computed(missing) if missing else {}
+    if len({posteriors.images for posteriors in (*parts.values(), *new.values())}) > 1:
+        log.info("not the same images could be read as when %s was written: all is computed again", folder)
+        parts, new = {}, computed(views)
+    for part, posteriors in new.items():
+        parts[part] = parts[part].joined(posteriors) if part in parts else posteriors
+        if jax.process_index() == 0:
+            parts[part].save(folder / f"{part}.npz")
+    if not new:
+        log.info("posteriors found in %s: nothing had to be computed", folder)
+    return parts
+
+
+def _posteriors(
+    predictions: DatasetPredictions, source: Source, names: tuple[str, ...], classes: EvalClasses, about: dict
+) -> dict[str, Posteriors]:
+    """Predictions by what the protocols average."""
+    scored, parts = set(predictions.index.tolist()), {}
+    # Why another process could not read an image of its share is known to that one.
+    why = lambda index: predictions.problems.get(source.name_of(index), "could not be read")
+    unreadable = {name: why(index) for index, name in enumerate(names) if index not in scored}
+    images = tuple(names[index] for index in predictions.index)
+    labels = classes.of_source[predictions.labels].astype(np.int32)
+    for part in dict.fromkeys(view.protocol for view in predictions.posteriors):
+        scales = tuple(view.scale for view in predictions.posteriors if view.protocol == part)
+        values = np.stack([classes.restricted(predictions.posteriors[EvalView(part, scale)]) for scale in scales])
+        parts[part] = Posteriors(values, scales, labels, images, classes.names, about | {"protocol": part}, unreadable)
+    return parts
+
+
+def _found(
+    path: Path, about: dict, names: tuple[str, ...], classes: tuple[str, ...], complete: bool
+) -> Posteriors | None:
+    """The posteriors in a file, if they are those of this network, of these images and classes."""
+    if not path.exists():
+        return None
+    found = read(path)
+    of_network = found.about | {"checkpoint": about["checkpoint"]} == about and found.classes == classes
+    if not of_network or {*found.images, *found.unreadable} != {*names}:
+        log.info("%s is not known to be of these weights, images and classes: computed again", path)
+        return None
+    if found.unreadable and complete:
+        log.info("%s lacks images that could not be read: computed again", path)
+        return None
+    return found
