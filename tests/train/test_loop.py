@@ -152,7 +152,7 @@ def test_a_validation_that_fails_costs_no_work_and_comes_first_when_the_run_goes
 
 
 def test_a_run_that_is_stopped_at_its_last_step_is_validated_when_it_goes_on(config, tmp_path, monkeypatch, caplog):
-    expected, rate_at = train(config, tmp_path / "whole"), Schedule.rate_at
+    rate_at = Schedule.rate_at
 
     def with_request(schedule, step):
         if step == 11:
@@ -162,10 +162,12 @@ def test_a_run_that_is_stopped_at_its_last_step_is_validated_when_it_goes_on(con
     with monkeypatch.context() as patched:
         patched.setattr(Schedule, "rate_at", with_request)
         with pytest.raises(Stopped):
-            train(config, tmp_path / "cut")
-    assert train(config, tmp_path / "cut") == expected
+            train(config, tmp_path)
+    assert load_network(tmp_path)[1]["validation"]["step"] == 6
+    metrics = train(config, tmp_path)
+    assert [row["step"] for row in metric_writer.read(tmp_path) if "validation_loss" in row] == [6, 12]
     with caplog.at_level("INFO", logger="vgg_jax"):
-        assert train(config, tmp_path / "cut") == expected
+        assert train(config, tmp_path) == metrics and metrics["step"] == 12
     assert "already finished at step 12" in caplog.text
 
 
@@ -183,14 +185,14 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(config, tmp_path
 
 def test_a_run_does_not_go_on_with_renamed_classes(config, tmp_path, photographs):
     shutil.copytree(photographs, tmp_path / "photographs")
-    config.data.source, config.train.steps = f"folder:{tmp_path / 'photographs'}", 6
+    config.data.source, config.train.steps = f"folder:{tmp_path / 'photographs'}", 2
     train(config, tmp_path / "run")
     for split in ("train", "validation"):
         (tmp_path / "photographs" / split / "across").rename(tmp_path / "photographs" / split / "up")
-    config.train.steps = 12
+    config.train.steps = 4
     with pytest.raises(CheckpointError, match="without 'across', with 'up'"):
         train(config, tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["6"]
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["2"]
 
 
 @pytest.fixture
