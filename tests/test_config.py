@@ -122,6 +122,10 @@ def test_an_unknown_or_missing_key_is_refused():
     config.train.bach_size = 3
     with pytest.raises(ConfigError, match=r"config.train.bach_size: no such key; did you mean 'train.batch_size'\?"):
         validate(config)
+    with pytest.raises(
+        ConfigError, match=r"config.'train.batch\\n_size': no such key; did you mean 'train.batch_size'"
+    ):
+        check_key("train.batch\n_size")
     config = default_config()
     del config.data.flip
     with pytest.raises(ConfigError, match="config.data.flip is missing"):

@@ -37,7 +37,7 @@ from ml_collections import ConfigDict
 
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError
-from vgg_jax.files import check_room, set_aside, written_aside
+from vgg_jax.files import check_room, printable, set_aside, written_aside
 from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
 
@@ -185,7 +185,8 @@ def find(path: str | Path) -> list[Path]:
     folders = _steps(path / FOLDER if is_dir(path / FOLDER) else path)
     if not folders:
         what = "is not there" if not os.path.exists(path) else "holds no complete checkpoint"
-        raise CheckpointError(f"{path}: {what}; give a run's --workdir, or one checkpoint, WORKDIR/{FOLDER}/STEP")
+        shown = printable(str(path))
+        raise CheckpointError(f"{shown}: {what}; give a run's --workdir, or one checkpoint, WORKDIR/{FOLDER}/STEP")
     return folders
 
 

@@ -309,7 +309,8 @@ def check_key(key: str) -> None:
     nearest = [RENAMED[key]] if key in RENAMED else []
     nearest = nearest or [name for name in known if name.split(".")[-1] == key.split(".")[-1]]
     hint = f"; did you mean {nearest[0]!r}?" if nearest else did_you_mean(key, known)
-    raise ConfigError(f"config.{key}: no such key{hint or '; there are ' + ', '.join(known)}")
+    shown = key if key.isprintable() else ascii(key)
+    raise ConfigError(f"config.{shown}: no such key{hint or '; there are ' + ', '.join(known)}")
 
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -149,10 +149,11 @@ def test_an_image_that_is_named_twice_is_predicted_once(photographs):
     assert [path.name for path in found] == ["a.png", "b.jpg", "broken.jpg", "c.png"]
 
 
-@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg", "x" * 300, "\0", "\udcff"])
+@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg", "x" * 300, "\0", "\udcff", "a\n\nb"])
 def test_nothing_to_predict_is_an_error(argument):
-    with pytest.raises(ConfigError, match="there is no such image, folder, or match of this pattern"):
+    with pytest.raises(ConfigError, match="there is no such image, folder, or match of this pattern") as error:
         images_of([argument])
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vgg_jax.data.folder import SUFFIXES
 from vgg_jax.errors import ConfigError
+from vgg_jax.files import printable
 
 
 def images_of(arguments: Sequence[str]) -> list[Path]:
@@ -27,6 +28,6 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
             paths = [path] if os.path.isfile(path) else map(Path, glob.glob(str(path), recursive=True))
         images = sorted(filter(os.path.isfile, paths))
         if not images:
-            raise ConfigError(f"{argument}: {problem}")
+            raise ConfigError(f"{printable(argument)}: {problem}")
         found |= dict.fromkeys(images)
     return list(found)

@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from vgg_jax.errors import CheckpointError, ConfigError
+from vgg_jax.files import printable
 from vgg_jax.model.vgg import VGG
 from vgg_jax.weights import classes as class_names
 from vgg_jax.weights import hub
@@ -207,7 +208,8 @@ def _recognized(path: Path) -> tuple[Reader, str]:
             return lambda folder: safetensors.read(folder / hub.FILE), "a folder of safetensors"
         return run.read, "a run of vgg_jax"
     if not os.path.isfile(path):
-        raise CheckpointError(f"{path}: no such file or folder; nor is it OWNER/NAME of a repository on the hub")
+        shown = printable(str(path))
+        raise CheckpointError(f"{shown}: no such file or folder; nor is it OWNER/NAME of a repository on the hub")
     check_size(path, path.stat().st_size)
     try:
         with path.open("rb") as file:
