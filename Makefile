@@ -1,8 +1,11 @@
 # Two commands on a fresh machine: `make quickstart` and `make test`. They need python3 (3.11 or newer) with venv, and a
-# package index.
+# package index. `make test PYTHON=python3.12` uses another Python, in an environment of its own.
 
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+# What was tested with this Python: `pip freeze` of an environment that passed. Other versions take what is newest.
+CONSTRAINTS := $(wildcard constraints/$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt)
+INSTALL := python -m pip install --quiet --disable-pip-version-check $(addprefix -c ,$(CONSTRAINTS))
 BIN := $(VENV)/bin
 RUN := runs/quickstart
 
@@ -11,7 +14,7 @@ RUN := runs/quickstart
 # Trains a narrow net A on real digits with scale jitter, evaluates it, prints the table: minutes on two cores. A run that
 # is there goes on; RUN=... names another folder.
 quickstart: $(VENV)/.installed
-	$(BIN)/python -m vgg_jax.main --config=configs/quickstart.py --workdir=$(RUN)
+	$(BIN)/python -m vgg_jax.main --config=quickstart --workdir=$(RUN)
 	@echo
 	$(BIN)/python -m vgg_jax.main --mode=evaluate --workdir=$(RUN)
 	@echo
@@ -35,14 +38,14 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
-$(VENV)/.installed: setup.cfg constraints.txt | $(VENV)/.made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+$(VENV)/.installed: setup.cfg $(CONSTRAINTS) | $(VENV)/.made
+	$(BIN)/$(INSTALL) -e '.[test]'
 	touch $@
 
 # torchvision's wheel asks for the CUDA build of torch, timm and lpips for torchvision; the parts used here need none.
 $(VENV)/.installed-parity: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,parity]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torchvision timm lpips
+	$(BIN)/$(INSTALL) -e '.[test,parity]'
+	$(BIN)/$(INSTALL) --no-deps torchvision timm lpips
 	touch $@
 
 # The environment, if it was made here. Runs are yours.

@@ -1,18 +1,18 @@
 """Net D with published convolutions, frozen, and small FC layers trained on your own photographs (Sec. 4, App. B).
 
-    python -m vgg_jax.main --config=configs/finetune.py:PATH --workdir=runs/tuned
-    python -m vgg_jax.main --mode=evaluate --workdir=runs/tuned
+    vgg_jax --config=finetune:PATH --workdir=runs/tuned
+    vgg_jax --mode=evaluate --workdir=runs/tuned
 
 PATH is a folder as configs/folder.py has it. The weights come from the hub, or from a file:
 
-    --config.init.weights=vgg16.pth
+    --config.init.weights=vgg16.safetensors
     --config.init.weights=vgg16_conv.npz --config.init.preprocessing=torchvision
 
 The convolutions are computed once, on four fixed views of each image, and kept in the workdir: 51 kB a view. The rest
 takes a minute, so that other rates, dropouts or sizes of the FC layers cost no more: copy the workdir's `views/` into a
 new one. More views of the same images add to those that are there.
 
-Measured on two CPU cores: see the README's results table, clothing photographs.
+Measured on two CPU cores: see docs/results.md, clothing photographs.
 """
 
 from ml_collections import ConfigDict

@@ -1,12 +1,12 @@
 """A narrow net A on your own photographs: a folder of class folders.
 
-    python -m vgg_jax.main --config=configs/folder.py:PATH --workdir=runs/mine
+    vgg_jax --config=folder:PATH --workdir=runs/mine
 
 PATH holds a folder per class, or train, validation (or val) and test with a folder per class in each; where test alone
 is missing, validation stands in; without any of them the images are divided 80 / 10 / 10. The whole path may also be
 given as --config.data.source=folder:PATH.
 
-Measured on two CPU cores: see the README's results table, clothing photographs.
+Measured on two CPU cores: see docs/results.md, clothing photographs.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
 """Net A at half its width on Imagenette: 10 ImageNet classes, 9,469 training photographs of many sizes.
 
     tfds build imagenette
-    python -m vgg_jax.main --config=configs/imagenette.py --workdir=runs/imagenette
+    vgg_jax --config=imagenette --workdir=runs/imagenette
 
 The nearest to the paper's protocol that a single GPU does in an hour: crops of 128 pixels out of photographs rescaled
 to S in [144; 224]. Expected accuracy: not measured (the data must be downloaded).

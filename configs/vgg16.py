@@ -1,12 +1,12 @@
 r"""Net D (16 weight layers; 138 M parameters) on ILSVRC-2012, Sec. 3.1.
 
-    python -m vgg_jax.main --config=configs/vgg16.py --workdir=runs/D-s256
+    vgg_jax --config=vgg16 --workdir=runs/D-s256
     # or grown from net A, as the paper first did: --config.init.grow_from=runs/A-s256
-    python -m vgg_jax.main --config=configs/vgg16.py:s384 --workdir=runs/D-s384 \
+    vgg_jax --config=vgg16:s384 --workdir=runs/D-s384 \
         --config.init.from_run=runs/D-s256
-    python -m vgg_jax.main --config=configs/vgg16.py:jitter --workdir=runs/D-jitter \
+    vgg_jax --config=vgg16:jitter --workdir=runs/D-jitter \
         --config.init.from_run=runs/D-s384
-    python -m vgg_jax.main --config=configs/vgg16.py:smoke --workdir=runs/smoke   # a minute, anywhere
+    vgg_jax --config=vgg16:smoke --workdir=runs/smoke   # a minute, anywhere
 
 Paper (Table 3, dense evaluation, top-1 / top-5 error in %):
   27.0 / 8.8 at S = Q = 256
@@ -18,7 +18,7 @@ Measured: not on ImageNet yet; the smoke stage runs in the tests. Needs tfds:ima
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vgg_jax.configs import common
 
 
 def get_config(stage: str = "s256") -> ConfigDict:

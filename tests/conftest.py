@@ -7,6 +7,12 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The same small programs are compiled by many tests; across the workers of one run, and the processes that they start,
+# they are compiled once. The user's own cache is not touched.
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"vgg_jax_tests_{_RUN}")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 import jax
 import numpy as np
@@ -14,14 +20,6 @@ import pytest
 from flax import nnx
 
 import vgg_jax
-
-# The same small programs are compiled by many tests; across the workers of one run they are compiled once.
-jax.config.update(
-    "jax_compilation_cache_dir",
-    str(Path(tempfile.gettempdir()) / f"vgg_jax_tests_{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"),
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from vgg_jax import compiler
+from vgg_jax.train.throughput import StartUp
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +73,61 @@ def test_arguments_of_jit_are_passed_on():
     program = compiler.jit(lambda x, times: x * times, static_argnames="times")
     assert float(program(jnp.float32(2), times=3)) == 6
     assert program.lower(jnp.float32(2), times=3).compile()(jnp.float32(2)) == 6
+
+
+CACHE_OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_compilation_cache_max_size",
+    "jax_persistent_cache_min_compile_time_secs",
+)
+
+
+@pytest.fixture
+def users_cache(tmp_path, monkeypatch):
+    """The folder of the user's cache, in which nothing is yet; the tests' own is put back afterwards."""
+    before = {name: getattr(jax.config, name) for name in CACHE_OPTIONS}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    yield tmp_path / "cache" / "vgg_jax"
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def test_programs_are_kept_in_the_users_cache_folder(users_cache, monkeypatch):
+    assert "kept" not in StartUp().summary()
+    compiler.keep_programs()
+    assert StartUp().summary().endswith(f"; compiled programs are kept in {users_cache}")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    sizes = []
+    for number in range(4):
+        jax.jit(lambda x, number=number: jnp.sin(x) * number).lower(jnp.ones(7)).compile()
+        sizes.append(sum(path.stat().st_size for path in users_cache.glob("*-cache")))
+        if number == 1:  # room for these two: from here on, one goes for each that comes
+            jax.config.update("jax_compilation_cache_max_size", sizes[-1] + 10)
+            compilation_cache.reset_cache()
+    assert 0 < sizes[0] < sizes[1] and max(sizes[2:]) <= sizes[1] + 10
+    assert jax.config.jax_compilation_cache_max_size != compiler.CACHE_SIZE > 0
+
+
+def test_what_a_kill_left_half_written_goes(users_cache):
+    users_cache.mkdir(parents=True)
+    for name in ("half-1-cache", "whole-2-cache", "whole-2-atime"):
+        (users_cache / name).write_bytes(b"x")
+    compiler.keep_programs()
+    assert {path.name for path in users_cache.glob("*-*")} == {"whole-2-cache", "whole-2-atime"}
+
+
+def test_a_cache_that_the_user_chose_stays(users_cache, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "chosen"))
+    compiler.keep_programs()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "chosen") and not users_cache.exists()
+
+
+def test_without_a_place_for_them_programs_are_not_kept(users_cache, caplog):
+    users_cache.parent.write_text("a file")
+    with caplog.at_level(logging.WARNING, "vgg_jax.compiler"):
+        compiler.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert "compiled programs are not kept" in caplog.text and str(users_cache) in caplog.text

@@ -32,7 +32,7 @@ def run(*arguments):
         (["--config.data.source=folder:no/such"], "no/such"),
         (["--config.data.source=tfds:imagenet2012"], "To see training run right now: make quickstart"),
         (["--config.init.from_run=no-such-run"], "no-such-run: is not there; give a run's --workdir"),
-        (["--config=configs/vgg20.py"], "No such file or directory: 'configs/vgg20.py'; configs/ holds"),
+        (["--config=configs/vgg20.py"], "No such file or directory: 'configs/vgg20.py'; there are finetune, folder,"),
         (["--config=configs/vgg19.py:s512"], "no stage 's512'; there are s256"),
         (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|features|fuse>"),
         (["--mode=evaluate", "--checkpoint=no-such-run"], "no-such-run: is not there"),
@@ -60,7 +60,7 @@ def test_a_mistake_is_a_message_and_no_traceback(arguments, message, tmp_path):
 
 def test_without_config_or_folder_the_command_says_what_to_type():
     result = run()
-    assert result.returncode == 2 and "--config=configs/vgg16.py --workdir=runs/D" in result.stderr
+    assert result.returncode == 2 and "vgg_jax --config=vgg16 --workdir=runs/D" in result.stderr
     assert "make quickstart" in result.stderr and "Traceback" not in result.stderr
 
 

@@ -1,38 +1,53 @@
-"""The notebooks run from top to bottom, on weights made here."""
+"""The notebooks run from top to bottom in a kernel of their own, on weights made here."""
 
-import json
 from pathlib import Path
 
-import matplotlib
+import nbformat
 import numpy as np
 import pytest
-from matplotlib import pyplot
+from nbclient import NotebookClient
 
 from vgg_jax import save_torchvision
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 
+CHECKS = {
+    "cell-05": 'np.testing.assert_allclose(net.conv1_1.kernel[...], np.load(os.environ["KERNEL"]), rtol=1e-5)',
+    "cell-08": "np.testing.assert_allclose(posteriors.sum(1), 1, rtol=1e-5)",
+    "cell-12": """
+for ax, photograph in zip(axes, photographs):
+    image, heat = ax.images
+    assert image.get_array().shape == rescale(photograph, 2 * Q).shape
+    assert tuple(heat.get_extent()) == map_extent(net, heat.get_array().shape) != tuple(image.get_extent())
+""",
+    "cell-14": 'assert features["relu7"].shape == (2, 256)',
+    "cell-probe-code": "assert probe.score(descriptors[48:], number[48:]) > 0.75",
+    "cell-16": "assert distances[-1] < distances[0]",
+}
+"""What is checked in the kernel after a cell."""
+
 
 @pytest.fixture
-def weights(tiny_net, tmp_path, monkeypatch):
+def environment(tiny_net, tmp_path, monkeypatch):
     net = tiny_net("D", crop=64)
     save_torchvision(net, tmp_path / "weights.safetensors")
-    monkeypatch.setenv("VGG_JAX_WEIGHTS", str(tmp_path / "weights.safetensors"))
-    return net
+    np.save(tmp_path / "kernel.npy", net.conv1_1.kernel[...])
+    for name, place in (("VGG_JAX_WEIGHTS", "weights.safetensors"), ("KERNEL", "kernel.npy")):
+        monkeypatch.setenv(name, str(tmp_path / place))
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(NOTEBOOKS.parent))
 
 
-def test_the_notebook_runs(weights, capsys):
-    matplotlib.use("Agg")
-    cells = json.loads((NOTEBOOKS / "vgg.ipynb").read_text())["cells"]
-    names: dict = {}
-    for cell in cells:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
-    pyplot.close("all")
-    reported = capsys.readouterr().out
+def test_the_notebook_runs(environment):
+    notebook = nbformat.read(NOTEBOOKS / "vgg.ipynb", as_version=4)
+    assert set(CHECKS) <= {cell.id for cell in notebook.cells}
+    for number, cell in reversed(list(enumerate(notebook.cells))):
+        if cell.id in CHECKS:
+            notebook.cells.insert(number + 1, nbformat.v4.new_code_cell(CHECKS[cell.id]))
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(NOTEBOOKS)}}).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    reported = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
     assert "138.4 M parameters" in reported and "D 10 classes, crop 64" in reported
-    np.testing.assert_allclose(names["posteriors"].sum(1), 1, rtol=1e-5)
-    assert names["features"]["relu7"].shape == (2, 256)
-    assert names["distances"][-1] < names["distances"][0]
-    # The network of the notebook is the one that was saved.
-    np.testing.assert_allclose(names["net"].conv1_1.kernel[...], weights.conv1_1.kernel[...], rtol=1e-5)
+    assert sum(output.output_type == "display_data" for output in outputs) == 3

@@ -9,7 +9,9 @@ import contextlib
 import ctypes
 import functools
 import logging
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 
@@ -21,6 +23,9 @@ FAST = {"xla_cpu_experimental_ynn_fusion_type": ""}
 QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
 """For evaluation, which has a program for every shape of bucket: XLA's older fusions, in one piece. They run about as
 fast and take half the processor time to compile, which the batches under way have."""
+
+CACHE_SIZE = 2**30
+"""Bytes of compiled programs that are kept. The smoke stage of net A has 0.4 MB of them."""
 
 
 def jit(fun: Callable, *, quick: bool = False, **arguments) -> Callable:
@@ -55,6 +60,33 @@ def _is_known(name: str, value: str | bool | int) -> bool:
         log.info("compiled without %s=%r, which this release of XLA refuses: %s", name, value, error)
         return False
     return True
+
+
+def keep_programs() -> None:
+    """Lets JAX keep compiled programs in the user's cache folder, for the commands: the second start is quick.
+
+    What was used longest ago goes when there are more than `CACHE_SIZE` bytes. A folder that the user chose
+    (JAX_COMPILATION_CACHE_DIR) is left as it is, and JAX_ENABLE_COMPILATION_CACHE=0 does without. JAX keys a program by
+    its code, its options, the release of XLA and the devices, a CPU by its instruction set.
+    """
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    import filelock
+
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgg_jax"
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / ".lockfile", timeout=10):  # JAX's own
+            # JAX writes a program and then the time of its use: without it, the process was killed while it wrote.
+            for program in folder.glob("*-cache"):
+                if not program.with_name(program.name.removesuffix("cache") + "atime").exists():
+                    program.unlink()
+    except (OSError, RuntimeError) as error:  # no such place, or no home
+        log.warning("compiled programs are not kept: %s", error)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", CACHE_SIZE)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def keep_memory() -> None:

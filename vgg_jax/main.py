@@ -1,4 +1,4 @@
-"""The command: `python -m vgg_jax.main --mode=MODE`, by default the training of `--config=FILE --workdir=DIR`.
+"""The command: `vgg_jax --mode=MODE`, by default the training of `--config=CONFIG --workdir=DIR`.
 
 All modes but training need no --config: a run knows its own, and --config.KEY=VALUE changes that.
 """
@@ -59,10 +59,14 @@ class _Tuple(flags.ArgumentParser):
 
 
 config_flags.register_flag_parser_for_type(tuple, _Tuple())
+
+CONFIGS = Path(__file__).parent / "configs"
+"""The configs that come with the package: a link to the repository's, a folder where the package is installed."""
+
 MODE = flags.DEFINE_enum(
     "mode", "train", list(MODES), "\n".join(f"{name}: {mode.help}" for name, mode in MODES.items())
 )
-CONFIG = config_flags.DEFINE_config_file("config", None, "A file of configs/, with its stage after a colon.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "A config's name, vgg19, or a file; after a colon its stage.")
 flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, pictures, results.")
 flags.DEFINE_list("checkpoint", [], "Runs whose networks are used: their folders, or steps' of them.")
 flags.DEFINE_list("weights", [], "Published weights that are used: files, or names on the hub.")
@@ -84,7 +88,9 @@ def main(arguments: list[str]) -> int:
         flag = flags.FLAGS["config"]
         given |= {"config": flag.value if flag.present else None, "overrides": flag.override_values}
     # The modules below take seconds to import: a mistake is reported before, and each mode imports its own.
-    importlib.import_module("vgg_jax.compiler").keep_memory()
+    compiler = importlib.import_module("vgg_jax.compiler")
+    compiler.keep_memory()
+    compiler.keep_programs()
     return importlib.import_module(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
 
 
@@ -109,6 +115,10 @@ def _parse(arguments: list[str]) -> list[str]:
     for argument in arguments:
         if argument.startswith("--config."):
             check_key(argument.removeprefix("--config.").partition("=")[0])
+    arguments = [
+        f"--config={_config_file(given.removeprefix('--config='))}" if given.startswith("--config=") else given
+        for given in arguments
+    ]
     try:
         # Where no file is given, --config.KEY=VALUE changes the defaults; a run takes these changes to its own config.
         flags.set_default(CONFIG, config_module.__file__)
@@ -119,6 +129,18 @@ def _parse(arguments: list[str]) -> list[str]:
         raise
     except Exception as error:
         raise ConfigError(_reason(error, arguments)) from error
+
+
+def _config_file(given: str) -> str:
+    """The file of a config that is given by its name, with what follows a colon; others are files already.
+
+    >>> _config_file("vgg19:s384").endswith("/configs/vgg19.py:s384"), _config_file("mine/vgg19.py")
+    (True, 'mine/vgg19.py')
+    """
+    name, colon, stage = given.partition(":")
+    own = CONFIGS / f"{Path(name).stem}.py"
+    by_name = name in (own.stem, f"configs/{own.name}") and own.is_file() and not Path(name).is_file()
+    return f"{own if by_name else name}{colon}{stage}"
 
 
 def _reason(error: Exception, arguments: list[str]) -> str:
@@ -132,7 +154,7 @@ def _reason(error: Exception, arguments: list[str]) -> str:
         reason = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'").split())
         reason = f"no such key: {reason}"
     if "No such file" in reason:
-        reason += f"; configs/ holds {', '.join(sorted(path.name for path in Path('configs').glob('[!_]*.py')))}"
+        reason += f"; there are {', '.join(sorted({path.stem for path in CONFIGS.glob('[!_]*.py')} - {'common'}))}"
     if "positional argument" in reason:
         reason += "; this config has no stages: leave out the colon and what follows"
     return f"{given}: {reason.removeprefix('vgg_jax.errors.ConfigError: ')}"
@@ -148,6 +170,10 @@ def run() -> None:
     log.setLevel(logging.INFO)
     log.propagate = False
     log.addHandler(logging.StreamHandler())
+    # --help shows the text and the flags of the module that was started, which an installed command's is not.
+    sys.modules["__main__"].__doc__ = __doc__
+    for flag in flags.FLAGS.flags_by_module_dict().get(__name__, ()):
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     try:
         app.run(main, flags_parser=_parse)
     except UserError as error:

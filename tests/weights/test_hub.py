@@ -110,6 +110,12 @@ def test_a_damaged_file_in_the_cache_is_found_by_its_checksum(cache):
         load(NAME)
 
 
+def test_without_the_hubs_client_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(CheckpointError, match=r"takes its client: pip install 'vgg_jax\[hub\]'"):
+        load(NAME)
+
+
 def test_without_a_network_the_error_says_which_file_to_put_where(cache):
     with pytest.raises(CheckpointError) as error:
         load(NAME)

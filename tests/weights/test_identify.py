@@ -131,7 +131,7 @@ def test_a_file_of_pytorch_needs_pytorch(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "net", "w") as archive:
         archive.writestr("archive/data.pkl", b"")
     reported = refusal(tmp_path / "net")
-    assert "is a file of PyTorch, which is not installed: pip install torch" in reported
+    assert "is a file of PyTorch, which is not installed: pip install 'vgg_jax[torch]'" in reported
 
 
 def test_an_npz_states_its_mean_with_its_deviation(tmp_path):

@@ -18,7 +18,7 @@ def run(arguments: list[str], *, config: ConfigDict | None, overrides: dict, wor
     """The command: trains by a config, or goes on with the run in the folder; `overrides` are in the config already."""
     if config is None or not workdir:
         raise ConfigError(
-            "training needs a config and a folder: python -m vgg_jax.main --config=configs/vgg16.py --workdir=runs/D\n"
+            "training needs a config and a folder: vgg_jax --config=vgg16 --workdir=runs/D\n"
             "To see training run right now: make quickstart"
         )
     folder = Path(workdir)

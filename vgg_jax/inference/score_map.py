@@ -49,6 +49,22 @@ def posterior_maps(net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, 
     return {"posteriors": Maps(jax.nn.softmax(net(images, sizes=sizes)), net.map_sizes(sizes))}
 
 
+def map_extent(net: VGG, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """Where a class-score map is drawn over its rescaled image: the `extent` of Matplotlib's `imshow`, in pixels.
+
+    A place is drawn as the 32 x 32 pixels in the middle of the crop that it sees.
+
+    Args:
+      net: the network.
+      shape: of the map, (h2, w2) or more.
+
+    Returns:
+      left, right, bottom, top. Matplotlib draws pixel (0, 0) around that point, from -0.5.
+    """
+    edge, stride = (net.crop - net.spec.stride) / 2 - 0.5, net.spec.stride
+    return edge, edge + stride * shape[1], edge + stride * shape[0], edge
+
+
 def save_heat_map(
     path: Path, net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int, number: int, *, of: Path
 ) -> None:
@@ -67,9 +83,7 @@ def save_heat_map(
 
     heat = class_score_map(net, image, scale)[:, :, number]
     shown = rescale(image, scale)
-    # A place is drawn as the 32 x 32 pixels in the middle of the crop that it sees.
-    edge, stride = (net.crop - net.spec.stride) / 2, net.spec.stride
-    extent = (edge, edge + stride * heat.shape[1], edge + stride * heat.shape[0], edge)
+    extent = map_extent(net, heat.shape)
     figure = Figure(figsize=(9, 4.5 * shown.shape[0] / shown.shape[1] + 0.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.imshow(shown)

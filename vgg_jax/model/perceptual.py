@@ -136,7 +136,7 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: np.asarray(file[name]) for name in file.files}  # a member that is no array is bytes
     except ImportError as error:
-        raise CheckpointError(f"{path}: reading .pth takes torch (pip install torch); an .npz does not") from error
+        raise CheckpointError(f"{path}: .pth takes torch: pip install 'vgg_jax[torch]'; .npz does not") from error
     except Exception as error:  # a damaged file fails anywhere, in either library: it is the file's fault
         raise CheckpointError(f"{path}: not a readable file of LPIPS weights: {error}") from error
     if set(arrays) != set(LPIPS_LAYERS):

@@ -27,7 +27,8 @@ class StartUp:
         total = _process_age()
         parts = self._parts | {"first step": total - sum(self._parts.values())}
         listed = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
-        return f"first step after {total:.1f} s: {listed}"
+        kept = f"; compiled programs are kept in {folder}" if (folder := jax.config.jax_compilation_cache_dir) else ""
+        return f"first step after {total:.1f} s: {listed}{kept}"
 
 
 class Throughput:

@@ -32,10 +32,15 @@ def fetch(name: str) -> Path:
     Raises:
       CheckpointError: it is in neither; the message says which file to put where. Or it is damaged.
     """
-    import huggingface_hub
-
     try:
+        import huggingface_hub
+
         path = Path(huggingface_hub.hf_hub_download(name, FILE))
+    except ImportError as error:
+        raise CheckpointError(
+            f"{name}: no such file or folder here, and a name on the Hugging Face hub takes its client: "
+            "pip install 'vgg_jax[hub]'"
+        ) from error
     except Exception as error:  # the client, its HTTP library and its transfer library have their own each
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(

@@ -78,8 +78,8 @@ def read(path: Path) -> RawCheckpoint:
         import torch
     except ImportError as error:
         raise CheckpointError(
-            f"{path} is a file of PyTorch, which is not installed: pip install torch, or give the same weights as "
-            "safetensors"
+            f"{path} is a file of PyTorch, which is not installed: pip install 'vgg_jax[torch]', or give the same "
+            "weights as safetensors"
         ) from error
     saved = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
