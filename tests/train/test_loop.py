@@ -115,6 +115,16 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
             train(config, tmp_path / "cut")
     stopped = max(int(path.name) for path in (tmp_path / "cut/checkpoints").iterdir())
     assert stopped == 4
+
+    def waiting(task, net):
+        assert (tmp_path / "cut/checkpoints/6").exists()
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the validation was not interrupted")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Classification, "evaluate", waiting)
+        with pytest.raises(Stopped):
+            train(config, tmp_path / "cut")
     train(config, tmp_path / "cut")
     assert same(arrays(tmp_path / "whole"), arrays(tmp_path / "cut"))
     whole, cut = (

@@ -9,14 +9,18 @@ def test_rows_of_steps_that_are_taken_again_are_dropped(tmp_path):
     assert read(tmp_path) == rows
     writer = MetricWriter(tmp_path, {"train": 20, "validation": 20}, write=True)
     writer(30, "train", {"loss": 0.25, "overlap": 0.5})
+    writer.flush()
+    (summaries,) = (tmp_path / "tensorboard").glob("events*")
+    assert b"train/overlap" in summaries.read_bytes()
     writer(30, "validation", {"overlap": 0.75})
     writer.close()
+    assert b"validation/overlap" in summaries.read_bytes()
     assert read(tmp_path) == [
         *rows[:2],
         {"step": 30, "train_loss": 0.25, "train_overlap": 0.5},
         {"step": 30, "validation_overlap": 0.75},
     ]
-    assert not list(tmp_path.glob("*.partial")) and list((tmp_path / "tensorboard").glob("events*"))
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_columns_of_older_runs_are_read_by_todays_names(tmp_path):

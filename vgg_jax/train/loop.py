@@ -121,6 +121,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         while True:
             if unvalidated() and not stopping:
                 began = time.monotonic()
+                checkpoints.wait()
+                write.flush()
                 with stoppable() if jax.process_count() == 1 else contextlib.nullcontext():  # saved; others would wait
                     metrics = task.evaluate(_network(graphdef, state))
                 validation, monitored = metrics | {"step": step}, metrics[task.monitor]

@@ -69,6 +69,11 @@ class MetricWriter:
             self._summaries = metric_writers.AsyncWriter(metric_writers.SummaryWriter(folder))
         self._summaries.write_scalars(step, {f"{prefix}/{name}": value for name, value in metrics.items()})
 
+    def flush(self) -> None:
+        """Returns when the summaries so far are in their file."""
+        if self._summaries is not None:
+            self._summaries.flush()
+
     def close(self) -> None:
         """Completes the summaries."""
         if self._summaries is not None:
