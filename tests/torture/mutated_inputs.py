@@ -3,9 +3,9 @@
     python -m tests.torture.mutated_inputs --count=10000
 
 Images, weights of every format, checkpoints, posteriors, configs, overrides and paths go to the functions that the
-commands call. Input number N is a function of the seed and of N alone: `--first=N --count=1` repeats it. Ctrl-C ends
-early, with the table of what was done so far. If the process itself dies, `number` in its folder, /tmp/vgg_jax_*, says
-of which input.
+commands call. Input number N is a function of the seed and of N alone: `--first=N --count=1` repeats it, except that
+PyTorch and Orbax write no file twice with the same bytes. Ctrl-C ends early, with the table of what was done so far. If
+the process itself dies, `number` in its folder, /tmp/vgg_jax_*, says of which input.
 """
 
 from __future__ import annotations
