@@ -275,7 +275,7 @@ def test_the_plateau_ends_a_run_before_its_last_step(config, tmp_path, caplog):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(config, tmp_path):
     train(config, tmp_path)
-    config.train.steps, config.train.learning_rate = 200, 1e9
+    config.train.steps, config.train.learning_rate = 200, 1e6
     with pytest.raises(Diverged, match=r"step \d+: the loss is .*the last good checkpoint is step 12.*") as caught:
         train(config, tmp_path)
     assert "config.train.learning_rate" in str(caught.value)
