@@ -109,7 +109,7 @@ def torture(kills: Iterable[Kill], folder: Path, show: Callable[[str], None] = p
         while commands:
             ended = _attempt(commands[0], killed, kill, phases)
             if not ended.killed_in:
-                _finished(ended)
+                phases |= _finished(ended).phases  # shorter ones, since compiled programs were kept
                 del commands[0]
                 continue
             _check_stopped(kill, ended)
