@@ -220,7 +220,7 @@ def test_what_was_computed_is_found_again_and_other_weights_are_not(trained, mon
     assert len(counted) == before + 1
 
 
-def test_another_split_leaves_the_tables_of_the_first(trained):
+def test_another_split_leaves_the_tables_of_the_first(trained, monkeypatch):
     kept = {}
     for split, count in (("test", 15), ("validation", 6), ("train[:50%]", 12), ("train[50%:]", 12)):
         text = evaluate([of_run(trained / "A", overrides=CENTER | {"evaluate.split": split})])
@@ -230,6 +230,9 @@ def test_another_split_leaves_the_tables_of_the_first(trained):
         assert f"split {split}: {count} images" in kept[folder][0]
     for folder, texts in kept.items():
         assert ((folder / "tables.md").read_text(), (folder / "per_class.csv").read_text()) == texts
+    monkeypatch.chdir(trained)
+    text = evaluate([of_run(trained / "A", overrides=CENTER | {"evaluate.split": split})], Path("A/evaluation"))
+    assert text.endswith(f"Tables, mistakes and posteriors: {folder}")
 
 
 def test_a_folder_without_test_is_evaluated_on_its_validation_images(trained, photographs, tmp_path, caplog):

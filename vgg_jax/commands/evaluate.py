@@ -70,6 +70,7 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     Raises:
       UserError: the data are missing or of other classes, or a file cannot be written.
     """
+    out = out and out.absolute()  # as the runs' folders are
     done: list[tuple[EvaluationResult, Path, Callable[[], None]]] = []
     first_process = jax.process_index() == 0
     for target in targets:
