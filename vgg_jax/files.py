@@ -16,6 +16,8 @@ from vgg_jax.stopping import removed_at_end
 
 log = logging.getLogger(__name__)
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
@@ -55,7 +57,7 @@ def writing(what: str | Path, way_out: str = "name another place") -> Iterator[N
     try:
         yield
     except OSError as error:
-        room = "make room there, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        room = "make room there, or " if error.errno in DISK_FULL else ""
         raise ConfigError(f"{what}: cannot be written: {error.strerror or error}; {room}{way_out}") from error
 
 

@@ -1,5 +1,6 @@
 """A folder is this program's or left alone, and trained in by one run at a time."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -11,7 +12,7 @@ import sys
 import jax
 import pytest
 
-from vgg_jax import ConfigError, sharding
+from vgg_jax import ConfigError, UserError, sharding
 from vgg_jax.commands import train as command
 from vgg_jax.commands.workdir import MARK, RUN, claim, held, is_ours
 from vgg_jax.config import default_config
@@ -136,16 +137,27 @@ def test_other_processes_of_a_run_leave_the_hold_to_the_first(tmp_path, monkeypa
             train(tmp_path)
 
 
-def test_a_full_disk_ends_a_run_in_one_line(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            (errno.ENOSPC, "is full"),
+            "--workdir={0}: cannot be written: is full; make room there, or name another place",
+        ),
+        ((errno.EACCES, "denied", "{0}/curves.png"), "--workdir={0}: cannot be written: denied; name another place"),
+        ((errno.EIO, "no answer", "/data/index"), "/data/index: no answer"),
+    ],
+)
+def test_an_error_of_the_system_in_a_run_is_one_line_that_names_what_failed(error, said, tmp_path, monkeypatch):
+    number, reason, *file = error
 
-    monkeypatch.setattr(command, "train", full)
-    with pytest.raises(ConfigError) as caught:
+    def failing(*_):
+        raise OSError(number, reason, *(name.format(tmp_path) for name in file))
+
+    monkeypatch.setattr(command, "train", failing)
+    with pytest.raises(UserError) as caught:
         train(tmp_path)
-    assert str(caught.value) == (
-        f"--workdir={tmp_path}: cannot be written: No space left on device; make room there, or name another place"
-    )
+    assert str(caught.value) == said.format(tmp_path)
 
 
 def test_a_workdir_that_is_a_file_is_refused(tmp_path):

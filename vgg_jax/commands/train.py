@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from vgg_jax.commands.workdir import held
-from vgg_jax.errors import ConfigError
-from vgg_jax.files import writing
+from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.files import DISK_FULL, writing
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.train.loop import train
 
@@ -22,9 +24,20 @@ def run(arguments: list[str], *, config: ConfigDict | None, overrides: dict, wor
             "To see training run right now: make quickstart"
         )
     folder = Path(workdir)
-    with writing(f"--workdir={folder}"), held(folder):  # the disk may be full at any time
-        file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
+    with contextlib.ExitStack() as hold:
+        with writing(f"--workdir={folder}"):
+            hold.enter_context(held(folder))
+            file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("vgg_jax").addHandler(file)
-        train(config, folder, make_task)
+        try:
+            train(config, folder, make_task)
+        except OSError as error:
+            named = Path(os.fsdecode(error.filename or ""))
+            if error.errno in DISK_FULL or named.is_relative_to(folder):  # a full disk need not name the file
+                with writing(f"--workdir={folder}"):
+                    raise
+            if error.filename:  # of the data, say
+                raise DataError(f"{named}: {error.strerror}") from error
+            raise
     return 0
