@@ -212,6 +212,7 @@ def main() -> None:
     given = parser.parse_args()
     absl_logging.set_verbosity(absl_logging.FATAL)  # of Orbax, as the commands do
     with tempfile.TemporaryDirectory() as folder:
+        ENVIRONMENT["XDG_CACHE_HOME"] = folder  # of compiled programs: the user's own is not for what is killed
         show = lambda line: print(line, flush=True)
         counts = torture(itertools.islice(drawn(given.seed), given.count), Path(folder), show)
     names = [number.name for number in SIGNALS]
