@@ -23,6 +23,19 @@ class Files(NamedTuple):
     """int32 (n,)."""
 
 
+class Objects(NamedTuple):
+    """The objects of a source, those of one image together."""
+
+    image: np.ndarray
+    """int64 (m,), rising: the position of the image in the source."""
+    label: np.ndarray
+    """int32 (m,)."""
+    corners: np.ndarray
+    """float32 (m, 4): left, top, right, bottom in pixels of the image as it is decoded, right and bottom exclusive."""
+    difficult: np.ndarray
+    """bool (m,): what VOC marks so, and does not count."""
+
+
 class Source(ABC):
     """One split of a data set, as a sequence of encoded images with what is known of them.
 
@@ -40,6 +53,11 @@ class Source(ABC):
     @property
     def files(self) -> Files | None:
         """Where each image is a file of its own, these files, which TensorFlow then reads; otherwise None."""
+        return None
+
+    @property
+    def objects(self) -> Objects | None:
+        """Where the images have boxes, these; otherwise None."""
         return None
 
     @abstractmethod

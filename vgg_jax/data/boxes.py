@@ -1,0 +1,67 @@
+"""Boxes and the frames that they are given in (App. A).
+
+corners    left, top, right, bottom in pixels of the image as it was decoded: what annotations and people have; right
+           and bottom are exclusive, so a box over a whole image of h x w pixels is (0, 0, w, h)
+box        center x, center y, width, height, the paper's four numbers, relative to a window of the image: what a
+           network predicts; (0.5, 0.5, 1, 1) is the window itself, and a box may reach beyond it
+
+A window is a part of the image in its pixels: top, left, height, width (`vgg_jax.data.pipeline.TrainingBatches`). All
+functions take NumPy's or JAX's arrays with any number of leading axes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+
+def in_window(
+    corners: Float[np.ndarray, "*n 4"], window: Float[np.ndarray, "*n 4"], np=np
+) -> Float[np.ndarray, "*n 4"]:
+    """Boxes relative to a window, of corners in pixels.
+
+    >>> in_window(np.array([100.0, 50, 200, 150]), np.array([0.0, 100, 100, 200]))
+    array([0.25, 1.  , 0.5 , 1.  ])
+    """
+    left, top, right, bottom = np.moveaxis(corners, -1, 0)
+    y, x, height, width = np.moveaxis(window, -1, 0)
+    center = ((left + right) / 2 - x) / width, ((top + bottom) / 2 - y) / height
+    return np.stack([*center, (right - left) / width, (bottom - top) / height], -1)
+
+
+def from_window(
+    boxes: Float[np.ndarray, "*n 4"], window: Float[np.ndarray, "*n 4"], np=np
+) -> Float[np.ndarray, "*n 4"]:
+    """Corners in pixels, of boxes relative to a window: the inverse of `in_window`.
+
+    >>> from_window(np.array([0.25, 1.0, 0.5, 1.0]), np.array([0.0, 100, 100, 200]))
+    array([100.,  50., 200., 150.])
+    """
+    x, y, width, height = np.moveaxis(boxes, -1, 0)
+    top, left, rows, columns = np.moveaxis(window, -1, 0)
+    edges = x - width / 2, y - height / 2, x + width / 2, y + height / 2
+    return np.stack([first + edge * side for edge, first, side in zip(edges, (left, top) * 2, (columns, rows) * 2)], -1)
+
+
+def visible(corners: Float[np.ndarray, "*n 4"], window: Float[np.ndarray, "*n 4"], np=np) -> Float[np.ndarray, "*n"]:
+    """The fraction of each box's area that lies in the window.
+
+    >>> float(visible(np.array([100.0, 50, 200, 150]), np.array([0.0, 100, 100, 200])))
+    0.5
+    """
+    left, top, right, bottom = np.moveaxis(corners, -1, 0)
+    y, x, height, width = np.moveaxis(window, -1, 0)
+    across = np.minimum(right, x + width) - np.maximum(left, x)
+    down = np.minimum(bottom, y + height) - np.maximum(top, y)
+    area = (right - left) * (bottom - top)
+    return np.maximum(across, 0) * np.maximum(down, 0) / area
+
+
+def mirrored(boxes: Float[np.ndarray, "*n 4"], np=np) -> Float[np.ndarray, "*n 4"]:
+    """Boxes relative to a window in the mirror image of the window.
+
+    >>> mirrored(np.array([0.25, 1.0, 0.5, 1.0]))
+    array([0.75, 1.  , 0.5 , 1.  ])
+    """
+    x, y, width, height = np.moveaxis(boxes, -1, 0)
+    return np.stack([1 - x, y, width, height], -1)
