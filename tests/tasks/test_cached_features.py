@@ -22,7 +22,6 @@ from vgg_jax.config import default_config
 from vgg_jax.data.decode import crop, decode
 from vgg_jax.data.open import open_source
 from vgg_jax.data.statistics import IMAGENET
-from vgg_jax.inference import array_folder
 from vgg_jax.stopping import Stopped
 from vgg_jax.tasks import activation_store, cached_features
 from vgg_jax.tasks.cached_features import CachedFeatures
@@ -261,12 +260,12 @@ def test_a_pass_that_was_cut_off_goes_on_where_it_was(config, one_device, tmp_pa
             done.append(rows)
             if len(done) == until:
                 if kill:  # then nothing more is written, though its arrays may have been
-                    patched.setattr(array_folder.Unfinished, "keep", lambda self: None)
+                    patched.setattr(activation_store.Unfinished, "keep", lambda self: None)
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
             patched.setattr(cached_features.Progress, "__call__", progress)
-            patched.setattr(array_folder, "SECONDS", 1e9 if kill else 0.0)
+            patched.setattr(activation_store, "_SECONDS", 1e9 if kill else 0.0)
             with contextlib.suppress(KeyboardInterrupt):
                 made(config, one_device, run).batches(net, 0)
         return done

@@ -168,9 +168,9 @@ class CachedFeatures(Classification):
                 done = min(start + (k + 1) * size, total)
                 if jax.process_index() == 0:
                     stored, there, read = unfinished.arrays, index >= 0, rows["mask"] > 0
-                    stored["pool5"][view[there], index[there]] = rows["pool5"][there]
-                    stored["mask"][view[there], index[there]] = rows["mask"][there]
-                    stored["label"][index[read]] = rows["label"][read]
+                    stored.pool5[view[there], index[there]] = rows["pool5"][there]
+                    stored.mask[view[there], index[there]] = rows["mask"][there]
+                    stored.label[index[read]] = rows["label"][read]
                     unread = map(self.source.name_of, index[there & ~read])
                     unfinished.problems |= {name: stream.problems.get(name, "") for name in unread}
                     unfinished.complete(done)
