@@ -17,6 +17,9 @@ NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "v
 SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
 PROTOCOLS = ("dense", "crops", "both", "center")
+COMBINE = ("average", "stack", "max")
+SOLVERS = ("liblinear", "device")
+METRICS = ("mean_ap", "mean_ap_11", "mean_class_recall", "accuracy")
 MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
 
 
@@ -91,6 +94,18 @@ def default_config() -> ConfigDict:
     config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps
 
+    config.transfer = ConfigDict()  # App. B, --mode=transfer
+    config.transfer.layers = ("relu7",)  # activations that descriptors are made of; of several the best is chosen
+    # Of several evaluate.scales: stack, average or max; or single, each by itself; of several the best is chosen.
+    config.transfer.combine = ("stack",)
+    config.transfer.C = (0.01, 0.1, 1.0, 10.0, 100.0)  # the SVM's, of several the best is chosen
+    config.transfer.solver = "liblinear"  # or device: L-BFGS on the accelerator
+    config.transfer.metric = "mean_class_recall"  # accuracy; mean_ap or mean_ap_11 where an image has several classes
+    config.transfer.splits = 3  # at random, of data.train_split; 0: that to train on, evaluate.split to test on
+    config.transfer.shots = 30  # images of a class to train on, 0 for all
+    config.transfer.test_per_class = 50  # at most, 0 for all
+    config.transfer.curve = ()  # other numbers of shots, for a learning curve
+
     config.log = ConfigDict()
     config.log.every = 100  # steps
 
@@ -118,6 +133,8 @@ _CHOICES = {
     "schedule.kind": ("plateau", "step", "fixed"),
     "evaluate.validation": PROTOCOLS,
     "evaluate.classes": ("", "all", "source"),
+    "transfer.solver": SOLVERS,
+    "transfer.metric": METRICS,
 }
 _COUNT = 2**31 - 1  # what an int32 holds
 _RANGES = {
@@ -143,6 +160,9 @@ _RANGES = {
     "evaluate.scale": (0, MAX_SCALE),
     "evaluate.batch_size": (0, 2**20),
     "evaluate.every": (1, _COUNT),
+    "transfer.splits": (0, 1000),
+    "transfer.shots": (0, _COUNT),
+    "transfer.test_per_class": (0, _COUNT),
     "log.every": (1, _COUNT),
     "checkpoint.every": (1, _COUNT),
     "checkpoint.keep": (1, _COUNT),
@@ -171,6 +191,7 @@ def validate(config: ConfigDict) -> None:
     _check_model(config)
     _check_data(config)
     _check_training(config)
+    _check_transfer(config)
 
 
 def eval_scale(config: ConfigDict) -> int:
@@ -297,6 +318,19 @@ def _check_training(config: ConfigDict) -> None:
             f"config.schedule.boundaries={tuple(schedule.boundaries)} belongs to config.schedule.kind='step', "
             f"not {schedule.kind!r}"
         )
+
+
+def _check_transfer(config: ConfigDict) -> None:
+    transfer = config.transfer
+    if not transfer.layers or not all(isinstance(layer, str) for layer in transfer.layers):
+        raise ConfigError(f"config.transfer.layers={tuple(transfer.layers)}: names of activations, ('relu7', 'pool5')")
+    ways = ("single", *COMBINE)
+    if not transfer.combine or not all(way in ways for way in transfer.combine):
+        raise ConfigError(f"config.transfer.combine={tuple(transfer.combine)}: one or more of {', '.join(ways)}")
+    if not transfer.C or not all(isinstance(C, int | float) and 0 < C < 1e9 for C in transfer.C):
+        raise ConfigError(f"config.transfer.C={tuple(transfer.C)}: one or more positive numbers, (0.1, 1.0, 10.0)")
+    if not all(isinstance(shots, int) and shots > 0 for shots in transfer.curve):
+        raise ConfigError(f"config.transfer.curve={tuple(transfer.curve)}: numbers of images of a class, (1, 5, 15)")
 
 
 def check_key(key: str) -> None:

@@ -15,8 +15,7 @@ def open_source(name: str, split: str) -> Source:
     Args:
       name: `tfds:NAME`, `folder:PATH` or `mnist5k`.
       split: a role (`train`, `validation`, `test`), or a slice of one: `train[:90%]`, `train[90%:]`, `train[:1000]`.
-        Every such slice of a folder or of mnist5k holds every class, for it is cut from a fixed shuffle. Several are
-        joined by a plus: `train+test`.
+        Every such slice of a folder or of mnist5k holds every class, for it is cut from a fixed shuffle.
 
     Raises:
       DataError: no such source or split, or its data are missing; the message says what to do.
@@ -24,10 +23,6 @@ def open_source(name: str, split: str) -> Source:
     # Each kind is imported only when it is asked for: TFDS alone takes seconds.
     scheme, _, rest = name.partition(":")
     try:
-        if "+" in split:
-            from vgg_jax.data.joined import Joined
-
-            return Joined([open_source(name, part.strip()) for part in split.split("+")], split)
         if scheme == "tfds" and rest:
             from vgg_jax.data.tfds import TfdsSource
 
@@ -41,8 +36,7 @@ def open_source(name: str, split: str) -> Source:
 
             return MnistSource(split)
     except DataError as error:
-        begun = f"config.data.source={name!r}: "
-        raise DataError(begun + str(error).removeprefix(begun)) from error
+        raise DataError(f"config.data.source={name!r}: {error}") from error
     suggestion = "" if scheme in ("tfds", "folder") else did_you_mean(scheme, ("tfds", "folder", "mnist5k"))
     raise DataError(
         f"config.data.source={name!r}: no such source{suggestion}\nA source is tfds:NAME, folder:PATH or mnist5k"
