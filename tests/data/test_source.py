@@ -87,7 +87,7 @@ def test_folders_that_cannot_be_used(photo_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no class folders in" in error_of(f"folder:{tmp_path}/empty")
     message = error_of(f"folder:{photo_folder}", "validation")
-    assert "the folder has train, but no validation; a slice can stand in" in message
+    assert "it has a folder for train, but none for validation; a slice can stand in" in message
     assert "is not understood" in error_of(f"folder:{photo_folder}", "dev")
     assert "selects none" in error_of(f"folder:{photo_folder}", "train[:0]")
     (photo_folder / "train" / "d").mkdir()
