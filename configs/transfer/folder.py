@@ -9,8 +9,8 @@ it has train, validation and test with a folder per class in each, classifiers c
 
 Convolutions without FC layers have descriptors of pool5:
 
-    vgg_jax --mode=transfer --config=transfer/folder:PATH --weights=vgg16_conv.npz --config.init.preprocessing=torchvision \\
-        --config.transfer.layers=pool5 --workdir=runs/mine
+    vgg_jax --mode=transfer --config=transfer/folder:PATH --workdir=runs/mine --weights=vgg16_conv.npz \\
+        --config.init.preprocessing=torchvision --config.transfer.layers=pool5
 """
 
 from ml_collections import ConfigDict

@@ -8,14 +8,15 @@ WORKDIR/features/                    what the next command with the same network
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vgg_jax.commands.target import EvalTarget, find_targets
 from vgg_jax.commands.workdir import claim
 from vgg_jax.config import default_config
-from vgg_jax.errors import ConfigError
+from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.files import printable, writing
-from vgg_jax.transfer.experiment import Settings, TransferResult, transfer
+from vgg_jax.transfer.experiment import TransferSettings, fit_probe
 from vgg_jax.transfer.paper import papers_row
 from vgg_jax.transfer.report import markdown, save_report
 
@@ -39,7 +40,17 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
     folder = Path(workdir)
     with writing(f"--workdir={folder}"):
         claim(folder, _MADE)
-    targets = [*find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=True, **given)]
+    layers = (given["config"] or default_config()).transfer.layers
+    layers = tuple(given["overrides"].get("transfer.layers", layers))
+    # FC layers that a file lacks would be randomly initialized: descriptors of them mean nothing.
+    partial = not any(re.fullmatch(r"(fc|relu)\d", layer) for layer in layers)
+    try:
+        targets = [*find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=partial, **given)]
+    except CheckpointError as error:
+        if partial or "fc" not in str(error):
+            raise
+        way_out = "\nOf convolutions alone there are descriptors too: --config.transfer.layers=pool5"
+        raise CheckpointError(f"{error}{way_out}") from error
     print(report(targets, folder))
     return 0
 
@@ -54,7 +65,7 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
       UserError: the data are missing, a layer or a scale does not go with a network, or a file cannot be written.
     """
     config = targets[0].config
-    result = transfer(
+    result = fit_probe(
         [target.net for target in targets],
         config.data.source,
         settings_of(targets[0]),
@@ -78,8 +89,7 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
     return "\n".join(lines)
 
 
-def settings_of(target: EvalTarget) -> Settings:
+def settings_of(target: EvalTarget) -> TransferSettings:
     """The keys of a config that say how a classifier is made and tested."""
     config = target.config
-    keys = config.transfer.to_dict()
-    return Settings(scales=target.scales, flip=config.data.flip, seed=config.seed, **keys)
+    return TransferSettings(scales=target.scales, flip=config.data.flip, seed=config.seed, **config.transfer)

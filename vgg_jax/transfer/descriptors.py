@@ -92,8 +92,8 @@ def of_images(nets: Sequence[VGG], images: Iterable[Image], descriptor: Descript
 
 
 def kept_for(store: Path, net: VGG, source: Source, kinds: Sequence[Descriptor], **options) -> KeptFeatures:
-    """The features that descriptors of a source are made of; what is not in a store is computed, see `kept_features`."""
-    layers, scales = ([*dict.fromkeys(of)] for of in ([kind.layer for kind in kinds], [q for kind in kinds for q in kind.scales]))
+    """The features that descriptors of a source are made of, kept in a store: see `kept_features`."""
+    layers, scales = [kind.layer for kind in kinds], [scale for kind in kinds for scale in kind.scales]
     return kept_features(store, {"weights": checksum(net)}, net, source, layers, scales, **options)
 
 

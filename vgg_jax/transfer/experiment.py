@@ -17,7 +17,6 @@ import numpy as np
 
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
-from vgg_jax.errors import ConfigError
 from vgg_jax.inference.feature_store import KeptFeatures
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
@@ -32,7 +31,7 @@ log = logging.getLogger(__name__)
 ALL = "train+validation+test"
 
 
-class Settings(NamedTuple):
+class TransferSettings(NamedTuple):
     """How a classifier is made and tested; the keys of `config.transfer`, with the paper's values for Caltech-101."""
 
     layers: tuple[str, ...] = ("relu7",)
@@ -57,6 +56,9 @@ class Settings(NamedTuple):
     def several_classes(self) -> bool:
         """Whether an image may show several classes, and the metric is of the classes' rankings (VOC)."""
         return self.metric.startswith("mean_ap")
+
+
+CALTECH_101 = TransferSettings()
 
 
 class Score(NamedTuple):
@@ -105,10 +107,10 @@ class _Fit(NamedTuple):
     held_out: float
 
 
-def transfer(
+def fit_probe(
     nets: VGG | Sequence[VGG],
     source: str,
-    settings: Settings = Settings(),
+    settings: TransferSettings = CALTECH_101,
     *,
     split: str = ALL,
     test_split: str = "",
@@ -130,7 +132,7 @@ def transfer(
       ConfigError: the net has no such layer, or a scale is too small for it.
       DataError: the source is missing, an image cannot be read, or a class has too few.
 
-    >>> transfer(vgg_jax.load("vgg16.npz"), "folder:photographs").probe.save("probe.npz")  # doctest: +SKIP
+    >>> fit_probe(vgg_jax.load("vgg16.npz"), "folder:photographs").probe.save("probe.npz")  # doctest: +SKIP
     """
     nets = [nets] if isinstance(nets, VGG) else list(nets)
     images = open_source(source, f"{split}+{test_split}" if settings.splits == 0 else split)
@@ -158,7 +160,7 @@ def _tested(
     kinds: Sequence[Descriptor],
     splits: Sequence[Split],
     truth: np.ndarray,
-    settings: Settings,
+    settings: TransferSettings,
 ) -> TransferResult:
     """Classifiers for all descriptors in all splits; of those that are best on held-out images, the learning curve."""
 

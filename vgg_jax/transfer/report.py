@@ -73,7 +73,10 @@ def save_report(folder: Path, result: TransferResult, heading: str, networks: st
     else:
         each = average_precisions(result.decisions, result.truth)
         counts = (result.truth == 1).sum(0)
-        rows = [{"class": n, "images": c, "average_precision": f"{a:.4f}"} for n, c, a in zip(classes, counts, each, strict=True)]
+        rows = [
+            {"class": n, "images": c, "average_precision": f"{a:.4f}"}
+            for n, c, a in zip(classes, counts, each, strict=True)
+        ]
         _save_csv(folder / "per_class.csv", rows)
 
 
