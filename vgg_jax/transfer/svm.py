@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from vgg_jax.errors import DataError
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
 """The values of C that are tried, for descriptors of unit length."""
+FALLBACK = 1.0
+"""C where no image can be held out to choose it, as of one shot."""
 
 Solver = Literal["liblinear", "device"]
 Targets = Int[np.ndarray, " n"] | Int[np.ndarray, "n classes"]
@@ -63,9 +65,92 @@ def fit_svm(
       grid: the values of C; of a single one nothing is held out.
       held_out: the fraction of the images that C is chosen on, of each class where they have labels: the paper's 20 %.
       seed: for which ones, and for liblinear's order.
-      solver: "liblinear", scikit-learn's, on all cores; "device", L-BFGS in float32 for all classes and C at once.
+      solver: "liblinear", scikit-learn's, on all cores; "device", L-BFGS in float32, for all classes at once.
 
     Raises:
       DataError: a descriptor is not finite, their number is not that of the targets, or a class has no image.
     """
-    raise NotImplementedError
+    descriptors = np.asarray(descriptors, np.float32)
+    signs = _signs(targets)
+    _check(descriptors, signs)
+    grid = sorted(grid)
+    held = _held_out(targets, signs, held_out, seed) if len(grid) > 1 else np.zeros(len(targets), bool)
+    if len(grid) > 1 and not held.any():
+        log.info("%d images, and none can be held out to choose C: it is %g", len(targets), FALLBACK)
+        grid = [FALLBACK]
+    coordinates, onto = _coordinates(descriptors)
+    solve = _solver(solver)
+    validation = {}
+    if len(grid) > 1:
+        path = zip(grid, *solve(coordinates[~held], signs[~held], grid, seed), strict=True)
+        validation = {C: float(metric(coordinates[held] @ w + b, targets[held])) for C, w, b in path}
+    C = max(grid, key=lambda C: validation.get(C, 0))
+    (w,), (b,) = solve(coordinates, signs, [C], seed)
+    return LinearSVM(onto(w).astype(np.float32), b.astype(np.float32), C, validation)
+
+
+def _solver(name: str) -> Callable:
+    if name == "device":
+        from vgg_jax.transfer import lbfgs  # imports JAX, which processes of liblinear do without
+
+        return lbfgs.solve
+    from vgg_jax.transfer import liblinear
+
+    return liblinear.solve
+
+
+def _signs(targets: Targets) -> Int[np.ndarray, "n classes"]:
+    """1 for an image of the class, -1 for another, 0 for one that is left out.
+
+    >>> _signs(np.array([0, 1])).tolist(), _signs(np.array([[1, 0], [0, -1]])).tolist()
+    ([[1, -1], [-1, 1]], [[1, -1], [-1, 0]])
+    """
+    if targets.ndim == 1:
+        return np.where(targets[:, None] == np.arange(targets.max(initial=0) + 1), 1, -1)
+    return np.choose(targets + 1, (0, -1, 1))
+
+
+def _check(descriptors: np.ndarray, signs: np.ndarray) -> None:
+    if len(descriptors) != len(signs):
+        raise DataError(f"{len(descriptors):,} descriptors and targets of {len(signs):,} images")
+    if not np.isfinite(descriptors).all():
+        first = np.flatnonzero(~np.isfinite(descriptors).all(1))[0]
+        raise DataError(f"the descriptor of image {first} has values that are not finite")
+    for sign, what in ((1, "no image of class"), (-1, "no image that is not of class")):
+        if not (signs == sign).any(0).all():
+            raise DataError(f"{what} {np.flatnonzero(~(signs == sign).any(0))[0]} to learn from")
+
+
+def _held_out(targets: Targets, signs: np.ndarray, fraction: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """Which images C is chosen on: of each label, if there are labels, one at least if it has more than one."""
+    rng = np.random.default_rng(seed)
+    strata = targets if targets.ndim == 1 else np.zeros(len(targets), int)
+    held = np.zeros(len(targets), bool)
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        held[members[: max(1, round(fraction * len(members))) if len(members) > 1 else 0]] = True
+    for sign in (1, -1):  # what a class has must not all be held out
+        for of_class in (signs == sign).T:
+            if not (of_class & ~held).any():
+                held[of_class] = False
+    return held
+
+
+def _coordinates(descriptors: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Fewer numbers with the same products, and what takes weights for these to weights for the descriptors.
+
+    n descriptors span n dimensions at most, so n numbers for each do as well: the rows of the triangle L of their
+    products X X' = L L' (Cholesky), half of which are zeros. Stacked descriptors have 24,576 numbers, and a few shots
+    or the 3,060 images of Caltech-101 so cost a fraction. Where images are more than dimensions nothing changes.
+    """
+    n, d = descriptors.shape
+    if n >= d:
+        return descriptors, lambda weights: weights
+    import scipy.linalg
+
+    x = descriptors.astype(np.float64)
+    products = x @ x.T
+    # Images that are there twice leave it singular; this is as if 1 / 2C were larger by it.
+    products.flat[:: n + 1] += 1e-8 * products.max()
+    triangle = scipy.linalg.cholesky(products, lower=True)
+    return triangle, lambda weights: x.T @ scipy.linalg.solve_triangular(triangle, weights, trans="T", lower=True)
