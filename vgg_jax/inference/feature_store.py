@@ -13,9 +13,8 @@ complete batch, and gives the same bits as one that was not: the batches are the
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +28,7 @@ from vgg_jax.errors import CheckpointError, DataError
 from vgg_jax.files import check_room, writing
 from vgg_jax.inference import array_folder
 from vgg_jax.inference.buckets import ScaledImage
-from vgg_jax.inference.features import activations, check_features
+from vgg_jax.inference.features import check_features, feature_function
 from vgg_jax.inference.runner import Runner
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
@@ -96,7 +95,9 @@ def kept_features(
         missing = [layer for layer in layers if layer not in there]
         if missing:
             folder = home / "-".join([f"Q{scale}", *missing])
-            runner = Runner(net, _function(tuple(missing), flip), smallest=smallest, batch_size=batch_size, mesh=mesh)
+            runner = Runner(
+                net, feature_function(tuple(missing), "mean", flip), smallest=smallest, batch_size=batch_size, mesh=mesh
+            )
             shapes = {layer: (np.float32, (len(source), channels[layer])) for layer in missing}
             with writing(folder):
                 _compute(folder, of_scale, runner, source, scale, shapes, threads, on_error)
@@ -113,12 +114,6 @@ def kept_features(
         kept.there[:] &= arrays["there"]  # what is too elongated at one scale need not be at another
         kept.problems.update(problems)
     return kept
-
-
-@functools.lru_cache(maxsize=8)
-def _function(layers: tuple[str, ...], flip: bool) -> Callable:
-    """One function for all scales: a runner compiles it once."""
-    return functools.partial(activations, layers=layers, pool="mean", flip=flip)
 
 
 def _found(home: Path, made_of: dict, whole: bool) -> dict[str, Path]:

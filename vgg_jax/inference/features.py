@@ -25,7 +25,7 @@ from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.inference.arrays import check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.feature_file import FeatureFile
-from vgg_jax.inference.runner import Maps, Runner, mirrored, with_mirror_images
+from vgg_jax.inference.runner import Function, Maps, Runner, mirrored, with_mirror_images
 from vgg_jax.model.vgg import VGG
 
 LAYERS = ("relu3_3", "pool5", "fc7")
@@ -106,8 +106,7 @@ def features(
     flip = pool is not None if flip is None else flip
     about = {"net": net.spec.name, "scales": list(scales), "pool": pool, "combine": combine, "flip": flip}
     about["channels"] = channels
-    function = functools.partial(activations, layers=layers, pool=pool, flip=flip)
-    runner = Runner(net, function, smallest=smallest, batch_size=batch_size, mesh=mesh)
+    runner = Runner(net, feature_function(layers, pool, flip), smallest=smallest, batch_size=batch_size, mesh=mesh)
     names: list[str] = []
 
     def computed() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -130,6 +129,12 @@ def features(
     if pool is None:
         return rows
     return {layer: np.array(rows.pop(layer), np.float32).reshape(-1, channels[layer]) for layer in layers}
+
+
+@functools.lru_cache(maxsize=16)
+def feature_function(layers: tuple[str, ...], pool: str | None, flip: bool) -> Function:
+    """`activations` as a runner takes it; the same function for the same features, so that it is compiled once."""
+    return functools.partial(activations, layers=layers, pool=pool, flip=flip)
 
 
 def activations(
