@@ -64,7 +64,7 @@ def test_an_image_that_is_left_out_of_a_class_has_no_part_in_it(rng, solver):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_C_is_chosen_on_a_fifth_of_each_class_and_all_are_fitted(rng, solver):
-    rows, labels = task(rng, 120, apart=0.25)
+    rows, labels = task(rng, apart=0.25)
     seen = []
 
     def metric(decisions, targets):
@@ -72,7 +72,7 @@ def test_C_is_chosen_on_a_fifth_of_each_class_and_all_are_fitted(rng, solver):
         return RECALL(decisions, targets)
 
     fit = fit_svm(rows, labels, metric, solver=solver)
-    assert [np.bincount(targets).tolist() for _, targets in seen] == [[6] * 4] * 5
+    assert [np.bincount(targets).tolist() for _, targets in seen] == [[12] * 4] * 5
     assert list(fit.validation) == [0.01, 0.1, 1, 10, 100]
     best = max(fit.validation.values())
     assert len(set(fit.validation.values())) > 1
