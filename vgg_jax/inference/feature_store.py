@@ -89,10 +89,12 @@ def kept_features(
     home = store / digest(sorted(made_of.items()))
     whole = on_error == "raise"
     found: dict[tuple[str, int], Path] = {}
+    computed: list[str] = []
     for scale in scales:
         of_scale = made_of | {"scale": scale}
         there = _found(home, of_scale, whole)
         missing = [layer for layer in layers if layer not in there]
+        computed += missing
         if missing:
             folder = home / "-".join([f"Q{scale}", *missing])
             runner = Runner(
@@ -103,8 +105,8 @@ def kept_features(
                 _compute(folder, of_scale, runner, source, scale, shapes, threads, on_error)
             there |= dict.fromkeys(missing, folder)
         found |= {(layer, scale): there[layer] for layer in layers}
-    if not missing:
-        log.info("features found in %s", home)
+    if not computed:
+        log.info("features found in %s: nothing had to be computed", home)
     kept = KeptFeatures({}, np.zeros(len(source), np.int32), np.ones(len(source), bool), {})
     for (layer, scale), folder in found.items():
         arrays, problems = array_folder.read(folder, (layer, "label", "there"))
