@@ -66,6 +66,9 @@ def default_config() -> ConfigDict:
 
     config.mesh = ConfigDict()
     config.mesh.model = 1  # devices that share the FC layers (vgg_jax.sharding); the batch is split over all devices
+    config.mesh.patience = (
+        600  # seconds that a step may take, of several processes, before this one gives the others up
+    )
     config.mesh.zero = False  # split the optimizer's state over the data axis too, for memory
 
     config.schedule = ConfigDict()
@@ -135,6 +138,7 @@ _RANGES = {
     "train.weight_decay": (0, 10**6),
     "train.cached_views": (0, 2**20),
     "mesh.model": (1, 2**20),
+    "mesh.patience": (1, _COUNT),
     "schedule.warmup_steps": (0, _COUNT),
     "schedule.drops": (0, _COUNT),
     "schedule.patience": (1, _COUNT),
