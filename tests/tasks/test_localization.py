@@ -76,6 +76,19 @@ def test_the_boxes_of_a_batch_are_around_what_the_crops_show(config, sources, on
     assert cached_views or 10 < flipped < 38
 
 
+def test_views_are_computed_again_where_an_annotation_has_changed(config, sources, one_device, tmp_path, caplog):
+    config.train.cached_views, config.train.freeze = 1, FROZEN
+    before, after = {}, {}
+    for boxes in (before, after):
+        task = make_task(config, one_device, tmp_path)
+        batches = task.batches(new_network(config, 12, jnp.float32), 0)
+        for k, batch in enumerate(itertools.islice(batches, 2)):
+            boxes |= dict(zip(task.places(k)[0].tolist(), batch["boxes"]))
+        sources["train"].objects.corners[0, 2] -= 3
+    assert "views was made otherwise (boxes: " in caplog.text
+    assert {index for index in after if not np.array_equal(before[index], after[index])} == {0}
+
+
 def test_every_object_is_an_example_and_difficult_ones_are_none(config, sources, one_device, tmp_path):
     sources["train"] = Rectangles("train", difficult=True)
     task = make_task(config, one_device, tmp_path)
