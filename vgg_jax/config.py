@@ -17,12 +17,14 @@ NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "v
 SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
 PROTOCOLS = ("dense", "crops", "both", "center")
+TASKS = ("classification", "localization")
 MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
 
 
 def default_config() -> ConfigDict:
     """Every key of a run, at the paper's value where the paper has one (Sec. 3.1)."""
     config = ConfigDict()
+    config.task = "classification"  # or localization (App. A)
     config.seed = 0  # of the weights, the order of the images and every draw of the augmentation
 
     config.model = ConfigDict()
@@ -94,6 +96,12 @@ def default_config() -> ConfigDict:
     config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps
 
+    config.localization = ConfigDict()  # App. A
+    config.localization.per_class = True  # PCR: a box for each class; False: SCR, one for all
+    config.localization.posteriors = ""  # file of a classification run's posteriors: the top-5 labels of protocol 2
+    config.localization.match = "iou"  # of boxes to be merged: iou, 1 - IoU; overfeat, the score of OverFeat's text
+    config.localization.threshold = 0.5  # merging ends where no two boxes match better
+
     config.log = ConfigDict()
     config.log.every = 100  # steps
 
@@ -112,6 +120,7 @@ RENAMED_PROTOCOLS = {"centre": "center"}
 """What protocols were once called: in such checkpoints, and in files of posteriors."""
 
 _CHOICES = {
+    "task": TASKS,
     "model.net": NETS,
     "init.scheme": SCHEMES,
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -121,6 +130,7 @@ _CHOICES = {
     "schedule.kind": ("plateau", "step", "fixed"),
     "evaluate.validation": PROTOCOLS,
     "evaluate.classes": ("", "all", "source"),
+    "localization.match": ("iou", "overfeat"),
 }
 _COUNT = 2**31 - 1  # what an int32 holds
 _RANGES = {
@@ -147,6 +157,7 @@ _RANGES = {
     "evaluate.scale": (0, MAX_SCALE),
     "evaluate.batch_size": (0, 2**20),
     "evaluate.every": (1, _COUNT),
+    "localization.threshold": (0, 10**6),
     "log.every": (1, _COUNT),
     "checkpoint.every": (1, _COUNT),
     "checkpoint.keep": (1, _COUNT),

@@ -34,6 +34,9 @@ class EachObject(Source):
         files = self._source.files
         return files and Files([files.paths[image] for image in self._image], self._objects.label)
 
+    def describe(self) -> str:
+        return f"{self._source.describe()}, {len(self):,} objects"
+
     def __len__(self) -> int:
         return len(self._image)
 
