@@ -45,7 +45,7 @@ def default_config() -> ConfigDict:
     config.init.preprocessing = ""  # what they expect: torchvision, caffe, ...; "" for what their format says
 
     config.data = ConfigDict()
-    config.data.source = "tfds:imagenet2012"  # tfds:NAME, folder:PATH or mnist5k
+    config.data.source = "tfds:imagenet2012"  # tfds:NAME, folder:PATH, voc:PATH, boxes:FILE or mnist5k
     config.data.train_split = "train"  # split expressions: train[:90%]
     config.data.validation_split = "validation"
     config.data.crop = 224  # pixels

@@ -39,7 +39,7 @@ def error_of(name: str, split: str = "train") -> str:
 def test_an_unknown_source_lists_the_known(name, suggestion):
     message = error_of(name)
     assert suggestion in message
-    assert "A source is tfds:NAME, folder:PATH or mnist5k" in message
+    assert "A source is tfds:NAME, folder:PATH, voc:PATH, boxes:FILE or mnist5k" in message
 
 
 def test_a_folder_with_splits(photo_folder):
@@ -89,7 +89,7 @@ def test_folders_that_cannot_be_used(photo_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no class folders in" in error_of(f"folder:{tmp_path}/empty")
     message = error_of(f"folder:{photo_folder}", "validation")
-    assert "the folder has train, but no validation; a slice can stand in" in message
+    assert "it has a folder for train, but none for validation; a slice can stand in" in message
     assert "is not understood" in error_of(f"folder:{photo_folder}", "dev")
     assert "selects none" in error_of(f"folder:{photo_folder}", "train[:0]")
     (photo_folder / "train" / "d").mkdir()

@@ -24,13 +24,8 @@ class MnistSource(Source):
 
     def __init__(self, split: str):
         super().__init__("mnist5k", split, tuple("0123456789"))
-        role, _, _ = splits.parse(split)
         rows, self._labels = _digits()
-        shuffle = np.random.default_rng(0)
-        share = np.concatenate(
-            [shuffle.permutation(np.flatnonzero(self._labels == digit))[_SHARES[role]] for digit in range(10)]
-        )
-        self._rows = share[splits.positions(split, len(share))]
+        self._rows = splits.select(split, lambda role: _share(self._labels, _SHARES[role]))
         self.jpegs = False
         self._encoded = [_png(rows[row]) for row in self._rows]
 
@@ -50,6 +45,12 @@ class MnistSource(Source):
 
     def name_of(self, index: int) -> str:
         return f"{DATA_PATH}, row {self._rows[index]}"
+
+
+def _share(labels: np.ndarray, of_each_class: slice) -> list[int]:
+    shuffle = np.random.default_rng(0)
+    rows = [shuffle.permutation(np.flatnonzero(labels == digit))[of_each_class] for digit in range(10)]
+    return np.concatenate(rows).tolist()
 
 
 @functools.cache
