@@ -11,7 +11,7 @@ ROOT = Path(vgg_jax.__file__).parent
 FLOORS = (
     ("main",),
     ("commands",),
-    ("tasks",),
+    ("tasks", "transfer"),
     ("train", "evaluate"),
     ("inference",),
     ("weights",),
