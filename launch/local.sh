@@ -16,15 +16,16 @@ export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$count
 for ((number = 0; number < count; number++)); do
   JAX_PROCESS_ID=$number CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-$number} python -m vgg_jax.main --multihost "$@" &
 done
-stop() { jobs -rp | xargs --no-run-if-empty kill -TERM 2>/dev/null || true; }
+stop() { for signal in TERM CONT; do jobs -p | xargs --no-run-if-empty kill -"$signal" 2>/dev/null || true; done; }
 trap stop TERM
 trap : INT # a terminal's Ctrl-C reaches the processes too
 status=0
-while [ -n "$(jobs -rp)" ]; do
+while [ -n "$(jobs -p)" ]; do
   wait -n || {
     ended=$?
     ((status)) || status=$ended
-    ((ended == 130 || ended == 143)) || stop # these were asked to stop; a second request would not let them save
+    # What was asked to stop is saving, and a second request would not let it; others may say what they miss first.
+    ((ended == 130 || ended == 143)) || { sleep 5 && stop; }
   }
 done
 exit "$status"

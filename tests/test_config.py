@@ -52,6 +52,23 @@ def test_the_stages_are_the_papers(name):
         get_config("s512")
 
 
+def test_the_stages_of_localization_are_those_of_appendix_a():
+    get_config = importlib.import_module("configs.localize").get_config
+    stages = {"s256": (256, True, ()), "s384": (384, True, ()), "scr": (384, False, "fc"), "pcr": (384, True, "fc")}
+    for stage, (scale, per_class, tuned) in stages.items():
+        config = get_config(stage)
+        validate(config)
+        assert (config.task, config.model.net, config.train.learning_rate) == ("localization", "D", 1e-3)
+        assert (tuple(config.data.scale), config.localization.per_class) == ((scale, scale), per_class)
+        assert len(config.train.freeze) == 5 * bool(tuned)
+    validate(get_config("smoke"))
+    own = get_config("voc:my/photographs")
+    validate(own)
+    assert own.data.source == "voc:my/photographs"
+    with pytest.raises(ConfigError, match="no stage 's512'; there are s256"):
+        get_config("s512")
+
+
 def test_the_nets_of_the_configs_are_those_of_table_1():
     nets = {
         name: importlib.import_module(f"configs.{name}").get_config().model.net for name in CONFIGS if name[:3] == "vgg"
@@ -99,6 +116,10 @@ def test_the_nets_of_the_configs_are_those_of_table_1():
         ({"transfer.curve": (0,)}, r"config.transfer.curve=\(0,\): numbers of images of a class"),
         ({"transfer.metric": "recall"}, r"config.transfer.metric='recall': use one of mean_ap, mean_ap_11"),
         ({"schedule.factor": 10.0}, r"config.schedule.factor=10.0: between 0 and 1"),
+        ({"task": "localisation"}, r"config.task='localisation': use one of classification, localization; did you"),
+        ({"localization.match": "nms"}, r"config.localization.match='nms': use one of iou, overfeat"),
+        ({"localization.threshold": -0.1}, r"config.localization.threshold=-0.1: the least is 0"),
+        ({"localization.per_class": 1}, r"config.localization.per_class=1 is of type int; it takes True or False"),
         ({"seed": -1}, r"config.seed=-1: the least is 0"),
         ({"seed": 10**23}, r"config.seed=10{23}: the most is 9,223,372,036,854,775,807"),
         ({"model.width": float("inf")}, r"config.model.width=inf: the most is 64"),

@@ -1,4 +1,4 @@
-"""Several processes are one: `launch/local.sh` trains, is stopped, goes on, and evaluates as a single process does."""
+"""Several processes are one: `launch/local.sh` trains, is disturbed, goes on and evaluates as a single process does."""
 
 import os
 import signal
@@ -27,9 +27,9 @@ KEYS = {
     "data.train_split": "train[:96]",
     "data.validation_split": "validation[:31]",
     "train.batch_size": 16,
-    "train.steps": 8,
-    "train.learning_rate": 1e-3,
-    "evaluate.every": 8,
+    "train.steps": 1000,
+    "train.learning_rate": 1e-4,
+    "evaluate.every": 1000,
     "evaluate.split": "test[:31]",
     "evaluate.scales": (36,),
     "checkpoint.every": 4,
@@ -53,31 +53,49 @@ def finished(process):
     return process.returncode, out, said
 
 
-def last(workdir):
-    return read_arrays(max((workdir / "checkpoints").iterdir(), key=lambda folder: int(folder.name)))
+def interrupted(run, workdir, number):
+    """Sends a signal to one of a run's processes after its next step; how the run ended and what it said."""
+    before = steps_of(workdir)
+    while steps_of(workdir) == before:
+        assert run.poll() is None, run.communicate()
+        time.sleep(0.02)
+    children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(int(children[-1]), number)
+    status, _, said = finished(run)
+    return status, said
 
 
-def test_two_processes_are_one(tmp_path):
+def steps_of(workdir):
+    records = workdir / "metrics.jsonl"
+    return len(records.read_text().splitlines()) if records.is_file() else 0
+
+
+def saved(workdir):
+    return max(int(folder.name) for folder in (workdir / "checkpoints").glob("[0-9]*") if folder.name.isdecimal())
+
+
+def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     config = get_config()
-    config.update_from_flattened_dict(KEYS)
+    # Two processes of two devices, over both of which the FC layers are split; one of the two gets stuck.
+    both = "--config.mesh.model=2", "--config.mesh.zero=True"
+    run = started(2, 2, *CONFIG, f"--workdir={two}", *both, "--config.mesh.patience=8")
+    status, said = interrupted(run, two, signal.SIGSTOP)
+    assert status == 1 and "no step for 8 seconds (config.mesh.patience): another process is stuck" in said, said
+    # One of the two dies.
+    status, said = interrupted(started(2, 2, *CONFIG, f"--workdir={two}", *both), two, signal.SIGKILL)
+    assert status == 137 and said.count("another process is gone, or cannot be reached") == 1, said
+    # One is asked to stop: both save the same step.
+    status, said = interrupted(started(2, 1, *CONFIG, f"--workdir={two}", both[0]), two, signal.SIGTERM)
+    assert status == 143 and said.count(f"stopped on request at step {saved(two)}") == 1, said
+    # The run goes on with the FC layers split over the two processes.
+    last = f"--config.train.steps={saved(two) + 2}"
+    status, _, said = finished(started(2, 1, *CONFIG, f"--workdir={two}", both[0], last))
+    assert status == 0 and said.count(f"resumed at step {saved(two) - 2}") == 1, said
+    config.update_from_flattened_dict(KEYS | {"train.steps": saved(two)})
     train(config, one, make_task)
-    # Two processes of two devices, over both of which the FC layers are split; one of the two is asked to stop.
-    run = started(2, 2, *CONFIG, f"--workdir={two}", "--config.mesh.model=2", "--config.mesh.zero=True")
-    records = two / "metrics.jsonl"
-    while not records.is_file() or not records.read_text():
-        assert run.poll() is None, run.communicate()
-        time.sleep(0.05)
-    children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True, check=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGTERM)
-    status, _, said = finished(run)
-    assert status == 143 and said.count("stopped on request at step") == 1, said
-    saved = [int(folder.name) for folder in (two / "checkpoints").iterdir()]
-    assert f"stopped on request at step {max(saved)}" in said and max(saved) < 8
-    # It goes on with the FC layers split over the two processes.
-    status, _, said = finished(started(2, 1, *CONFIG, f"--workdir={two}", "--config.mesh.model=2"))
-    assert status == 0 and said.count(f"resumed at step {max(saved)}") == 1, said
-    for a, b in zip(jax.tree.leaves(last(one)), jax.tree.leaves(last(two)), strict=True):
+    arrays = [jax.tree.leaves(read_arrays(folder / "checkpoints" / str(saved(two)))) for folder in (one, two)]
+    for a, b in zip(*arrays, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
     status, out, _ = finished(started(2, 1, "--mode=evaluate", f"--workdir={two}"))
     rows = [line for line in out.splitlines() if line.startswith("|")]

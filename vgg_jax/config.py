@@ -17,6 +17,7 @@ NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "v
 SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
 PROTOCOLS = ("dense", "crops", "both", "center")
+TASKS = ("classification", "localization")
 COMBINE = ("average", "stack", "max")
 SOLVERS = ("liblinear", "device")
 METRICS = ("mean_ap", "mean_ap_11", "mean_class_recall", "accuracy")
@@ -26,6 +27,7 @@ MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXE
 def default_config() -> ConfigDict:
     """Every key of a run, at the paper's value where the paper has one (Sec. 3.1)."""
     config = ConfigDict()
+    config.task = "classification"  # or localization (App. A)
     config.seed = 0  # of the weights, the order of the images and every draw of the augmentation
 
     config.model = ConfigDict()
@@ -46,7 +48,7 @@ def default_config() -> ConfigDict:
     config.init.preprocessing = ""  # what they expect: torchvision, caffe, ...; "" for what their format says
 
     config.data = ConfigDict()
-    config.data.source = "tfds:imagenet2012"  # tfds:NAME, folder:PATH or mnist5k
+    config.data.source = "tfds:imagenet2012"  # tfds:NAME, folder:PATH, voc:PATH, boxes:FILE or mnist5k
     config.data.train_split = "train"  # split expressions: train[:90%]
     config.data.validation_split = "validation"
     config.data.crop = 224  # pixels
@@ -69,6 +71,9 @@ def default_config() -> ConfigDict:
 
     config.mesh = ConfigDict()
     config.mesh.model = 1  # devices that share the FC layers (vgg_jax.sharding); the batch is split over all devices
+    config.mesh.patience = (
+        600  # seconds that a step may take, of several processes, before this one gives the others up
+    )
     config.mesh.zero = False  # split the optimizer's state over the data axis too, for memory
 
     config.schedule = ConfigDict()
@@ -93,6 +98,12 @@ def default_config() -> ConfigDict:
     config.evaluate.classes = ""
     config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps
+
+    config.localization = ConfigDict()  # App. A
+    config.localization.per_class = True  # PCR: a box for each class; False: SCR, one for all
+    config.localization.posteriors = ""  # file of a classification run's posteriors: the top-5 labels of protocol 2
+    config.localization.match = "iou"  # of boxes to be merged: iou, 1 - IoU; overfeat, the score of OverFeat's text
+    config.localization.threshold = 0.5  # merging ends where no two boxes match better
 
     config.transfer = ConfigDict()  # App. B, --mode=transfer
     config.transfer.layers = ("relu7",)  # activations that descriptors are made of; of several the best is chosen
@@ -124,6 +135,7 @@ RENAMED_PROTOCOLS = {"centre": "center"}
 """What protocols were once called: in such checkpoints, and in files of posteriors."""
 
 _CHOICES = {
+    "task": TASKS,
     "model.net": NETS,
     "init.scheme": SCHEMES,
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -133,6 +145,7 @@ _CHOICES = {
     "schedule.kind": ("plateau", "step", "fixed"),
     "evaluate.validation": PROTOCOLS,
     "evaluate.classes": ("", "all", "source"),
+    "localization.match": ("iou", "overfeat"),
     "transfer.solver": SOLVERS,
     "transfer.metric": METRICS,
 }
@@ -152,6 +165,7 @@ _RANGES = {
     "train.weight_decay": (0, 10**6),
     "train.cached_views": (0, 2**20),
     "mesh.model": (1, 2**20),
+    "mesh.patience": (1, _COUNT),
     "schedule.warmup_steps": (0, _COUNT),
     "schedule.drops": (0, _COUNT),
     "schedule.patience": (1, _COUNT),
@@ -160,6 +174,7 @@ _RANGES = {
     "evaluate.scale": (0, MAX_SCALE),
     "evaluate.batch_size": (0, 2**20),
     "evaluate.every": (1, _COUNT),
+    "localization.threshold": (0, 10**6),
     "transfer.splits": (0, 1000),
     "transfer.shots": (0, _COUNT),
     "transfer.test_per_class": (0, _COUNT),

@@ -20,16 +20,17 @@ class FolderSource(FileSource):
 
     def __init__(self, path: str, split: str):
         root = existing_folder(path)
-        divided = {role: root / name for role, names in _FOLDERS.items() for name in names if (root / name).is_dir()}
-        classes = _class_names(divided["train"]) if "train" in divided else ()
+        divided = {role: name for role, names in _FOLDERS.items() for name in names if (root / name).is_dir()}
+        classes = _class_names(root / "train") if "train" in divided else ()
         notes, ignored = [], {}
 
         def of_role(role: str) -> list[tuple[Path, int]]:
             nonlocal classes
-            home, note = splits.found(role, divided, "folder") if divided else (root, "")
+            of, note = splits.found(role, divided, "folder") if divided else (role, "")
+            home = root / divided.get(of, "")
             images, ignored[home] = _images(home)
             classes = classes or tuple(sorted(images))
-            _check_classes(classes, tuple(sorted(images)), role)
+            _check_classes(classes, tuple(sorted(images)), of)
             notes.append(note if divided else f"{role} by a hash of the path, 80/10/10")
             files = [(file, label) for label, name in enumerate(classes) for file in images[name]]
             if divided:

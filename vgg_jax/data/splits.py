@@ -45,7 +45,7 @@ def select(expression: str, of_role: Callable[[str], Sequence[T]]) -> list[T]:
 
     Args:
       expression: the split.
-      of_role: gives what a role has, always in the same order; called once for each.
+      of_role: gives what a role has, all of it different and always in the same order; called once for each.
 
     Raises:
       DataError: the expression is not understood, selects nothing, or something twice; or what `of_role` raises.
@@ -55,7 +55,7 @@ def select(expression: str, of_role: Callable[[str], Sequence[T]]) -> list[T]:
     """
     parts = parse(expression)
     there = {role: of_role(role) for role in dict.fromkeys(role for role, _, _ in parts)}
-    chosen, places = [], set()
+    chosen = []
     for role, start, stop in parts:
         items = there[role]
         cut = slice(_bound(start, len(items)), _bound(stop, len(items)))
@@ -63,29 +63,28 @@ def select(expression: str, of_role: Callable[[str], Sequence[T]]) -> list[T]:
         if not positions:
             raise DataError(f"split {expression!r} selects none of {len(items):,} images")
         chosen += [items[position] for position in positions]
-        places.update((role, position) for position in positions)
-    if len(places) < len(chosen):
-        raise DataError(f"split {expression!r} selects {len(chosen) - len(places):,} images twice")
+    if again := len(chosen) - len(set(chosen)):
+        raise DataError(f"split {expression!r} selects {again:,} images twice")
     return chosen
 
 
-def found(role: str, places: Mapping[str, T], kind: str) -> tuple[T, str]:
-    """What a data set has for a role, or validation's where it has none for test; a remark then says so.
+def found(role: str, there: Mapping[str, str], kind: str) -> tuple[str, str]:
+    """A role that a data set has: this one, or validation where test is missing; a remark then says so.
 
     Args:
       role: `train`, `validation` or `test`.
-      places: a folder or a list of each role that there is.
+      there: what there is, a name for each role.
       kind: what these are, in a word.
 
     Raises:
       DataError: there is nothing for this role.
     """
-    if role in places:
-        return places[role], ""
-    if role == "test" and "validation" in places:
-        return places["validation"], f"it has no test {kind}, {places['validation'].name} stands in"
+    if role in there:
+        return role, ""
+    if role == "test" and "validation" in there:
+        return "validation", f"it has no test {kind}, {there['validation']} stands in"
     raise DataError(
-        f"it has a {kind} for {', '.join(sorted(places))}, but none for {role}; "
+        f"it has a {kind} for {', '.join(sorted(there))}, but none for {role}; "
         "a slice can stand in for it: train[:90%] to train on, train[90%:] to validate"
     )
 
