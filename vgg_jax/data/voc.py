@@ -46,9 +46,10 @@ class VocSource(FileSource):
         else:
             layout = _ClassFolders(root)
         chosen = splits.select(split, layout.of_role)
+        number = {name: label for label, name in enumerate(layout.classes)}
         super().__init__(
             [image.path for image in chosen],
-            [layout.classes.index(image.folder or image_class(image.objects)) for image in chosen],
+            [number[image.folder or image_class(image.objects)] for image in chosen],
             name=f"voc:{path}",
             split=split,
             classes=layout.classes,
@@ -113,7 +114,8 @@ class _ClassFolders:
         self._annotations, self.notes = root / "Annotations" / "CLS-LOC", []
         if not (self._home / "train").is_dir():
             raise DataError(f"none of VOC's layouts: no JPEGImages/, images/ or train/ in {root}")
-        self.classes = tuple(sorted(entry.name for entry in os.scandir(self._home / "train") if entry.is_dir()))
+        folders = (entry.name for entry in os.scandir(self._home / "train") if entry.is_dir())
+        self.classes = tuple(sorted(name for name in folders if not name.startswith(".")))
 
     def of_role(self, role: str) -> list[_Image]:
         """The images of a role, with their objects if they have any."""
