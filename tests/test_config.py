@@ -11,6 +11,7 @@ from vgg_jax.config import eval_scale as scale_of_test
 CONFIGS = sorted(
     path.stem for path in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if path.stem != "common"
 )
+TRANSFER = sorted(path.stem for path in (Path(__file__).parent.parent / "configs/transfer").glob("[!_]*.py"))
 
 
 def test_the_defaults_are_the_papers():
@@ -29,6 +30,13 @@ def test_every_config_is_valid_and_tells_its_command(name):
     module = importlib.import_module(f"configs.{name}")
     validate(module.get_config())
     assert re.search(rf"vgg_jax --config={name}(:[A-Z]+)? ", module.__doc__)
+
+
+@pytest.mark.parametrize("name", TRANSFER)
+def test_every_config_of_a_transfer_is_valid_and_tells_its_command(name):
+    module = importlib.import_module(f"configs.transfer.{name}")
+    validate(module.get_config())
+    assert re.search(rf"vgg_jax --mode=transfer --config=transfer/{name}(:[A-Z]+)? --weights=", module.__doc__)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("vgg")])
@@ -99,6 +107,14 @@ def test_the_nets_of_the_configs_are_those_of_table_1():
         ({"schedule.kind": "cosine"}, r"config.schedule.kind='cosine': use one of plateau, step, fixed"),
         ({"schedule.kind": "step"}, r"takes rising steps"),
         ({"schedule.boundaries": (10,)}, r"belongs to config.schedule.kind='step', not 'plateau'"),
+        (
+            {"transfer.combine": ("sum",)},
+            r"config.transfer.combine=\('sum',\): one or more of single, average, stack, max",
+        ),
+        ({"transfer.layers": ()}, r"config.transfer.layers=\(\): names of activations"),
+        ({"transfer.C": (0.0, 1.0)}, r"config.transfer.C=\(0.0, 1.0\): one or more positive numbers"),
+        ({"transfer.curve": (0,)}, r"config.transfer.curve=\(0,\): numbers of images of a class"),
+        ({"transfer.metric": "recall"}, r"config.transfer.metric='recall': use one of mean_ap, mean_ap_11"),
         ({"schedule.factor": 10.0}, r"config.schedule.factor=10.0: between 0 and 1"),
         ({"task": "localisation"}, r"config.task='localisation': use one of classification, localization; did you"),
         ({"localization.match": "nms"}, r"config.localization.match='nms': use one of iou, overfeat"),

@@ -24,7 +24,7 @@ def test_a_wheel_has_the_configs_the_data_and_the_command(tmp_path):
         (entry_points,) = (name for name in names if name.endswith("/entry_points.txt"))
         assert "vgg_jax = vgg_jax.main:run" in wheel.read(entry_points).decode()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vgg_jax").rglob("*.py")}
-    configs = {f"vgg_jax/{path.relative_to(ROOT)}" for path in (ROOT / "configs").glob("*.py")}
+    configs = {f"vgg_jax/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")}
     assert modules | configs | {"vgg_jax/weights/imagenet_classes.json"} <= names
     assert {name.partition("/")[0] for name in names} == {"vgg_jax", entry_points.partition("/")[0]}
 

@@ -18,6 +18,7 @@ _MODULES = {
     "model.perceptual": ("content_distance", "gram", "lpips", "read_lpips_linear", "style_distance"),
     "model.specs": ("ALIASES", "SPECS", "Spec"),
     "model.vgg": ("VGG",),
+    "transfer.experiment": ("TransferSettings", "fit_probe"),
     "transfer.probe": ("LinearProbe",),
     "weights": ("load", "save_torchvision"),
 }

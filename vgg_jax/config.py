@@ -18,6 +18,9 @@ SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
 PROTOCOLS = ("dense", "crops", "both", "center")
 TASKS = ("classification", "localization")
+COMBINE = ("average", "stack", "max")
+SOLVERS = ("liblinear", "device")
+METRICS = ("mean_ap", "mean_ap_11", "mean_class_recall", "accuracy")
 MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
 
 
@@ -102,6 +105,18 @@ def default_config() -> ConfigDict:
     config.localization.match = "iou"  # of boxes to be merged: iou, 1 - IoU; overfeat, the score of OverFeat's text
     config.localization.threshold = 0.5  # merging ends where no two boxes match better
 
+    config.transfer = ConfigDict()  # App. B, --mode=transfer
+    config.transfer.layers = ("relu7",)  # activations that descriptors are made of; of several the best is chosen
+    # Of several evaluate.scales: stack, average or max; or single, each by itself; of several the best is chosen.
+    config.transfer.combine = ("stack",)
+    config.transfer.C = (0.01, 0.1, 1.0, 10.0, 100.0)  # the SVM's, of several the best is chosen
+    config.transfer.solver = "liblinear"  # or device: L-BFGS on the accelerator
+    config.transfer.metric = "mean_class_recall"  # accuracy; mean_ap or mean_ap_11 where an image has several classes
+    config.transfer.splits = 3  # at random, of data.train_split; 0: that to train on, evaluate.split to test on
+    config.transfer.shots = 30  # images of a class to train on, 0 for all
+    config.transfer.test_per_class = 50  # at most, 0 for all
+    config.transfer.curve = ()  # other numbers of shots, for a learning curve
+
     config.log = ConfigDict()
     config.log.every = 100  # steps
 
@@ -131,6 +146,8 @@ _CHOICES = {
     "evaluate.validation": PROTOCOLS,
     "evaluate.classes": ("", "all", "source"),
     "localization.match": ("iou", "overfeat"),
+    "transfer.solver": SOLVERS,
+    "transfer.metric": METRICS,
 }
 _COUNT = 2**31 - 1  # what an int32 holds
 _RANGES = {
@@ -158,6 +175,9 @@ _RANGES = {
     "evaluate.batch_size": (0, 2**20),
     "evaluate.every": (1, _COUNT),
     "localization.threshold": (0, 10**6),
+    "transfer.splits": (0, 1000),
+    "transfer.shots": (0, _COUNT),
+    "transfer.test_per_class": (0, _COUNT),
     "log.every": (1, _COUNT),
     "checkpoint.every": (1, _COUNT),
     "checkpoint.keep": (1, _COUNT),
@@ -186,6 +206,7 @@ def validate(config: ConfigDict) -> None:
     _check_model(config)
     _check_data(config)
     _check_training(config)
+    _check_transfer(config)
 
 
 def eval_scale(config: ConfigDict) -> int:
@@ -312,6 +333,19 @@ def _check_training(config: ConfigDict) -> None:
             f"config.schedule.boundaries={tuple(schedule.boundaries)} belongs to config.schedule.kind='step', "
             f"not {schedule.kind!r}"
         )
+
+
+def _check_transfer(config: ConfigDict) -> None:
+    transfer = config.transfer
+    if not transfer.layers or not all(isinstance(layer, str) for layer in transfer.layers):
+        raise ConfigError(f"config.transfer.layers={tuple(transfer.layers)}: names of activations, ('relu7', 'pool5')")
+    ways = ("single", *COMBINE)
+    if not transfer.combine or not all(way in ways for way in transfer.combine):
+        raise ConfigError(f"config.transfer.combine={tuple(transfer.combine)}: one or more of {', '.join(ways)}")
+    if not transfer.C or not all(isinstance(C, int | float) and 0 < C < 1e9 for C in transfer.C):
+        raise ConfigError(f"config.transfer.C={tuple(transfer.C)}: one or more positive numbers, (0.1, 1.0, 10.0)")
+    if not all(isinstance(shots, int) and shots > 0 for shots in transfer.curve):
+        raise ConfigError(f"config.transfer.curve={tuple(transfer.curve)}: numbers of images of a class, (1, 5, 15)")
 
 
 def check_key(key: str) -> None:

@@ -39,7 +39,7 @@ MODES = {
     "evaluate": Mode("the paper's tables for runs or published weights, each and all fused", (*_NETWORK, "multihost")),
     "predict": Mode(
         "the five most probable classes of images: --mode=predict --workdir=RUN a.jpg b/",
-        (*_NETWORK, "protocol", "json", "heat_maps"),
+        (*_NETWORK, "protocol", "json", "heat_maps", "probe"),
         "images, folders or patterns",
     ),
     "features": Mode(
@@ -47,6 +47,7 @@ MODES = {
         (*_NETWORK, "layers", "pool", "stack", "out"),
         "images, folders or patterns",
     ),
+    "transfer": Mode("a linear classifier on descriptors, tested: --config=transfer/folder:PATH", _NETWORK),
     "fuse": Mode("the average of what evaluations wrote: --mode=fuse A.npz B.npz", (), "files of posteriors"),
 }
 
@@ -74,6 +75,7 @@ flags.DEFINE_bool("multihost", False, "One of several processes that work as one
 flags.DEFINE_enum("protocol", "dense", PROTOCOLS, "Predictions: how an image is scored.")
 flags.DEFINE_bool("json", False, "Predictions as JSON, a line per image.")
 flags.DEFINE_string("heat_maps", None, "Predictions: a folder for pictures of the class-score maps.")
+flags.DEFINE_string("probe", None, "Predictions: by a linear classifier, the probe.npz of --mode=transfer.")
 flags.DEFINE_list("layers", ["relu7"], "Features: names of activations; by default the paper's, relu7.")
 flags.DEFINE_enum("pool", "mean", ["mean", "max", "none"], "Features: over an activation's places; none: maps.")
 flags.DEFINE_bool("stack", False, "Features: stack those of several scales, instead of averaging them.")
@@ -140,11 +142,18 @@ def _config_file(given: str) -> str:
 
     >>> _config_file("vgg19:s384").endswith("/configs/vgg19.py:s384"), _config_file("mine/vgg19.py")
     (True, 'mine/vgg19.py')
+    >>> _config_file("transfer/folder:photographs").endswith("/configs/transfer/folder.py:photographs")
+    True
     """
     name, colon, stage = given.partition(":")
-    own = CONFIGS / f"{Path(name).stem}.py"
-    by_name = name in (own.stem, f"configs/{own.name}") and own.is_file() and not Path(name).is_file()
+    own = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.py')}.py"
+    by_name = own.is_file() and not Path(name).is_file()
     return f"{own if by_name else name}{colon}{stage}"
+
+
+def _own_configs() -> set[str]:
+    names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("[!_]*.py")}
+    return names - {"common"}
 
 
 def _reason(error: Exception, arguments: list[str]) -> str:
@@ -158,7 +167,7 @@ def _reason(error: Exception, arguments: list[str]) -> str:
         reason = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'").split())
         reason = f"no such key: {reason}"
     if "No such file" in reason:
-        reason += f"; there are {', '.join(sorted({path.stem for path in CONFIGS.glob('[!_]*.py')} - {'common'}))}"
+        reason += f"; there are {', '.join(sorted(_own_configs()))}"
     if "positional argument" in reason:
         reason += "; this config has no stages: leave out the colon and what follows"
     return f"{given}: {reason.removeprefix('vgg_jax.errors.ConfigError: ')}"
