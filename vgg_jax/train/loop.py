@@ -43,6 +43,7 @@ from vgg_jax.train.state import TrainState, arrays_of, check_freeze, new_state, 
 from vgg_jax.train.step import image_keys, make_train_step
 from vgg_jax.train.task import Task
 from vgg_jax.train.throughput import StartUp, Throughput
+from vgg_jax.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
     start_up = StartUp()
     validate(config)
     check_freeze(spec_of(config.model.net), tuple(config.train.freeze))
-    mesh, steps, batch_size = sharding.device_mesh(), config.train.steps, config.train.batch_size
+    mesh, steps, batch_size = sharding.device_mesh(config.mesh.model), config.train.steps, config.train.batch_size
     sharding.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
     workdir.mkdir(parents=True, exist_ok=True)
     first_process = jax.process_index() == 0
@@ -116,14 +117,17 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         throughput = Throughput(batch_size, functools.partial(_check_finite, config, checkpoints, workdir))
         progress, left_out, first_step = Progress("step", first=step, seconds=0), set(), step + 1
         asked_to_stop = at_end.enter_context(deferred_stop("the step under way is saved"))
-        batches, stopping = itertools.chain([batch], batches), False
+        batches, stopping, watchdog = itertools.chain([batch], batches), False, None
+        if jax.process_count() > 1:
+            saved = lambda: f"step {checkpoints.latest or 'none'} is saved in {workdir}"
+            watchdog = at_end.enter_context(contextlib.closing(Watchdog(config.mesh.patience, saved)))
 
         while True:
             if unvalidated() and not stopping:
                 began = time.monotonic()
                 checkpoints.wait()
                 write.flush()
-                with stoppable() if jax.process_count() == 1 else contextlib.nullcontext():  # saved; others would wait
+                with watchdog.elsewhere() if watchdog else stoppable():  # saved; others would wait
                     metrics = task.evaluate(_network(graphdef, state))
                 validation, monitored = metrics | {"step": step}, metrics[task.monitor]
                 write(step, "validation", metrics)
@@ -154,6 +158,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
             stopping = sharding.agreed(asked_to_stop())
+            if watchdog:
+                watchdog.step()
             if unvalidated() or stopping or step % config.checkpoint.every == 0:
                 throughput.fetch()  # nothing is saved that was not checked
                 meta = resume.about(config, task) | {"schedule": schedule.state, "validation": validation}
@@ -188,7 +194,7 @@ def _initial_state(config, task: Task, mesh: Mesh, optimizer, resuming: bool) ->
     outputs, dtype = task.outputs, computation_dtype(config)
     net = new_network(config, outputs, dtype) if resuming else initialize(config, outputs, task.mean_rgb, dtype)
     graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
-    return graphdef, sharding.place_state(state, mesh)
+    return graphdef, sharding.place_state(state, mesh, zero=config.mesh.zero)
 
 
 def _network(graphdef: nnx.GraphDef, state: TrainState) -> nnx.Module:
@@ -201,7 +207,9 @@ def _compiled(config, task: Task, mesh: Mesh, graphdef, optimizer, state: TrainS
     split, whole = sharding.split_batch(mesh), sharding.replicated(mesh)
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), task.batch_shapes)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
-    return compiler.jit(update, donate_argnums=0).lower(state, batch, rate).compile()
+    kept = jax.tree.map(lambda a: a.sharding, state), whole
+    with jax.set_mesh(mesh):
+        return compiler.jit(update, donate_argnums=0, out_shardings=kept).lower(state, batch, rate).compile()
 
 
 def _save_preview(task: Task, batch: dict[str, jax.Array], seed: int, workdir: Path) -> Path:
