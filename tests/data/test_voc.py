@@ -201,3 +201,50 @@ def test_the_layout_of_ilsvrc(ilsvrc):
 def test_folders_that_are_none_of_the_layouts(tmp_path):
     assert f"none of VOC's layouts: no JPEGImages/, images/ or train/ in {tmp_path}" in error_of(tmp_path)
     assert "there is no such folder" in error_of(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def persons(tmp_path):
+    """VOC-2012's layout: two images with three persons, of whom two are listed; one of them has two actions."""
+    for name, *actions in (("1", "running", "jumping"), ("2", "running", "phoning running")):
+        boxes = [(number, 1, 50, 60) for number in range(1, len(actions) + 1)]
+        content = annotation(("dog", CAT[1], False), *(("person", box, False) for box in boxes))
+        root = ElementTree.fromstring(content)
+        for person, acts in zip(root.findall("object")[1:], actions, strict=True):
+            element = ElementTree.SubElement(person, "actions")
+            for action in ("jumping", "phoning", "running"):
+                ElementTree.SubElement(element, action).text = str(int(action in acts.split()))
+        add(tmp_path / "JPEGImages", tmp_path / "Annotations", name, ElementTree.tostring(root))
+    add(tmp_path / "JPEGImages", tmp_path / "Annotations", "other", annotation(CAT))
+    lists = tmp_path / "ImageSets/Action"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("1 2\n2  2\n2 3\n")
+    return tmp_path
+
+
+def test_actions_of_persons(persons):
+    source = open_source(f"voc-action:{persons}", "train")
+    assert source.describe() == f"voc-action:{persons}, split train: 2 images of 2 classes"
+    assert source.classes == ("phoning", "running")
+    of, found = source.objects, {Path(source.name_of(image)).stem: image for image in range(2)}
+    expected = {"1": ([1], [0]), "2": ([1, 0, 1], [0, 1, 1])}  # actions, and the left edges that tell the persons apart
+    for name, image in found.items():
+        rows = of.image == image
+        assert (of.label[rows].tolist(), of.corners[rows, 0].tolist()) == expected[name]
+    assert source.files.labels.tolist() == [1, 1]
+
+
+def test_lists_of_persons_that_are_none(persons):
+    lists = persons / "ImageSets/Action"
+
+    def error():
+        with pytest.raises(DataError) as caught:
+            open_source(f"voc-action:{persons}", "train")
+        return str(caught.value)
+
+    (lists / "train.txt").write_text("1 4\n")
+    assert "1.xml has no object 4, which is a person in the lists" in error()
+    (lists / "train.txt").write_text("1\n")
+    assert "train.txt: '1' is not a name and the number of a person" in error()
+    (lists / "train.txt").unlink()
+    assert f"no lists of persons in {lists}" in error()
