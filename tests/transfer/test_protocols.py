@@ -5,10 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vgg_jax.data.objects import presence
 from vgg_jax.data.source import Objects
 from vgg_jax.errors import DataError
 from vgg_jax.transfer.paper import TABLE_11, TABLE_12, papers_row
-from vgg_jax.transfer.protocols import first_of_each, image_labels, random_splits
+from vgg_jax.transfer.protocols import first_of_each, random_splits
 
 
 @pytest.fixture
@@ -77,10 +78,10 @@ def test_labels_of_vocs_objects():
     )
     source = SimpleNamespace(name="voc", objects=objects, classes=("a", "b", "c"), __len__=None)
     source = type("Photographs", (), {**vars(source), "__len__": lambda self: 4})()
-    assert image_labels(source).tolist() == [[0, 1, 0], [0, 0, -1], [1, 1, 0], [0, 0, 0]]
+    assert presence(source).tolist() == [[0, 1, 0], [0, 0, -1], [1, 1, 0], [0, 0, 0]]
     source.objects = None
     with pytest.raises(DataError, match="voc has one label"):
-        image_labels(source)
+        presence(source)
 
 
 def test_the_papers_figures():

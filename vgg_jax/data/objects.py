@@ -55,7 +55,12 @@ def presence(source: Source) -> np.ndarray:
     """Which classes each image shows: int8 (images, classes), 1 present, 0 absent, -1 by difficult objects only.
 
     What is -1 is left out of VOC's average precision of that class.
+
+    Raises:
+      DataError: its images have no objects.
     """
+    if source.objects is None:
+        raise DataError(f"{source.name} has one label for each image: mean average precision is of images with objects")
     matrix = np.zeros((len(source), len(source.classes)), np.int8)
     of = source.objects
     matrix[of.image[of.difficult], of.label[of.difficult]] = -1

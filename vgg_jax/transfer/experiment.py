@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vgg_jax.data.objects import presence
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.inference.feature_store import KeptFeatures
@@ -23,7 +24,7 @@ from vgg_jax.progress import Progress
 from vgg_jax.transfer.descriptors import Descriptor, candidates, kept_for, of_kept
 from vgg_jax.transfer.metrics import METRICS
 from vgg_jax.transfer.probe import LinearProbe
-from vgg_jax.transfer.protocols import Split, first_of_each, image_labels, random_splits
+from vgg_jax.transfer.protocols import Split, first_of_each, random_splits
 from vgg_jax.transfer.svm import GRID, LinearSVM, Solver, fit_svm
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ def fit_probe(
         folder = Path(store) if store else Path(at_end.enter_context(tempfile.TemporaryDirectory()))
         kept = [kept_for(folder, net, images, kinds, flip=settings.flip, **reading) for net in nets]
         there = np.logical_and.reduce([of.there for of in kept])
-        truth = image_labels(images) if settings.several_classes else kept[0].labels
+        truth = presence(images) if settings.several_classes else kept[0].labels
         if settings.splits == 0:
             first = np.arange(len(images)) < len(open_source(source, split))
             splits = [Split(np.flatnonzero(first & there), np.flatnonzero(~first & there))]

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 
 
@@ -83,22 +82,3 @@ def first_of_each(rows: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"], sh
     [2, 1, 5, 4]
     """
     return np.concatenate([rows[labels[rows] == c][:shots] for c in np.unique(labels[rows])])
-
-
-def image_labels(source: Source) -> Int[np.ndarray, "n classes"]:
-    """Which classes an image shows: 1, 0, and -1 where all its objects of a class are difficult, and it does not count.
-
-    Args:
-      source: with objects (VOC).
-
-    Raises:
-      DataError: it has none.
-    """
-    objects = source.objects
-    if objects is None:
-        raise DataError(f"{source.name} has one label for each image: mean average precision is of images with objects")
-    truth = np.zeros((len(source), len(source.classes)), np.int8)
-    for difficult, value in ((True, -1), (False, 1)):
-        these = objects.difficult == difficult
-        truth[objects.image[these], objects.label[these]] = value
-    return truth

@@ -1,0 +1,102 @@
+import json
+
+import pytest
+from PIL import Image
+
+from tests.data.conftest import encode, with_orientation
+from vgg_jax.data.decode import decode, size
+from vgg_jax.data.objects import EachObject, checked, presence
+from vgg_jax.data.open import open_source
+from vgg_jax.errors import DataError
+
+
+@pytest.fixture
+def boxed(tmp_path):
+    """A function from {image: [(class, box, difficult), ...]} to a source of images of 40 x 30 pixels."""
+
+    def make(images: dict[str, list[tuple]]):
+        lines = []
+        for name, objects in images.items():
+            Image.new("L", (40, 30)).save(tmp_path / name)
+            objects = [dict(zip(("class", "box", "difficult"), found)) for found in objects]
+            lines.append(json.dumps({"image": name, "objects": objects, "split": "train"}))
+        (tmp_path / "boxes.jsonl").write_text("\n".join(lines))
+        return open_source(f"boxes:{tmp_path / 'boxes.jsonl'}", "train")
+
+    return make
+
+
+def test_presence_of_classes(boxed):
+    box = [1, 2, 3, 4]
+    source = boxed(
+        {
+            "1.png": [("a", box, False), ("a", box, True), ("b", box, True)],
+            "2.png": [("c", box, True), ("c", box, True), ("c", box, False)],
+            "3.png": [("b", box, True), ("c", box, False), ("a", box, False)],
+        }
+    )
+    expected = {"1.png": [1, -1, 0], "2.png": [0, 0, 1], "3.png": [1, -1, 1]}  # a, b, c
+    found = {source.name_of(image)[-5:]: row for image, row in enumerate(presence(source).tolist())}
+    assert found == expected
+
+
+def test_a_pixel_beyond_is_cut(boxed):
+    boxes = [[0, 0, 40, 30], [-1, -0.5, 41, 31], [5, 6, 7.5, 8.25]]
+    source = boxed({"1.png": [("a", box) for box in boxes]})
+    found = checked(source)
+    assert found.objects.corners.tolist() == [[0, 0, 40, 30], [0, 0, 40, 30], [5, 6, 7.5, 8.25]]
+    assert found.note == source.note == "" and found[0] == source[0]
+    assert source.objects.corners.tolist() == boxes  # as annotated
+
+
+@pytest.mark.parametrize(
+    "box, reason",
+    [
+        ([10, 5, 3, 9], "its corners are swapped: left 10, top 5, right 3, bottom 9"),
+        ([3, 9, 10, 5], "its corners are swapped"),
+        ([3, 5, 3, 9], "it has no area: left 3, top 5, right 3, bottom 9"),
+        ([3, 5, 9, 5], "it has no area"),
+        ([40, 5, 41, 9], "it has no area"),
+        ([3, 5, 42, 9], "it reaches beyond the image, of 40 x 30 pixels: left 3, top 5, right 42, bottom 9"),
+        ([3, 5, 9, 31.5], "it reaches beyond the image"),
+        ([-2, 5, 9, 9], "it reaches beyond the image"),
+        ([3, -1.5, 9, 9], "it reaches beyond the image"),
+        ([3, float("nan"), 9, 9], "are no numbers"),
+        ([3, 4, float("inf"), 9], "are no numbers"),
+    ],
+)
+def test_a_box_that_is_none_is_named_or_left_out(boxed, box, reason, caplog):
+    sound = [1, 2, 3, 4]
+    source = boxed({"1.png": [("a", sound)], "2.png": [("a", sound), ("b", box), ("a", sound)]})
+    with pytest.raises(DataError) as caught:
+        checked(source)
+    message, way_out = str(caught.value).split("\n")
+    assert "2.png, object 2 (b): " in message and reason in message and "data.on_error=skip" in way_out
+    found = checked(source, on_error="skip")
+    assert found.objects.corners.tolist() == [sound] * 3 and found.objects.label.tolist() == [0] * 3
+    assert found.note == "objects left out because of their boxes: 1" and message in caplog.text
+    assert len(found) == 2 and len(EachObject(found)) == 3
+
+
+def test_an_image_that_cannot_be_read_has_no_sound_box(boxed, tmp_path):
+    source = boxed({name: [("a", [1, 2, 3, 4])] for name in ("1.png", "2.png", "3.png")})
+    (tmp_path / "1.png").write_bytes(b"no image")
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(DataError, match=r"1.png, object 1 \(a\): not an image|2.png, object 1 \(a\): No such file"):
+        checked(source)
+    left = checked(source, on_error="skip").objects.image.tolist()
+    assert [source.name_of(image)[-5:] for image in left] == ["3.png"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_size_is_that_of_the_upright_image(photograph, tmp_path, orientation):
+    encoded = with_orientation(photograph, orientation)
+    (tmp_path / "image").write_bytes(encoded)
+    with open(tmp_path / "image", "rb") as file:
+        assert size(file) == decode(encoded).shape[:2]
+
+
+def test_a_size_takes_no_pixels(photograph, tmp_path):
+    (tmp_path / "image").write_bytes(encode(photograph)[:1000])
+    with open(tmp_path / "image", "rb") as file:
+        assert size(file) == (334, 500)
