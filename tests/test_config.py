@@ -11,6 +11,7 @@ from vgg_jax.config import eval_scale as scale_of_test
 CONFIGS = sorted(
     path.stem for path in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if path.stem != "common"
 )
+TRANSFER = sorted(path.stem for path in (Path(__file__).parent.parent / "configs/transfer").glob("[!_]*.py"))
 
 
 def test_the_defaults_are_the_papers():
@@ -31,6 +32,13 @@ def test_every_config_is_valid_and_tells_its_command(name):
     assert re.search(rf"vgg_jax --config={name}(:[A-Z]+)? ", module.__doc__)
 
 
+@pytest.mark.parametrize("name", TRANSFER)
+def test_every_config_of_a_transfer_is_valid_and_tells_its_command(name):
+    module = importlib.import_module(f"configs.transfer.{name}")
+    validate(module.get_config())
+    assert re.search(rf"vgg_jax --mode=transfer --config=transfer/{name}(:[A-Z]+)? --weights=", module.__doc__)
+
+
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("vgg")])
 def test_the_stages_are_the_papers(name):
     get_config = importlib.import_module(f"configs.{name}").get_config
@@ -40,6 +48,23 @@ def test_the_stages_are_the_papers(name):
         validate(config)
         assert (tuple(config.data.scale), config.train.learning_rate, scale_of_test(config)) == (scale, rate, test)
     validate(get_config("smoke"))
+    with pytest.raises(ConfigError, match="no stage 's512'; there are s256"):
+        get_config("s512")
+
+
+def test_the_stages_of_localization_are_those_of_appendix_a():
+    get_config = importlib.import_module("configs.localize").get_config
+    stages = {"s256": (256, True, ()), "s384": (384, True, ()), "scr": (384, False, "fc"), "pcr": (384, True, "fc")}
+    for stage, (scale, per_class, tuned) in stages.items():
+        config = get_config(stage)
+        validate(config)
+        assert (config.task, config.model.net, config.train.learning_rate) == ("localization", "D", 1e-3)
+        assert (tuple(config.data.scale), config.localization.per_class) == ((scale, scale), per_class)
+        assert len(config.train.freeze) == 5 * bool(tuned)
+    validate(get_config("smoke"))
+    own = get_config("voc:my/photographs")
+    validate(own)
+    assert own.data.source == "voc:my/photographs"
     with pytest.raises(ConfigError, match="no stage 's512'; there are s256"):
         get_config("s512")
 
@@ -82,7 +107,19 @@ def test_the_nets_of_the_configs_are_those_of_table_1():
         ({"schedule.kind": "cosine"}, r"config.schedule.kind='cosine': use one of plateau, step, fixed"),
         ({"schedule.kind": "step"}, r"takes rising steps"),
         ({"schedule.boundaries": (10,)}, r"belongs to config.schedule.kind='step', not 'plateau'"),
+        (
+            {"transfer.combine": ("sum",)},
+            r"config.transfer.combine=\('sum',\): one or more of single, average, stack, max",
+        ),
+        ({"transfer.layers": ()}, r"config.transfer.layers=\(\): names of activations"),
+        ({"transfer.C": (0.0, 1.0)}, r"config.transfer.C=\(0.0, 1.0\): one or more positive numbers"),
+        ({"transfer.curve": (0,)}, r"config.transfer.curve=\(0,\): numbers of images of a class"),
+        ({"transfer.metric": "recall"}, r"config.transfer.metric='recall': use one of mean_ap, mean_ap_11"),
         ({"schedule.factor": 10.0}, r"config.schedule.factor=10.0: between 0 and 1"),
+        ({"task": "localisation"}, r"config.task='localisation': use one of classification, localization; did you"),
+        ({"localization.match": "nms"}, r"config.localization.match='nms': use one of iou, overfeat"),
+        ({"localization.threshold": -0.1}, r"config.localization.threshold=-0.1: the least is 0"),
+        ({"localization.per_class": 1}, r"config.localization.per_class=1 is of type int; it takes True or False"),
         ({"seed": -1}, r"config.seed=-1: the least is 0"),
         ({"seed": 10**23}, r"config.seed=10{23}: the most is 9,223,372,036,854,775,807"),
         ({"model.width": float("inf")}, r"config.model.width=inf: the most is 64"),

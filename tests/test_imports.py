@@ -11,14 +11,14 @@ ROOT = Path(vgg_jax.__file__).parent
 FLOORS = (
     ("main",),
     ("commands",),
-    ("tasks",),
+    ("tasks", "transfer"),
     ("train", "evaluate"),
     ("inference",),
     ("weights",),
     ("checkpoint",),
     ("model", "data"),
     ("sharding",),
-    ("config", "files", "progress", "prefetch", "compiler"),
+    ("config", "files", "progress", "prefetch", "compiler", "processes"),
     ("errors", "stopping"),
 )
 """From the roof to the ground; a package imports from floors below its own. `vgg_jax` itself is the public face."""

@@ -34,11 +34,12 @@ def run(*arguments):
         (["--config.init.from_run=no-such-run"], "no-such-run: is not there; give a run's --workdir"),
         (["--config=configs/vgg20.py"], "No such file or directory: 'configs/vgg20.py'; there are finetune, folder,"),
         (["--config=configs/vgg19.py:s512"], "no stage 's512'; there are s256"),
-        (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|features|fuse>"),
+        (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|features|transfer|fuse>"),
         (["--mode=evaluate", "--checkpoint=no-such-run"], "no-such-run: is not there"),
         (["--mode=evaluate", "--config.evaluate.scale=many"], "--config.evaluate.scale=many: invalid literal"),
         ([f"--workdir={os.fsdecode(bytes([255]))}"], "\\udcff: the folder of a run has a name in UTF-8"),
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+        (["--multihost"], "--multihost: coordinator_address should be defined.\nIt is for one of several processes:"),
         (["stray"], "what is 'stray'? Flags look like"),
         (["--stack"], "--mode=train does not take --stack; it takes --config, --workdir"),
         (

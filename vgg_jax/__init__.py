@@ -18,6 +18,8 @@ _MODULES = {
     "model.perceptual": ("content_distance", "gram", "lpips", "read_lpips_linear", "style_distance"),
     "model.specs": ("ALIASES", "SPECS", "Spec"),
     "model.vgg": ("VGG",),
+    "transfer.experiment": ("TransferSettings", "fit_probe"),
+    "transfer.probe": ("LinearProbe",),
     "weights": ("load", "save_torchvision"),
 }
 """Where the public names are, to be imported when they are used: JAX takes a second, and a command begins before it."""

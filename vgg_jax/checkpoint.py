@@ -249,7 +249,7 @@ def read_network(folder: Path, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dic
     config, classes = with_defaults(meta["config"]), tuple(meta["classes"])
     outputs = meta.get("outputs", len(classes))  # old checkpoints are of classification
     net = nnx.eval_shape(lambda: new_network(config, outputs, dtype))
-    if outputs == len(classes):
+    if outputs == len(classes) and config.task == "classification":  # as many outputs may be boxes
         net.classes = classes
     graphdef, state = nnx.split(net)
     arrays = _read(folder / "net", meta)

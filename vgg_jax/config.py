@@ -17,12 +17,17 @@ NETS = ("A", "A-LRN", "B", "B-5x5", "C", "D", "E", "vgg11", "vgg13", "vgg16", "v
 SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
 PROTOCOLS = ("dense", "crops", "both", "center")
+TASKS = ("classification", "localization")
+COMBINE = ("average", "stack", "max")
+SOLVERS = ("liblinear", "device")
+METRICS = ("mean_ap", "mean_ap_11", "mean_class_recall", "accuracy")
 MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
 
 
 def default_config() -> ConfigDict:
     """Every key of a run, at the paper's value where the paper has one (Sec. 3.1)."""
     config = ConfigDict()
+    config.task = "classification"  # or localization (App. A)
     config.seed = 0  # of the weights, the order of the images and every draw of the augmentation
 
     config.model = ConfigDict()
@@ -43,7 +48,7 @@ def default_config() -> ConfigDict:
     config.init.preprocessing = ""  # what they expect: torchvision, caffe, ...; "" for what their format says
 
     config.data = ConfigDict()
-    config.data.source = "tfds:imagenet2012"  # tfds:NAME, folder:PATH or mnist5k
+    config.data.source = "tfds:imagenet2012"  # tfds:NAME, folder:PATH, voc:PATH, boxes:FILE or mnist5k
     config.data.train_split = "train"  # split expressions: train[:90%]
     config.data.validation_split = "validation"
     config.data.crop = 224  # pixels
@@ -66,6 +71,9 @@ def default_config() -> ConfigDict:
 
     config.mesh = ConfigDict()
     config.mesh.model = 1  # devices that share the FC layers (vgg_jax.sharding); the batch is split over all devices
+    config.mesh.patience = (
+        600  # seconds that a step may take, of several processes, before this one gives the others up
+    )
     config.mesh.zero = False  # split the optimizer's state over the data axis too, for memory
 
     config.schedule = ConfigDict()
@@ -91,6 +99,24 @@ def default_config() -> ConfigDict:
     config.evaluate.batch_size = 0  # images of the crop's size at once, over all devices; 0 for what suits them
     config.evaluate.every = 5_000  # steps
 
+    config.localization = ConfigDict()  # App. A
+    config.localization.per_class = True  # PCR: a box for each class; False: SCR, one for all
+    config.localization.posteriors = ""  # file of a classification run's posteriors: the top-5 labels of protocol 2
+    config.localization.match = "iou"  # of boxes to be merged: iou, 1 - IoU; overfeat, the score of OverFeat's text
+    config.localization.threshold = 0.5  # merging ends where no two boxes match better
+
+    config.transfer = ConfigDict()  # App. B, --mode=transfer
+    config.transfer.layers = ("relu7",)  # activations that descriptors are made of; of several the best is chosen
+    # Of several evaluate.scales: stack, average or max; or single, each by itself; of several the best is chosen.
+    config.transfer.combine = ("stack",)
+    config.transfer.C = (0.01, 0.1, 1.0, 10.0, 100.0)  # the SVM's, of several the best is chosen
+    config.transfer.solver = "liblinear"  # or device: L-BFGS on the accelerator
+    config.transfer.metric = "mean_class_recall"  # accuracy; mean_ap or mean_ap_11 where an image has several classes
+    config.transfer.splits = 3  # at random, of data.train_split; 0: that to train on, evaluate.split to test on
+    config.transfer.shots = 30  # images of a class to train on, 0 for all
+    config.transfer.test_per_class = 50  # at most, 0 for all
+    config.transfer.curve = ()  # other numbers of shots, for a learning curve
+
     config.log = ConfigDict()
     config.log.every = 100  # steps
 
@@ -109,6 +135,7 @@ RENAMED_PROTOCOLS = {"centre": "center"}
 """What protocols were once called: in such checkpoints, and in files of posteriors."""
 
 _CHOICES = {
+    "task": TASKS,
     "model.net": NETS,
     "init.scheme": SCHEMES,
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -118,6 +145,9 @@ _CHOICES = {
     "schedule.kind": ("plateau", "step", "fixed"),
     "evaluate.validation": PROTOCOLS,
     "evaluate.classes": ("", "all", "source"),
+    "localization.match": ("iou", "overfeat"),
+    "transfer.solver": SOLVERS,
+    "transfer.metric": METRICS,
 }
 _COUNT = 2**31 - 1  # what an int32 holds
 _RANGES = {
@@ -135,6 +165,7 @@ _RANGES = {
     "train.weight_decay": (0, 10**6),
     "train.cached_views": (0, 2**20),
     "mesh.model": (1, 2**20),
+    "mesh.patience": (1, _COUNT),
     "schedule.warmup_steps": (0, _COUNT),
     "schedule.drops": (0, _COUNT),
     "schedule.patience": (1, _COUNT),
@@ -143,6 +174,10 @@ _RANGES = {
     "evaluate.scale": (0, MAX_SCALE),
     "evaluate.batch_size": (0, 2**20),
     "evaluate.every": (1, _COUNT),
+    "localization.threshold": (0, 10**6),
+    "transfer.splits": (0, 1000),
+    "transfer.shots": (0, _COUNT),
+    "transfer.test_per_class": (0, _COUNT),
     "log.every": (1, _COUNT),
     "checkpoint.every": (1, _COUNT),
     "checkpoint.keep": (1, _COUNT),
@@ -171,6 +206,7 @@ def validate(config: ConfigDict) -> None:
     _check_model(config)
     _check_data(config)
     _check_training(config)
+    _check_transfer(config)
 
 
 def eval_scale(config: ConfigDict) -> int:
@@ -297,6 +333,19 @@ def _check_training(config: ConfigDict) -> None:
             f"config.schedule.boundaries={tuple(schedule.boundaries)} belongs to config.schedule.kind='step', "
             f"not {schedule.kind!r}"
         )
+
+
+def _check_transfer(config: ConfigDict) -> None:
+    transfer = config.transfer
+    if not transfer.layers or not all(isinstance(layer, str) for layer in transfer.layers):
+        raise ConfigError(f"config.transfer.layers={tuple(transfer.layers)}: names of activations, ('relu7', 'pool5')")
+    ways = ("single", *COMBINE)
+    if not transfer.combine or not all(way in ways for way in transfer.combine):
+        raise ConfigError(f"config.transfer.combine={tuple(transfer.combine)}: one or more of {', '.join(ways)}")
+    if not transfer.C or not all(isinstance(C, int | float) and 0 < C < 1e9 for C in transfer.C):
+        raise ConfigError(f"config.transfer.C={tuple(transfer.C)}: one or more positive numbers, (0.1, 1.0, 10.0)")
+    if not all(isinstance(shots, int) and shots > 0 for shots in transfer.curve):
+        raise ConfigError(f"config.transfer.curve={tuple(transfer.curve)}: numbers of images of a class, (1, 5, 15)")
 
 
 def check_key(key: str) -> None:

@@ -35,11 +35,11 @@ class Mode(NamedTuple):
 _NETWORK = ("config", "workdir", "checkpoint", "weights")
 
 MODES = {
-    "train": Mode("trains, or goes on with the run in --workdir", ("config", "workdir")),
-    "evaluate": Mode("the paper's tables for runs or published weights, each and all fused", _NETWORK),
+    "train": Mode("trains, or goes on with the run in --workdir", ("config", "workdir", "multihost")),
+    "evaluate": Mode("the paper's tables for runs or published weights, each and all fused", (*_NETWORK, "multihost")),
     "predict": Mode(
         "the five most probable classes of images: --mode=predict --workdir=RUN a.jpg b/",
-        (*_NETWORK, "protocol", "json", "heat_maps"),
+        (*_NETWORK, "protocol", "json", "heat_maps", "probe"),
         "images, folders or patterns",
     ),
     "features": Mode(
@@ -47,6 +47,7 @@ MODES = {
         (*_NETWORK, "layers", "pool", "stack", "out"),
         "images, folders or patterns",
     ),
+    "transfer": Mode("a linear classifier on descriptors, tested: --config=transfer/folder:PATH", _NETWORK),
     "fuse": Mode("the average of what evaluations wrote: --mode=fuse A.npz B.npz", (), "files of posteriors"),
 }
 
@@ -70,9 +71,11 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A config's name, vgg19
 flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, pictures, results.")
 flags.DEFINE_list("checkpoint", [], "Runs whose networks are used: their folders, or steps' of them.")
 flags.DEFINE_list("weights", [], "Published weights that are used: files, or names on the hub.")
+flags.DEFINE_bool("multihost", False, "One of several processes that work as one: vgg_jax/processes.py.")
 flags.DEFINE_enum("protocol", "dense", PROTOCOLS, "Predictions: how an image is scored.")
 flags.DEFINE_bool("json", False, "Predictions as JSON, a line per image.")
 flags.DEFINE_string("heat_maps", None, "Predictions: a folder for pictures of the class-score maps.")
+flags.DEFINE_string("probe", None, "Predictions: by a linear classifier, the probe.npz of --mode=transfer.")
 flags.DEFINE_list("layers", ["relu7"], "Features: names of activations; by default the paper's, relu7.")
 flags.DEFINE_enum("pool", "mean", ["mean", "max", "none"], "Features: over an activation's places; none: maps.")
 flags.DEFINE_bool("stack", False, "Features: stack those of several scales, instead of averaging them.")
@@ -84,6 +87,7 @@ def main(arguments: list[str]) -> int:
     mode, arguments = MODES[MODE.value], arguments[1:]
     _check_given(mode, arguments)
     given = {name: flags.FLAGS[name].value for name in mode.flags}
+    multihost = given.pop("multihost", False)
     if "config" in given:
         flag = flags.FLAGS["config"]
         given |= {"config": flag.value if flag.present else None, "overrides": flag.override_values}
@@ -91,6 +95,8 @@ def main(arguments: list[str]) -> int:
     compiler = importlib.import_module("vgg_jax.compiler")
     compiler.keep_memory()
     compiler.keep_programs()
+    if multihost:
+        importlib.import_module("vgg_jax.processes").join()
     return importlib.import_module(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
 
 
@@ -136,11 +142,18 @@ def _config_file(given: str) -> str:
 
     >>> _config_file("vgg19:s384").endswith("/configs/vgg19.py:s384"), _config_file("mine/vgg19.py")
     (True, 'mine/vgg19.py')
+    >>> _config_file("transfer/folder:photographs").endswith("/configs/transfer/folder.py:photographs")
+    True
     """
     name, colon, stage = given.partition(":")
-    own = CONFIGS / f"{Path(name).stem}.py"
-    by_name = name in (own.stem, f"configs/{own.name}") and own.is_file() and not Path(name).is_file()
+    own = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.py')}.py"
+    by_name = own.is_file() and not Path(name).is_file()
     return f"{own if by_name else name}{colon}{stage}"
+
+
+def _own_configs() -> set[str]:
+    names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("[!_]*.py")}
+    return names - {"common"}
 
 
 def _reason(error: Exception, arguments: list[str]) -> str:
@@ -154,7 +167,7 @@ def _reason(error: Exception, arguments: list[str]) -> str:
         reason = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'").split())
         reason = f"no such key: {reason}"
     if "No such file" in reason:
-        reason += f"; there are {', '.join(sorted({path.stem for path in CONFIGS.glob('[!_]*.py')} - {'common'}))}"
+        reason += f"; there are {', '.join(sorted(_own_configs()))}"
     if "positional argument" in reason:
         reason += "; this config has no stages: leave out the colon and what follows"
     return f"{given}: {reason.removeprefix('vgg_jax.errors.ConfigError: ')}"

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 
+import jax
 from jax import monitoring
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -36,6 +37,8 @@ class Progress:
           note: what else there is to say; by default how many are done per second.
         """
         now = time.monotonic()
+        if jax.distributed.is_initialized() and jax.process_index():
+            return  # the first of several processes talks
         if now - self._shown < self._seconds and not (self._in_place and done == of):
             return
         self._shown = now

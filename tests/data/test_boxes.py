@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -39,3 +40,16 @@ def test_the_visible_part_is_counted_in_pixels(rng):
         window[row : row + height, column : column + width] = True
         found = boxes.visible(np.array([left, top, right, bottom]), np.array([row, column, height, width]))
         np.testing.assert_allclose(found, (box & window).sum() / box.sum(), rtol=1e-12)
+
+
+def test_intersection_over_union_is_counted_in_pixels(rng):
+    corners = np.concatenate([rng.integers(0, 20, (30, 2)), rng.integers(20, 40, (30, 2))], 1)
+    corners[-1, 2:] = corners[-1, :2] - (3, 5)  # swapped
+    filled = np.zeros((30, 40, 40), bool)
+    for image, (left, top, right, bottom) in zip(filled, corners):
+        image[top:bottom, left:right] = True
+    expected = [[(a & b).sum() / max((a | b).sum(), 1) for b in filled] for a in filled]
+    assert len(np.unique(expected)) > 100
+    for module in (np, jnp):
+        found = boxes.iou(corners[:, None].astype(np.float32), corners.astype(np.float32), module)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

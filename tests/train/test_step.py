@@ -10,7 +10,8 @@ from flax import nnx
 from vgg_jax import sharding
 from vgg_jax.data.augment import augment
 from vgg_jax.evaluate.metrics import hits
-from vgg_jax.tasks.classification import classification_loss, split_keys
+from vgg_jax.tasks.classification import classification_loss
+from vgg_jax.tasks.random_crops import split_keys
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import image_keys, make_train_step

@@ -11,29 +11,83 @@ from pathlib import Path
 import numpy as np
 
 from vgg_jax.commands.paths import images_of
-from vgg_jax.commands.target import EvalTarget, find_target
+from vgg_jax.commands.target import EvalTarget, find_target, find_targets
+from vgg_jax.commands.transfer import PROBE
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
+from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate.posteriors import relative
 from vgg_jax.files import printable, writing
 from vgg_jax.inference.score_map import check_heat_map, save_heat_map
 from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors, scales_of
 from vgg_jax.progress import Progress
+from vgg_jax.transfer.descriptors import Descriptor, of_images
+from vgg_jax.transfer.probe import LinearProbe, provenance
 
 AT_ONCE = 256
 """Images in work at once: as many are predicted before the first is printed."""
 
 
-def run(arguments: list[str], *, protocol: str, json: bool, heat_maps: str | None, **network) -> int:
+def run(arguments: list[str], *, protocol: str, json: bool, heat_maps: str | None, probe: str | None, **network) -> int:
     """The command: prints the five most probable classes of each image, and what could not be read.
 
     Returns:
       1 if an image could not be read, else 0.
     """
     paths = images_of(arguments)
+    workdir = network["workdir"]
+    if not probe and workdir and (Path(workdir) / PROBE).is_file():
+        probe, network["workdir"] = str(Path(workdir) / PROBE), None
+    if probe:
+        if heat_maps or protocol != "dense":
+            raise ConfigError(f"{probe}: a linear classifier has neither --heat_maps nor --protocol")
+        return 1 if predict_by_probe(LinearProbe.load(probe), network, paths, as_json=json) else 0
     maps = Path(heat_maps) if heat_maps else None
     return 1 if predict(find_target(**network), paths, protocol=protocol, as_json=json, heat_maps=maps) else 0
+
+
+def predict_by_probe(probe: LinearProbe, network: dict, paths: Sequence[Path], *, as_json: bool = False) -> int:
+    """Prints the five classes of each image that a linear classifier prefers, with its decisions (App. B).
+
+    Args:
+      probe: the classifier.
+      network: which networks its descriptors are of, in its order: what `find_targets` takes.
+      paths: of the images.
+      as_json: as in `predict`.
+
+    Returns:
+      How many images could not be read; these are reported, the others predicted.
+
+    Raises:
+      DataError: these are not the classifier's networks.
+    """
+    if not network["checkpoint"] and not network["weights"]:
+        raise ConfigError(
+            f"which network? The classifier is of {' + '.join(probe.about['networks'])}: give --weights=SOURCE or "
+            "--checkpoint=RUN, those that it was made with"
+        )
+    targets = [*find_targets(**network, partial=True)]
+    options = {"threads": targets[0].config.data.threads, "batch_size": targets[0].config.evaluate.batch_size or None}
+    nets, bad = [target.net for target in targets], 0
+    kind = Descriptor(probe.about["layer"], tuple(probe.about["scales"]), probe.about["combine"])
+    made = provenance(kind, nets, probe.about["flip"])
+    for first in range(0, len(paths), AT_ONCE):
+        problems: dict[str, str] = {}
+        some = paths[first : first + AT_ONCE]
+        found = of_images(nets, some, kind, flip=made["flip"], problems=problems, **options)
+        decisions = iter(probe.decide(found, made))
+        for path in map(str, some):
+            if path in problems:
+                record = {"image": path, "problem": problems[path]}
+                bad += 1
+            else:
+                values = next(decisions)
+                best = np.argsort(-values, kind="stable")[:5]
+                classes = [{"name": probe.classes[c], "decision": round(float(values[c]), 6)} for c in best]
+                record = {"image": path, "classes": classes}
+            print(json.dumps(record) if as_json else _as_text(record), flush=True)
+    return bad
 
 
 def predict(
@@ -129,4 +183,5 @@ def _as_text(record: dict) -> str:
     image = printable(record["image"])
     if "problem" in record:
         return f"{image}\n  no prediction: {record['problem']}"
-    return "\n".join([image, *(f"  {c['probability']:6.1%}  {printable(c['name'])}" for c in record["classes"])])
+    sure = lambda c: f"{c['probability']:6.1%}" if "probability" in c else f"{c['decision']:+6.2f}"
+    return "\n".join([image, *(f"  {sure(c)}  {printable(c['name'])}" for c in record["classes"])])

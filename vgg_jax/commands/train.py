@@ -7,10 +7,11 @@ import logging
 import os
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 
 from vgg_jax.commands.workdir import held
-from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.errors import ConfigError, DataError, UserError
 from vgg_jax.files import DISK_FULL, writing
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.train.loop import train
@@ -32,6 +33,14 @@ def run(arguments: list[str], *, config: ConfigDict | None, overrides: dict, wor
         logging.getLogger("vgg_jax").addHandler(file)
         try:
             train(config, folder, make_task)
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"another process is gone, or cannot be reached: {reason}\n"
+                f"Start all of them again: they go on from the last checkpoint in {folder}"
+            ) from error
         except OSError as error:
             named = Path(os.fsdecode(error.filename or ""))
             if error.errno in DISK_FULL or named.is_relative_to(folder):  # a full disk need not name the file

@@ -57,6 +57,20 @@ def visible(corners: Float[np.ndarray, "*n 4"], window: Float[np.ndarray, "*n 4"
     return np.maximum(across, 0) * np.maximum(down, 0) / area
 
 
+def iou(a: Float[np.ndarray, "*n 4"], b: Float[np.ndarray, "*n 4"], np=np) -> Float[np.ndarray, "*n"]:
+    """Intersection over union of corners, pair by pair; leading axes are broadcast.
+
+    A box of no area, or with swapped edges, has none with any box.
+
+    >>> float(iou(np.array([0.0, 0, 2, 2]), np.array([1.0, 0, 3, 2]))).__round__(3)
+    0.333
+    """
+    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
+    common = np.maximum(high - low, 0).prod(-1)
+    areas = [np.maximum(box[..., 2:] - box[..., :2], 0).prod(-1) for box in (a, b)]
+    return common / np.maximum(areas[0] + areas[1] - common, np.finfo(np.float32).tiny)
+
+
 def mirrored(boxes: Float[np.ndarray, "*n 4"], np=np) -> Float[np.ndarray, "*n 4"]:
     """Boxes relative to a window in the mirror image of the window.
 

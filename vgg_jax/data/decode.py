@@ -19,11 +19,13 @@ The format is read from the bytes: a PNG named .JPEG (ImageNet has one) is a PNG
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vgg_jax.errors import DataError
 
@@ -123,11 +125,29 @@ def decode(encoded: bytes) -> np.ndarray:
     """
     if not encoded:
         raise DataError("the file is empty")
+    with _opened(io.BytesIO(encoded)) as image:
+        if image.width * image.height > MAX_ENCODED_PIXELS:
+            raise DataError(f"{image.width} x {image.height} are more than {MAX_ENCODED_PIXELS:,} pixels")
+        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def size(file: BinaryIO) -> tuple[int, int]:
+    """Height and width of the image that `decode` would give, from its header.
+
+    Raises:
+      DataError: it is no image.
+    """
+    with _opened(file) as image:
+        lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return image.size if lies else image.size[::-1]
+
+
+@contextlib.contextmanager
+def _opened(file: BinaryIO) -> Iterator[Image.Image]:
+    """An image whose pixels are not decoded yet; what its parser raises becomes a DataError."""
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            if image.width * image.height > MAX_ENCODED_PIXELS:
-                raise DataError(f"{image.width} x {image.height} are more than {MAX_ENCODED_PIXELS:,} pixels")
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        with Image.open(file) as image:
+            yield image
     except DataError:
         raise
     except UnidentifiedImageError as error:

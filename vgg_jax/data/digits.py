@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vgg_jax.data import splits
-from vgg_jax.data.source import Source
+from vgg_jax.data.source import Objects, Source
 from vgg_jax.errors import DataError
 
 try:
@@ -24,15 +24,18 @@ class MnistSource(Source):
 
     def __init__(self, split: str):
         super().__init__("mnist5k", split, tuple("0123456789"))
-        role, _, _ = splits.parse(split)
         rows, self._labels = _digits()
-        shuffle = np.random.default_rng(0)
-        share = np.concatenate(
-            [shuffle.permutation(np.flatnonzero(self._labels == digit))[_SHARES[role]] for digit in range(10)]
-        )
-        self._rows = share[splits.positions(split, len(share))]
+        self._rows = splits.select(split, lambda role: _share(self._labels, _SHARES[role]))
         self.jpegs = False
         self._encoded = [_png(rows[row]) for row in self._rows]
+
+    @property
+    def objects(self) -> Objects:
+        """The digits, each in the box of its ink."""
+        digits, labels = _digits()
+        count, label = len(self._rows), labels[self._rows].astype(np.int32)
+        corners = np.array([Image.fromarray(digit).getbbox() for digit in digits[self._rows]], np.float32)
+        return Objects(np.arange(count), label, corners, np.zeros(count, bool))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -42,6 +45,12 @@ class MnistSource(Source):
 
     def name_of(self, index: int) -> str:
         return f"{DATA_PATH}, row {self._rows[index]}"
+
+
+def _share(labels: np.ndarray, of_each_class: slice) -> list[int]:
+    shuffle = np.random.default_rng(0)
+    rows = [shuffle.permutation(np.flatnonzero(labels == digit))[of_each_class] for digit in range(10)]
+    return np.concatenate(rows).tolist()
 
 
 @functools.cache

@@ -1,10 +1,139 @@
-"""A source with an example for each object of its images (App. A)."""
+"""The objects of a source's images: gathered, held against their images, as labels, as examples (App. A, B)."""
 
 from __future__ import annotations
 
+import copy
+import io
+import logging
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
 import numpy as np
 
+from vgg_jax.data.decode import size
 from vgg_jax.data.source import Files, Objects, Source
+from vgg_jax.errors import DataError
+from vgg_jax.prefetch import cores
+
+_log = logging.getLogger(__name__)
+
+
+class Object(NamedTuple):
+    """An object of an image, as it was annotated."""
+
+    name: str
+    """Its class."""
+    corners: tuple[float, float, float, float]
+    """Left, top, right, bottom in pixels, right and bottom exclusive."""
+    difficult: bool = False
+
+
+def gathered(images: Iterable[Sequence[Object]], classes: Sequence[str]) -> Objects:
+    """The objects of images, of each image a list, as a source has them."""
+    number = {name: label for label, name in enumerate(classes)}
+    rows = [
+        (image, number[found.name], found.corners, found.difficult)
+        for image, objects in enumerate(images)
+        for found in objects
+    ]
+    image, label, corners, difficult = zip(*rows, strict=True) if rows else ((),) * 4
+    return Objects(
+        np.array(image, np.int64),
+        np.array(label, np.int32),
+        np.array(corners, np.float32).reshape(-1, 4),
+        np.array(difficult, bool),
+    )
+
+
+def image_class(objects: Sequence[Object]) -> str:
+    """The one class of an image: of its first object that is not difficult, or of its first."""
+    return min(objects, key=lambda found: found.difficult).name
+
+
+def presence(source: Source) -> np.ndarray:
+    """Which classes each image shows: int8 (images, classes), 1 present, 0 absent, -1 by difficult objects only.
+
+    What is -1 is left out of VOC's average precision of that class.
+
+    Raises:
+      DataError: its images have no objects.
+    """
+    if source.objects is None:
+        raise DataError(f"{source.name} has one label for each image: mean average precision is of images with objects")
+    matrix = np.zeros((len(source), len(source.classes)), np.int8)
+    of = source.objects
+    matrix[of.image[of.difficult], of.label[of.difficult]] = -1
+    matrix[of.image[~of.difficult], of.label[~of.difficult]] = 1
+    return matrix
+
+
+def checked(source: Source, *, on_error: str = "raise") -> Source:
+    """The same source with objects whose boxes lie in their images; the images' headers are read for their sizes.
+
+    A box may reach a pixel beyond its image, as one does whose tool counted otherwise, and is then cut. One that
+    reaches further, that has no area or swapped corners, or whose image cannot be read, is an error.
+
+    Args:
+      source: images with objects.
+      on_error: "raise", or "skip" to leave such objects out, each with a warning, and count them in the note.
+
+    Raises:
+      DataError: there is such an object; the message names it.
+    """
+    of, kept = source.objects, []
+    corners = of.corners.copy()
+    pictured = np.unique(of.image).tolist()
+    with ThreadPoolExecutor(cores()) as pool:
+        sizes = dict(zip(pictured, pool.map(lambda image: _size(source, image), pictured), strict=True))
+    for row, image in enumerate(of.image.tolist()):
+        try:
+            corners[row] = _in_image(corners[row], sizes[image])
+            kept.append(row)
+        except DataError as error:
+            number = row - np.searchsorted(of.image, image) + 1
+            message = f"{source.name_of(image)}, object {number} ({source.classes[of.label[row]]}): {error}"
+            if on_error == "raise":
+                raise DataError(f"{message}\nTo leave such objects out: --config.data.on_error=skip") from error
+            _log.warning("left out: %s", message)
+    result = copy.copy(source)
+    result.objects = Objects(of.image[kept], of.label[kept], corners[kept], of.difficult[kept])
+    if len(kept) < len(of.image):
+        left_out = f"objects left out because of their boxes: {len(of.image) - len(kept):,}"
+        result.note = "; ".join(filter(None, (source.note, left_out)))
+    return result
+
+
+def _size(source: Source, image: int) -> tuple[int, int] | DataError:
+    """Height and width of an image, or why they are not known."""
+    try:
+        if source.files:
+            with open(source.files.paths[image], "rb") as file:
+                return size(file)
+        return size(io.BytesIO(source[image]["image"]))
+    except OSError as error:
+        return DataError(error.strerror or str(error))
+    except DataError as error:
+        return error
+
+
+def _in_image(corners: np.ndarray, size: tuple[int, int] | DataError) -> np.ndarray:
+    """The corners of a box, cut at the edges of its image."""
+    if isinstance(size, DataError):
+        raise size
+    height, width = size
+    left, top, right, bottom = corners
+    edges = f"left {left:g}, top {top:g}, right {right:g}, bottom {bottom:g}"
+    if not np.isfinite(corners).all():
+        raise DataError(f"{edges} are no numbers")
+    if right < left or bottom < top:
+        raise DataError(f"its corners are swapped: {edges}")
+    if min(left, top) < -1 or right > width + 1 or bottom > height + 1:
+        raise DataError(f"it reaches beyond the image, of {width} x {height} pixels: {edges}")
+    cut = np.clip(corners, 0, [width, height, width, height])
+    if not (cut[:2] < cut[2:]).all():
+        raise DataError(f"it has no area: {edges}")
+    return cut
 
 
 class EachObject(Source):
@@ -21,24 +150,22 @@ class EachObject(Source):
         of = source.objects
         kept = np.flatnonzero(~of.difficult)
         self._source, self._image, self.jpegs = source, of.image[kept], source.jpegs
-        self._objects = Objects(np.arange(len(kept)), of.label[kept], of.corners[kept], of.difficult[kept])
-
-    @property
-    def objects(self) -> Objects:
-        """One for each example."""
-        return self._objects
+        self.objects = Objects(np.arange(len(kept)), of.label[kept], of.corners[kept], of.difficult[kept])
 
     @property
     def files(self) -> Files | None:
         """The images' files, one for each example, if they are files."""
         files = self._source.files
-        return files and Files([files.paths[image] for image in self._image], self._objects.label)
+        return files and Files([files.paths[image] for image in self._image], self.objects.label)
+
+    def describe(self) -> str:
+        return f"{self._source.describe()}, {len(self):,} objects"
 
     def __len__(self) -> int:
         return len(self._image)
 
     def __getitem__(self, index: int) -> dict:
-        return self._source[int(self._image[index])] | {"label": int(self._objects.label[index])}
+        return self._source[int(self._image[index])] | {"label": int(self.objects.label[index])}
 
     def name_of(self, index: int) -> str:
         return self._source.name_of(int(self._image[index]))

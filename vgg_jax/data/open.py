@@ -2,20 +2,24 @@
 
 tfds:NAME      any TFDS data set with an image and a class label, e.g. tfds:imagenet2012, tfds:imagenette, tfds:stl10
 folder:PATH    a folder of class folders, with or without train, validation, test below it
+voc:PATH       a folder of images with Pascal VOC's XML annotations, in VOC's layout or ILSVRC's: boxes
+boxes:FILE     a file with a line of JSON for each image and its boxes
 mnist5k        5,000 MNIST digits that come with a package: real data without a download
 """
 
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError, did_you_mean
 
+_SCHEMES = ("tfds", "folder", "voc", "boxes")
+
 
 def open_source(name: str, split: str) -> Source:
     """Opens one split of a source.
 
     Args:
-      name: `tfds:NAME`, `folder:PATH` or `mnist5k`.
-      split: a role (`train`, `validation`, `test`), or a slice of one: `train[:90%]`, `train[90%:]`, `train[:1000]`.
-        Every such slice of a folder or of mnist5k holds every class, for it is cut from a fixed shuffle.
+      name: one of these.
+      split: a role (`train`, `validation`, `test`), or a slice of one: `train[:90%]`, `train[90%:]`, `train[:1000]`;
+        several are joined by +. Of all but tfds, a slice is cut from a fixed shuffle and so holds every class.
 
     Raises:
       DataError: no such source or split, or its data are missing; the message says what to do.
@@ -31,13 +35,22 @@ def open_source(name: str, split: str) -> Source:
             from vgg_jax.data.folder import FolderSource
 
             return FolderSource(rest, split)
+        if scheme == "voc" and rest:
+            from vgg_jax.data.voc import VocSource
+
+            return VocSource(rest, split)
+        if scheme == "boxes" and rest:
+            from vgg_jax.data.box_file import BoxFileSource
+
+            return BoxFileSource(rest, split)
         if name == "mnist5k":
             from vgg_jax.data.digits import MnistSource
 
             return MnistSource(split)
     except DataError as error:
         raise DataError(f"config.data.source={name!r}: {error}") from error
-    suggestion = "" if scheme in ("tfds", "folder") else did_you_mean(scheme, ("tfds", "folder", "mnist5k"))
+    suggestion = "" if scheme in _SCHEMES else did_you_mean(scheme, (*_SCHEMES, "mnist5k"))
     raise DataError(
-        f"config.data.source={name!r}: no such source{suggestion}\nA source is tfds:NAME, folder:PATH or mnist5k"
+        f"config.data.source={name!r}: no such source{suggestion}\n"
+        "A source is tfds:NAME, folder:PATH, voc:PATH, boxes:FILE or mnist5k"
     )

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vgg_jax.data import decode
+from vgg_jax.data.boxes import in_window
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
@@ -44,12 +45,14 @@ class TrainingBatches:
 
     Each is a dict of NumPy arrays: `image` uint8 (b, crop, crop, 3), RGB; `label` int32 (b,); `index` int32 (b,), the
     position in the source; `window` float32 (b, 4), what the crop shows in pixels of the image: top, left, height,
-    width; `mask` float32 (b,), 0 where there is no image (all else is then 0).
+    width; `mask` float32 (b,), 0 where there is no image (all else is then 0). With `corners` also `boxes` float32
+    (b, 4), relative to the window.
 
     Args:
       source: where the images come from.
       sampler: the requests of batch k; the same for every call with the same k.
       crop: side of the crop, in pixels.
+      corners: of a box in each example of the source, float (len(source), 4).
       start, stop: the first batch, and the one before which the iteration ends.
       threads: how many of TensorFlow's threads read and decode; 0 is one per core.
       on_error: "raise", or "skip" to give unreadable images mask 0 and list them in `problems`.
@@ -68,6 +71,7 @@ class TrainingBatches:
         sampler: Callable[[int], Requests],
         *,
         crop: int,
+        corners: np.ndarray | None = None,
         start: int = 0,
         stop: int = 2**62,
         threads: int = 0,
@@ -76,6 +80,7 @@ class TrainingBatches:
         _check_on_error(on_error)
         self.problems: dict[str, str] = {}
         self._source, self._sampler, self._crop, self._stop = source, sampler, crop, stop
+        self._corners = corners
         self._skip, self._size, self._unreadable = on_error == "skip", len(sampler(start).index), 0
         self._planned_at_once = max(1, _PLANNED // self._size)
         self._batches = iter(self._dataset(start, _thread_count(threads)).as_numpy_iterator())
@@ -94,7 +99,11 @@ class TrainingBatches:
         self._unreadable = 0 if batch["mask"].any() else self._unreadable + np.sum(batch["index"] >= 0)
         if self._unreadable >= min(_UNREADABLE, 2 * len(self._source)):
             raise _none_readable(self._source, self._unreadable, name, why)
-        batch["index"] = np.where(batch["mask"] > 0, batch["index"], 0).astype(np.int32)
+        there = batch["mask"] > 0
+        batch["index"] = np.where(there, batch["index"], 0).astype(np.int32)
+        if self._corners is not None:
+            batch["boxes"] = np.zeros((self._size, 4), np.float32)
+            batch["boxes"][there] = in_window(self._corners[batch["index"][there]], batch["window"][there])
         return batch
 
     def close(self) -> None:

@@ -44,7 +44,10 @@ class Source(ABC):
       classes: the class names; a label is a position in them.
       note: a remark that a reader of the log should not miss, or "".
       jpegs: whether JPEGs are to be expected; the pipeline then looks for them first.
+      objects: where the images have boxes, these, as they were annotated (`data.objects.checked`); otherwise None.
     """
+
+    objects: Objects | None = None
 
     def __init__(self, name: str, split: str, classes: tuple[str, ...], note: str = ""):
         self.name, self.split, self.classes, self.note = name, split, classes, note
@@ -53,11 +56,6 @@ class Source(ABC):
     @property
     def files(self) -> Files | None:
         """Where each image is a file of its own, these files, which TensorFlow then reads; otherwise None."""
-        return None
-
-    @property
-    def objects(self) -> Objects | None:
-        """Where the images have boxes, these; otherwise None."""
         return None
 
     @abstractmethod
@@ -77,8 +75,9 @@ class Source(ABC):
         """Where a person finds this image: its path, or its file and record number."""
 
     def fingerprint(self) -> str:
-        """A checksum of the sizes and times of the images' files: another one where content was replaced."""
-        return digest(map(_size_and_time, self.files.paths if self.files else ()))
+        """A checksum of the images' sizes and times, and of their objects: another one where content was replaced."""
+        facts = [_size_and_time(path) for path in (self.files.paths if self.files else ())]
+        return digest(facts + [array.tobytes() for array in self.objects or ()])
 
     def shared_with(self, other: Source) -> int:
         """How many of its images another source has too."""

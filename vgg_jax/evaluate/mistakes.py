@@ -19,6 +19,7 @@ def save_mistakes(
     classes: Sequence[str],
     images: Sequence[str],
     read: Callable[[int], np.ndarray],
+    score: str = "probability",
 ) -> None:
     """Writes what went wrong: `per_class.csv`, `confusion.csv` and `.png`, `mistakes.csv` and `.png`.
 
@@ -29,6 +30,7 @@ def save_mistakes(
       posteriors, labels: of the images.
       classes, images: their names.
       read: the pixels of an image by its position among the images.
+      score: what the posteriors are; decisions of a classifier will do as well.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rank = metrics.ranks(posteriors, labels)
@@ -47,13 +49,13 @@ def save_mistakes(
     counts = [[name, *counts] for name, counts in zip(classes, confused, strict=True)]
     _save_csv(folder / "confusion.csv", ["is \\ taken for", *classes], counts)
     named = [[images[m.image], classes[m.label], classes[m.guess], f"{m.probability:.4f}"] for m in worst]
-    _save_csv(folder / "mistakes.csv", ["image", "is", "taken for", "probability"], named)
+    _save_csv(folder / "mistakes.csv", ["image", "is", "taken for", score], named)
     shown = [printable(name) for name in classes]
     with drawing(folder / "confusion.png") as path:
         _draw_confusion(path, confused, shown)
     if worst:
         with drawing(folder / "mistakes.png") as path:
-            _draw_mistakes(path, worst, shown, [read(mistake.image) for mistake in worst])
+            _draw_mistakes(path, worst, shown, [read(mistake.image) for mistake in worst], score)
 
 
 def _save_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
@@ -81,7 +83,9 @@ def _draw_confusion(path: Path, confused: np.ndarray, classes: Sequence[str]) ->
     figure.savefig(path, dpi=120)
 
 
-def _draw_mistakes(path: Path, worst: list[metrics.Mistake], classes: Sequence[str], images: list[np.ndarray]) -> None:
+def _draw_mistakes(
+    path: Path, worst: list[metrics.Mistake], classes: Sequence[str], images: list[np.ndarray], score: str
+) -> None:
     from matplotlib.figure import Figure
 
     columns = min(6, len(worst))
@@ -92,6 +96,7 @@ def _draw_mistakes(path: Path, worst: list[metrics.Mistake], classes: Sequence[s
         axes.set_axis_off()
     for axes, mistake, image in zip(places, worst, images, strict=False):
         axes.imshow(image)
-        title = f"{classes[mistake.label]}\ntaken for {classes[mistake.guess]}, {mistake.probability:.0%}"
+        sure = f"{mistake.probability:.0%}" if score == "probability" else f"{score} {mistake.probability:.2f}"
+        title = f"{classes[mistake.label]}\ntaken for {classes[mistake.guess]}, {sure}"
         axes.set_title(title, fontsize=8, parse_math=False)
     figure.savefig(path, dpi=110)

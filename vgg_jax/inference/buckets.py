@@ -92,11 +92,13 @@ class Batcher:
       smallest: the sides of an empty place's image in pixels: the least that the network's functions work on.
 
     Attributes:
+      size: how large batches are: the first two arguments.
       image_pixels, bucket_pixels: what came, and what was handed out, empty places included.
     """
 
     def __init__(self, batch_pixels: int, multiple: int, smallest: int):
-        self._batch_pixels, self._multiple, self._smallest = batch_pixels, multiple, smallest
+        self.size = self._batch_pixels, self._multiple = batch_pixels, multiple
+        self._smallest = smallest
         self._known: dict[Bucket, set[int]] = {}  # numbers of places with a program
         self.image_pixels = self.bucket_pixels = 0
 

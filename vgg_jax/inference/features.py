@@ -25,10 +25,18 @@ from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.inference.arrays import check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.feature_file import FeatureFile
-from vgg_jax.inference.runner import Maps, Runner, mirrored, with_mirror_images
+from vgg_jax.inference.runner import Function, Maps, Runner, mirrored, with_mirror_images
 from vgg_jax.model.vgg import VGG
 
 LAYERS = ("relu3_3", "pool5", "fc7")
+
+COMBINE: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
+    "average": functools.partial(np.mean, axis=0),
+    "stack": functools.partial(np.concatenate, axis=-1),
+    "max": functools.partial(np.max, axis=0),
+}
+"""What becomes of the features (..., channels) of several scales: their average, their channels one after the other, or
+the largest of each channel."""
 
 Image = np.ndarray | str | os.PathLike
 
@@ -65,7 +73,7 @@ def features(
       pool: what is taken over an activation's places: "mean", "max", or None to keep the map.
       flip: whether the result is the average of the image's and its mirror image's, whose map is mirrored back; digits
         and letters must not be mirrored. By default with pooling, as in the paper, but not for maps.
-      combine: what becomes of several scales: "average", or "stack", which puts their channels one after the other.
+      combine: what becomes of several scales: a key of `COMBINE`.
       into: a file to write instead, see `feature_file`; features that are there stay until the new ones are whole, and
         a file of another kind is refused.
       problems: takes note of images that cannot be read or are too elongated, the reasons by name, and these are left
@@ -92,14 +100,13 @@ def features(
     [(8, 11, 16), (12, 8, 16)]
     """
     layers = (layers,) if isinstance(layers, str) else tuple(dict.fromkeys(layers))
-    channels, smallest = _checked(net, layers, scales, pool, combine)
+    channels, smallest = check_features(net, layers, scales, pool, combine)
     if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable):
         raise ConfigError(f"images={str(images)!r}: give a list of images, or of paths")
     flip = pool is not None if flip is None else flip
     about = {"net": net.spec.name, "scales": list(scales), "pool": pool, "combine": combine, "flip": flip}
     about["channels"] = channels
-    function = functools.partial(activations, layers=layers, pool=pool, flip=flip)
-    runner = Runner(net, function, smallest=smallest, batch_size=batch_size, mesh=mesh)
+    runner = Runner(net, feature_function(layers, pool, flip), smallest=smallest, batch_size=batch_size, mesh=mesh)
     names: list[str] = []
 
     def computed() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -122,6 +129,12 @@ def features(
     if pool is None:
         return rows
     return {layer: np.array(rows.pop(layer), np.float32).reshape(-1, channels[layer]) for layer in layers}
+
+
+@functools.lru_cache(maxsize=16)
+def feature_function(layers: tuple[str, ...], pool: str | None, flip: bool) -> Function:
+    """`activations` as a runner takes it; the same function for the same features, so that it is compiled once."""
+    return functools.partial(activations, layers=layers, pool=pool, flip=flip)
 
 
 def activations(
@@ -173,14 +186,20 @@ def places_of(net: VGG, layer: str, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2
     return sizes // 2 ** sum(name.startswith("pool") for name in net.activations[: place + 1])
 
 
-def _checked(net: VGG, layers, scales, pool, combine) -> tuple[dict[str, int], int]:
-    """The channels of the layers' features, and the smallest image that they can be computed of, in pixels."""
+def check_features(
+    net: VGG, layers: Sequence[str], scales: Sequence[int], pool: str | None, combine: str
+) -> tuple[dict[str, int], int]:
+    """The channels of the layers' features, and the smallest image that they can be computed of, in pixels.
+
+    Raises:
+      ConfigError: they cannot be computed, see `features`.
+    """
     crop = jax.ShapeDtypeStruct((1, net.crop, net.crop, 3), jnp.uint8)
     maps = jax.eval_shape(lambda images: net.activations_of(images, layers), crop)  # the net knows its layers
     if pool not in ("mean", "max", None):
         raise ConfigError(f"pool={pool!r}: there are 'mean', 'max' and None")
-    if combine not in ("average", "stack"):
-        raise ConfigError(f"combine={combine!r}: there are 'average' and 'stack'")
+    if combine not in COMBINE:
+        raise ConfigError(f"combine={combine!r}: there are 'average', 'stack' and 'max'")
     head = [layer for layer in layers if net.activations.index(layer) > net.activations.index("pool5")]
     smallest = net.crop if head else net.spec.stride
     check_scales(scales, smallest, f"the net's crop, which {head[0]} needs" if head else "the least for its layers")
@@ -235,11 +254,10 @@ def _combined(
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Images' numbers and values, of all scales together."""
     pending: dict[int, dict[int, dict[str, np.ndarray]]] = {}
-    join = np.concatenate if combine == "stack" else functools.partial(np.mean, axis=0)
     for (number, position), values in outputs:
         parts = pending.setdefault(number, {})
         parts[position] = values
         if len(parts) == scales:
             del pending[number]
             together = {layer: [parts[place][layer] for place in range(scales)] for layer in values}
-            yield number, values if scales == 1 else {layer: join(them) for layer, them in together.items()}
+            yield number, values if scales == 1 else {layer: COMBINE[combine](them) for layer, them in together.items()}

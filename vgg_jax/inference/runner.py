@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import NamedTuple
@@ -102,11 +104,23 @@ class Runner:
         Yields:
           (key, {output: array}) of an image, the outputs of all its functions together.
         """
-        with prefetch(self.batcher.batches(images), self._begin, AHEAD) as batches:
-            for keys, outputs in batches:
-                outputs = jax.device_get(outputs)
-                for place, key in enumerate(keys):  # then come empty places
-                    yield key, {name: _output_of(output, place) for name, output in outputs.items()}
+        with contextlib.closing(self.batches(images)) as batches:
+            for batch in batches:
+                yield from batch
+
+    def batches(
+        self, images: Iterable[ScaledImage], first: int = 0
+    ) -> Iterator[Iterator[tuple[Hashable, dict[str, np.ndarray]]]]:
+        """What a call gives, batch by batch.
+
+        Args:
+          first: so many batches are not computed, and not given: a new runner that is given the same images makes the
+            same batches of them, so a pass that was cut off can go on to the bit.
+        """
+        batches = itertools.islice(self.batcher.batches(images), first, None)
+        with prefetch(batches, self._begin, AHEAD) as begun:
+            for keys, outputs in begun:
+                yield _by_image(keys, jax.device_get(outputs))
 
     def _begin(self, batch: PaddedBatch) -> tuple[tuple[Hashable, ...], dict[str, Array | Maps]]:
         """A batch's keys and outputs, under way. In a thread: programs are compiled while earlier batches run."""
@@ -122,6 +136,11 @@ def _program(function: Function, graphdef: nnx.GraphDef) -> Callable:
     """A function of a network, jitted; runners with the same function of the same kind of network share it."""
     run = lambda state, images, sizes: function(nnx.merge(graphdef, state), images, sizes)
     return compiler.jit(run, quick=True)
+
+
+def _by_image(keys: Iterable[Hashable], outputs: dict) -> Iterator[tuple[Hashable, dict[str, np.ndarray]]]:
+    for place, key in enumerate(keys):  # then come empty places
+        yield key, {name: _output_of(output, place) for name, output in outputs.items()}
 
 
 def _output_of(output: np.ndarray | Maps, place: int) -> np.ndarray:

@@ -1,9 +1,8 @@
 """A folder that keeps activations: arrays that are read a batch at a time, never all into memory.
 
     of.json       what they are made of: everything that they depend on; and the images that could not be read
-    pool5.npy     float32 (views, images, h, w, channels)
-    label.npy     int32 (images,)
-    mask.npy      float32 (views, images), 0 where an image could not be read
+    NAME.npy      for each array of a batch, (views, images, ...): pool5, what it is to be compared with, and the mask,
+                  0 where an image could not be read
 
 It is written aside, view by view, and renamed when complete. Until then `of.json` says too how many rows, of one image
 in one view, are complete; it is written after them, so that whoever stops goes on from there.
@@ -18,7 +17,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -30,14 +28,6 @@ log = logging.getLogger(__name__)
 _SECONDS = 1.0  # of work that a kill may cost
 
 
-class Stored(NamedTuple):
-    """The arrays of a folder, mapped into memory."""
-
-    pool5: np.ndarray
-    label: np.ndarray
-    mask: np.ndarray
-
-
 def views_in(folder: Path, made_of: dict) -> int:
     """How many views a folder keeps that are made of this; what is made of something else is reported.
 
@@ -47,13 +37,13 @@ def views_in(folder: Path, made_of: dict) -> int:
     return _counted(folder, made_of, lambda about: len(np.load(folder / "mask.npy", mmap_mode="r")))
 
 
-def rows_in(folder: Path, made_of: dict, shape: tuple[int, ...]) -> int:
-    """How many rows are complete of a folder that is not; the arguments are those of `writing`."""
-    return _counted(_aside(folder), made_of | {"views": shape[0]}, lambda about: about["rows"])
+def rows_in(folder: Path, made_of: dict, views: int) -> int:
+    """How many rows are complete of a folder that is not, and is to have so many views."""
+    return _counted(_aside(folder), made_of | {"views": views}, lambda about: about["rows"])
 
 
-def read(folder: Path, mode: str = "r") -> tuple[Stored, dict[str, str]]:
-    """The arrays, and the images that could not be read: {name: reason}.
+def read(folder: Path, mode: str = "r") -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays, mapped into memory, and the images that could not be read: {name: reason}.
 
     Args:
       mode: "r+" for arrays that may be written to.
@@ -62,8 +52,9 @@ def read(folder: Path, mode: str = "r") -> tuple[Stored, dict[str, str]]:
       CheckpointError: a file is missing or damaged.
     """
     try:
-        arrays = Stored(*(np.load(folder / f"{name}.npy", mmap_mode=mode) for name in Stored._fields))
-        return arrays, json.loads((folder / "of.json").read_text())["unreadable"]
+        about = json.loads((folder / "of.json").read_text())
+        names = about["of"]["arrays"]
+        return {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in names}, about["unreadable"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}; remove it, and it is computed again") from error
 
@@ -77,7 +68,7 @@ class Unfinished:
       rows: how many rows are complete.
     """
 
-    def __init__(self, folder: Path, made_of: dict, arrays: Stored, problems: dict[str, str], rows: int):
+    def __init__(self, folder: Path, made_of: dict, arrays: dict[str, np.ndarray], problems: dict[str, str], rows: int):
         self._folder, self._made_of = folder, made_of
         self.arrays, self.problems, self.rows, self._kept = arrays, problems, rows, 0.0
 
@@ -89,7 +80,7 @@ class Unfinished:
 
     def keep(self) -> None:
         """Writes what is complete to the disk, and then how much that is."""
-        for array in self.arrays:
+        for array in self.arrays.values():
             array.flush()
         about = {"of": self._made_of, "rows": self.rows, "unreadable": self.problems}
         with written_aside(self._folder / "of.json") as partial:
@@ -98,29 +89,31 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, made_of: dict, shape: tuple[int, ...], views: int, rows: int) -> Iterator[Unfinished]:
+def writing(folder: Path, made_of: dict, views: int, images: int, *, first: int, rows: int) -> Iterator[Unfinished]:
     """Arrays to be filled; afterwards the folder is complete, or after an interruption its complete rows are kept.
 
     Args:
-      made_of: as in `views_in`.
-      shape: of `pool5`.
-      views: how many are taken over from the folder as it was.
-      rows: how many are complete: those of the views or, if there are more, those of `rows_in`.
+      made_of: as in `views_in`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
+      views, images: how many there are to be.
+      first: how many views are taken over from the folder as it was.
+      rows: how many are complete: those of these views or, if there are more, those of `rows_in`.
     """
-    aside, images = _aside(folder), shape[1]
-    if rows > views * images:
+    aside = _aside(folder)
+    if rows > first * images:
         arrays, problems = read(aside, "r+")
     else:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        shapes = {"pool5": (np.float32, shape), "label": (np.int32, (images,)), "mask": (np.float32, shape[:2])}
-        arrays = Stored(*(np.lib.format.open_memmap(aside / f"{n}.npy", "w+", *of) for n, of in shapes.items()))
+        arrays = {
+            name: np.lib.format.open_memmap(aside / f"{name}.npy", "w+", np.dtype(dtype), (views, images, *shape))
+            for name, (shape, dtype) in made_of["arrays"].items()
+        }
         problems = {}
-        if views:
+        if first:
             before, problems = read(folder)
-            arrays.pool5[:views], arrays.mask[:views] = before.pool5[:views], before.mask[:views]
-            arrays.label[:] = before.label
-    unfinished = Unfinished(aside, made_of | {"views": shape[0]}, arrays, problems, rows)
+            for name, array in arrays.items():
+                array[:first] = before[name][:first]
+    unfinished = Unfinished(aside, made_of | {"views": views}, arrays, problems, rows)
     unfinished.keep()
     try:
         yield unfinished

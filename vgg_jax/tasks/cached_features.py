@@ -1,9 +1,9 @@
 """Frozen convolutions computed once: fixed views of the images in place of fresh crops (Sec. 3.1, fine-tuning).
 
-With `config.train.cached_views=K` every image has K views. A view is a scale, a window, a flip and a color shift,
-drawn once from (seed, image, view); what the frozen convolutions make of it, pool5, is computed before the first step
-and kept in the workdir (`activation_store`), where a larger K finds what a smaller one left, and a run that was stopped
-what it had computed. The steps read pool5 and run the FC layers alone, in a hundredth of the time.
+With `config.train.cached_views=K` every example of a task has K views. A view is a scale, a window, a flip and a color
+shift, drawn once from (seed, example, view); what the frozen convolutions make of it, pool5, is computed before the
+first step and kept in the workdir (`activation_store`), where a larger K finds what a smaller one left, and a run that
+was stopped what it had computed. The steps read pool5 and run the FC layers alone, in a hundredth of the time.
 
 Epoch e shows every image once, in an order drawn from (seed, e), by its view e mod K. A batch is a function of the seed
 and of its number, as one of fresh crops is; dropout is drawn in every step. Batch normalization, frozen with its
@@ -40,8 +40,9 @@ from vgg_jax.model.specs import scaled, spec_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks import activation_store
-from vgg_jax.tasks.classification import Classification, batch_shapes, classification_loss, split_keys
+from vgg_jax.tasks.random_crops import RandomCrops, split_keys
 from vgg_jax.train.state import is_frozen
+from vgg_jax.train.step import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -55,22 +56,22 @@ Places = tuple[np.ndarray, np.ndarray]
 """Which images, and which view of each."""
 
 
-class CachedFeatures(Classification):
-    """Classification by FC layers that are trained on the output of frozen convolutions, computed once.
+class CachedFeatures:
+    """A task whose FC layers are trained on the output of frozen convolutions, computed once.
 
     Args:
-      config: the run's; all convolutions are frozen.
+      task: what the network is trained for; its config freezes all convolutions, see `check_frozen`.
       mesh: all devices.
       workdir: the run's folder; the output is kept in its `views/`.
 
     Raises:
-      ConfigError: a convolution is trained, or it is too much to keep.
-      DataError: as `Classification`.
+      ConfigError: it is too much to keep.
     """
 
-    def __init__(self, config: ConfigDict, mesh: Mesh, workdir: Path):
-        _check_frozen(config)
-        super().__init__(config, mesh, workdir)
+    def __init__(self, task: RandomCrops, mesh: Mesh, workdir: Path):
+        self._task, self._config = task, (config := task.config)
+        self.source, self.classes, self.outputs, self.mean_rgb = task.source, task.classes, task.outputs, task.mean_rgb
+        self.monitor, self.evaluate, self.problems = task.monitor, task.evaluate, task.problems
         self._mesh, self._folder, self._view_count = mesh, workdir / "views", config.train.cached_views
         size, seed = config.train.batch_size, config.seed
         self._order = sampler.EpochOrder(len(self.source), size, seed, sampler.CACHED_ORDER)
@@ -78,10 +79,10 @@ class CachedFeatures(Classification):
         pool5 = side, side, scaled(list(spec.convolutions.values())[-1].channels, config.model.width)
         self._shape = self._view_count, len(self.source), *pool5
         self._check_bytes(MAX_BYTES, "the most that is kept")
-        self.batch_shapes = batch_shapes(config.train.batch_size, pool5=(pool5, jnp.float32))
+        self.batch_shapes = task.shapes_with(pool5=(pool5, jnp.float32))
 
     def batches(self, net: VGG, start: int) -> Iterator[dict[str, np.ndarray]]:
-        """pool5 of views, `label` and `mask`; before them, unless the workdir has it, pool5 of all views is computed.
+        """pool5 of views, targets and `mask`; before them, unless the workdir has it, pool5 of all views is computed.
 
         Raises:
           DataError: an image cannot be read.
@@ -91,7 +92,7 @@ class CachedFeatures(Classification):
         there = activation_store.views_in(self._folder, made_of)
         if sharding.agreed(there < self._view_count):
             there = 0 if sharding.agreed(not there) else there
-            begun = activation_store.rows_in(self._folder, made_of, self._shape)
+            begun = activation_store.rows_in(self._folder, made_of, self._view_count)
             begun = int(multihost_utils.process_allgather(np.asarray(begun)).min())
             self._compute(net, made_of, there, max(there * len(self.source), begun))
         stored, problems = activation_store.read(self._folder)
@@ -99,19 +100,18 @@ class CachedFeatures(Classification):
 
         def batch(k: int) -> dict[str, np.ndarray]:
             index, view = self.places(k)
-            return {"pool5": stored.pool5[view, index], "label": stored.label[index], "mask": stored.mask[view, index]}
+            return {name: array[view, index] for name, array in stored.items()}
 
         return (batch(k) for k in itertools.count(start))
 
-    def loss(self, net: VGG, batch: dict[str, Array], keys: Array) -> tuple[Array, dict[str, Array]]:
-        """`classification_loss` of the FC layers: a view was augmented before the convolutions."""
-        return classification_loss(net.head(batch["pool5"], keys=split_keys(keys)[1]), batch)
+    def loss(self, net: VGG, batch: dict[str, Array], keys: Array) -> tuple[Array, Metrics]:
+        """The task's criterion of the FC layers: a view was augmented before the convolutions."""
+        return self._task.criterion(net.head(batch["pool5"], keys=split_keys(keys)[1]), batch)
 
     def preview(self, batch: dict[str, np.ndarray], keys: Array) -> tuple[np.ndarray, Sequence[str]]:
         """The first images of batch 0 as the convolutions saw them, read again."""
         del keys
-        index, view = (places[: len(batch["label"])] for places in self.places(0))
-        return self.pixels(index, view), [self.classes[label] for label in batch["label"]]
+        return self._task.shown(self.views(*(places[: len(batch["mask"])] for places in self.places(0))))
 
     def places(self, k: int) -> Places:
         """This process's share of batch k."""
@@ -119,10 +119,11 @@ class CachedFeatures(Classification):
         mine = process_slice(len(index), jax.process_index(), jax.process_count())
         return index[mine], epoch[mine] % self._view_count
 
-    def pixels(self, index: np.ndarray, view: np.ndarray) -> np.ndarray:
-        """Views of images as the net gets them: RGB around 0..255, float32 (n, crop, crop, 3)."""
+    def views(self, index: np.ndarray, view: np.ndarray) -> dict[str, Array]:
+        """Views of images as the net gets them: `image`, RGB around 0..255 (n, crop, crop, 3), and the targets."""
+        places = {"index": jnp.asarray(index), "view": jnp.asarray(view)}
         with contextlib.closing(self._crops(lambda _: (index, view), 1)) as crops:
-            return np.asarray(jax.jit(self._augmented)(next(crops)["image"], jnp.asarray(index), jnp.asarray(view)))
+            return jax.jit(self._augmented)(next(crops) | places)
 
     def _compute(self, net: VGG, made_of: dict, first: int, start: int) -> None:
         """Fills the folder: all views of all images but the `first` views, a few at a time on all devices.
@@ -134,9 +135,9 @@ class CachedFeatures(Classification):
 
         @compiler.jit
         def convolved(state, batch):
-            pixels = self._augmented(batch["image"], batch["index"], batch["view"])
-            pool5 = nnx.merge(graphdef, state).activations_of(pixels, ["pool5"])["pool5"].astype(jnp.float32)
-            return {"pool5": pool5, "label": batch["label"], "mask": batch["mask"]}
+            batch = self._augmented(batch)
+            pool5 = nnx.merge(graphdef, state).activations_of(batch["image"], ["pool5"])["pool5"].astype(jnp.float32)
+            return {"pool5": pool5} | {name: batch[name] for name in (*self._task.targets, "mask")}
 
         views, images = self._shape[:2]
         size, total = _TOGETHER * self._mesh.size, views * images
@@ -158,7 +159,7 @@ class CachedFeatures(Classification):
             stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), -(-(total - start) // size))
             at_end.enter_context(contextlib.closing(stream))
             if jax.process_index() == 0:
-                writing = activation_store.writing(self._folder, made_of, self._shape, first, start)
+                writing = activation_store.writing(self._folder, made_of, views, images, first=first, rows=start)
                 unfinished = at_end.enter_context(writing)
             for k, share in enumerate(stream):
                 index, view = places(k)
@@ -167,11 +168,10 @@ class CachedFeatures(Classification):
                 rows = multihost_utils.process_allgather(rows, tiled=True)
                 done = min(start + (k + 1) * size, total)
                 if jax.process_index() == 0:
-                    stored, there, read = unfinished.arrays, index >= 0, rows["mask"] > 0
-                    stored.pool5[view[there], index[there]] = rows["pool5"][there]
-                    stored.mask[view[there], index[there]] = rows["mask"][there]
-                    stored.label[index[read]] = rows["label"][read]
-                    unread = map(self.source.name_of, index[there & ~read])
+                    there = index >= 0
+                    for name, array in unfinished.arrays.items():
+                        array[view[there], index[there]] = rows[name][there]
+                    unread = map(self.source.name_of, index[there & (rows["mask"] == 0)])
                     unfinished.problems |= {name: stream.problems.get(name, "") for name in unread}
                     unfinished.complete(done)
                 progress(done, total)
@@ -194,15 +194,16 @@ class CachedFeatures(Classification):
             windows = map(window, np.asarray(index).tolist(), np.asarray(view).tolist())
             return Requests(index, *map(np.array, zip(*windows, strict=True)))
 
-        return TrainingBatches(self.source, requests, crop=data.crop, stop=count, **self._reading)
+        return self._task.crops(requests, stop=count)
 
-    def _augmented(self, crops: Array, index: Array, view: Array) -> Array:
+    def _augmented(self, batch: dict[str, Array]) -> dict[str, Array]:
+        """Crops of the views `view` of the images `index`, flipped and shifted in color."""
         family = jax.random.fold_in(jax.random.key(self._config.seed), np.uint32(_PIXELS))
 
         def key(image: Array, view: Array) -> Array:
             return jax.random.fold_in(jax.random.fold_in(family, image), view)
 
-        return self._augment({"image": crops}, jax.vmap(key)(index, view))["image"]
+        return self._task.augment(batch, jax.vmap(key)(batch["index"], batch["view"]))
 
     def _dependencies(self, net: VGG) -> dict:
         """Everything that a view's activations depend on, as JSON values."""
@@ -214,9 +215,11 @@ class CachedFeatures(Classification):
             "source": self.source.name,
             "split": self.source.split,
             "net": net.spec.name,
-            "shape": self._shape[1:],
+            "images": len(self.source),
+            "arrays": {name: (rows.shape[1:], rows.dtype.name) for name, rows in self.batch_shapes.items()},
             **{key: data[key] for key in ("crop", "scale", "flip", "color_shift")},
-            "colors": vars(self._colors),
+            "colors": vars(self._task.colors),
+            "boxes": None if self._task.corners is None else hashlib.sha256(self._task.corners.tobytes()).hexdigest(),
             "seed": self._config.seed,
             "dtype": net.dtype.name,
             "convolutions": digest.hexdigest(),
@@ -235,8 +238,12 @@ class CachedFeatures(Classification):
         )
 
 
-def _check_frozen(config: ConfigDict) -> None:
-    """Refuses views of a config that trains a convolution."""
+def check_frozen(config: ConfigDict) -> None:
+    """Refuses views of a config that trains a convolution.
+
+    Raises:
+      ConfigError: with the layers that are trained.
+    """
     spec = spec_of(config.model.net)
     trained = [layer for layer in spec.convolutions if not is_frozen(layer, tuple(config.train.freeze))]
     if trained:

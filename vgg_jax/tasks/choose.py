@@ -7,13 +7,16 @@ from pathlib import Path
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vgg_jax.tasks.cached_features import CachedFeatures
+from vgg_jax.tasks.cached_features import CachedFeatures, check_frozen
 from vgg_jax.tasks.classification import Classification
+from vgg_jax.tasks.localization import Localization
 from vgg_jax.train.task import Task
+
+TASKS = {"classification": Classification, "localization": Localization}
 
 
 def make_task(config: ConfigDict, mesh: Mesh, workdir: Path) -> Task:
-    """The task of a run: classification, with `config.train.cached_views` on cached features.
+    """The task of a run, `config.task`; with `config.train.cached_views` on cached features.
 
     Args:
       config: the run's.
@@ -22,6 +25,10 @@ def make_task(config: ConfigDict, mesh: Mesh, workdir: Path) -> Task:
 
     Raises:
       ConfigError: the config contradicts itself.
-      DataError: the source or a split of it is not there, or its color statistics cannot be computed.
+      DataError: the source or a split of it is not there or has not what the task needs, or its color statistics cannot
+        be computed.
     """
-    return (CachedFeatures if config.train.cached_views else Classification)(config, mesh, workdir)
+    if config.train.cached_views:
+        check_frozen(config)
+    task = TASKS[config.task](config, mesh, workdir)
+    return CachedFeatures(task, mesh, workdir) if config.train.cached_views else task

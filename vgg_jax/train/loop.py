@@ -43,6 +43,7 @@ from vgg_jax.train.state import TrainState, arrays_of, check_freeze, new_state, 
 from vgg_jax.train.step import image_keys, make_train_step, trace_step
 from vgg_jax.train.task import Task
 from vgg_jax.train.throughput import StartUp, Throughput
+from vgg_jax.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -116,14 +117,17 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         throughput = Throughput(batch_size, functools.partial(_check_finite, config, checkpoints, workdir))
         progress, left_out, first_step = Progress("step", first=step, seconds=0), set(), step + 1
         asked_to_stop = at_end.enter_context(deferred_stop("the step under way is saved"))
-        batches, stopping = itertools.chain([batch], batches), False
+        batches, stopping, watchdog = itertools.chain([batch], batches), False, None
+        if jax.process_count() > 1:
+            saved = lambda: f"step {checkpoints.latest or 'none'} is saved in {workdir}"
+            watchdog = at_end.enter_context(contextlib.closing(Watchdog(config.mesh.patience, saved)))
 
         while True:
             if unvalidated() and not stopping:
                 began = time.monotonic()
                 checkpoints.wait()
                 write.flush()
-                with stoppable() if jax.process_count() == 1 else contextlib.nullcontext():  # saved; others would wait
+                with watchdog.elsewhere() if watchdog else stoppable():  # saved; others would wait
                     metrics = task.evaluate(_network(graphdef, state))
                 validation, monitored = metrics | {"step": step}, metrics[task.monitor]
                 write(step, "validation", metrics)
@@ -154,6 +158,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
             stopping = sharding.agreed(asked_to_stop())
+            if watchdog:
+                watchdog.step()
             if unvalidated() or stopping or step % config.checkpoint.every == 0:
                 throughput.fetch()  # nothing is saved that was not checked
                 meta = resume.about(config, task) | {"schedule": schedule.state, "validation": validation}

@@ -1,0 +1,80 @@
+"""Descriptors beside the scorer: images a second from files, at the same scales (App. B).
+
+    python -m benchmarks.descriptors                                  photographs of ImageNet-like sizes, made
+    python -m benchmarks.descriptors --folder=PATH --images=500 --width=1 --scales 256 384 512
+
+Both read the same files, at the same scales, with mirror images, and take turns; the first round compiles and does not
+count. The store's features are written to a new folder each time, one scale after the other; the scorer gives dense
+posteriors. The ratio is of neighboring runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import nnx
+
+import vgg_jax
+from benchmarks.dense import files_of, make_photographs
+from vgg_jax.data.files import FileSource
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.inference.feature_store import kept_features
+from vgg_jax.inference.runner import Runner
+from vgg_jax.inference.scorer import EvalView, posteriors, scales_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, help="JPEG files lie below it; by default they are made")
+    parser.add_argument("--images", type=int, default=100, help="how many of them, evenly spaced")
+    parser.add_argument("--net", default="D")
+    parser.add_argument("--width", type=float, default=0.125)
+    parser.add_argument("--layer", default="relu7")
+    parser.add_argument("--scales", type=int, nargs="+", default=[256, 384])
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    net = vgg_jax.VGG(arguments.net, width=arguments.width, rngs=nnx.Rngs(0))
+    with tempfile.TemporaryDirectory() as made:
+        if arguments.folder is None:
+            arguments.folder = Path(made)
+            make_photographs(arguments.folder, arguments.images)
+        source, scales = FileSource(files_of(arguments)), arguments.scales
+        ways = {
+            "scorer": lambda: score(net, source, scales),
+            "store": lambda: keep(net, source, scales, arguments.layer),
+        }
+        seconds = [{name: timed(way) for name, way in ways.items()} for _ in range(arguments.repeats + 1)][1:]
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}: net {arguments.net}, width {arguments.width:g}")
+    print(f"{len(source)} images at Q = {', '.join(map(str, scales))}, with mirror images")
+    for name in ways:
+        print(f"{name}: {len(source) / np.median([times[name] for times in seconds]):.2f} images a second")
+    ratios = sorted(times["scorer"] / times["store"] for times in seconds)
+    print(f"store / scorer: {np.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+    print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+def score(runner: Runner, source: FileSource, views: list[EvalView]) -> None:
+    with scaled_images(source, range(len(source)), scales_of(views)) as examples:
+        count = sum(1 for _ in posteriors(runner, examples, views))
+    assert count == len(source) * len(views)
+
+
+def keep(net: vgg_jax.VGG, source: FileSource, scales: list[int], layer: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        assert kept_features(Path(folder), {}, net, source, [layer], scales).there.all()
+
+
+def timed(way) -> float:
+    began = time.perf_counter()
+    way()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

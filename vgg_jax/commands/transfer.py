@@ -1,0 +1,95 @@
+"""--mode=transfer: networks and a source in, a tested linear classifier out (App. B).
+
+WORKDIR/tables.md, .csv, .json       the row of Table 11 or 12, one for each descriptor
+WORKDIR/probe.npz                    the classifier: --mode=predict --workdir=WORKDIR takes it
+WORKDIR/confusion.png, mistakes.png, per_class.csv, curve.png ...
+WORKDIR/features/                    what the next command with the same networks and images finds
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vgg_jax.commands.target import EvalTarget, find_targets
+from vgg_jax.commands.workdir import claim
+from vgg_jax.config import default_config
+from vgg_jax.errors import CheckpointError, ConfigError
+from vgg_jax.files import printable, writing
+from vgg_jax.transfer.experiment import TransferSettings, fit_probe
+from vgg_jax.transfer.paper import papers_row
+from vgg_jax.transfer.report import markdown, save_report
+
+PROBE, FEATURES = "probe.npz", "features"
+
+_MADE = frozenset(
+    {
+        *("tables.md", "tables.csv", "tables.json", "per_class.csv", "confusion.csv", "confusion.png"),
+        *("mistakes.csv", "mistakes.png", "curve.csv", "curve.png", PROBE, FEATURES),
+    }
+)
+
+
+def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], weights: list[str], **given) -> int:
+    """The command: prints the table."""
+    if not workdir or not (checkpoint or weights):
+        raise ConfigError(
+            "--mode=transfer needs --workdir=DIR, where the classifier goes, and --weights=SOURCE or --checkpoint=RUN, "
+            "several for late fusion"
+        )
+    folder = Path(workdir)
+    with writing(f"--workdir={folder}"):
+        claim(folder, _MADE)
+    layers = (given["config"] or default_config()).transfer.layers
+    layers = tuple(given["overrides"].get("transfer.layers", layers))
+    # FC layers that a file lacks would be randomly initialized: descriptors of them mean nothing.
+    partial = not any(re.fullmatch(r"(fc|relu)\d", layer) for layer in layers)
+    try:
+        targets = [*find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=partial, **given)]
+    except CheckpointError as error:
+        if partial or "fc" not in str(error):
+            raise
+        way_out = "\nOf convolutions alone there are descriptors too: --config.transfer.layers=pool5"
+        raise CheckpointError(f"{error}{way_out}") from error
+    print(report(targets, folder))
+    return 0
+
+
+def report(targets: list[EvalTarget], folder: Path) -> str:
+    """Trains and tests a classifier as the first network's config says, and saves it.
+
+    Returns:
+      The table, where the files are, and what could not be read.
+
+    Raises:
+      UserError: the data are missing, a layer or a scale does not go with a network, or a file cannot be written.
+    """
+    config = targets[0].config
+    result = fit_probe(
+        [target.net for target in targets],
+        config.data.source,
+        settings_of(targets[0]),
+        split=config.data.train_split,
+        test_split=config.evaluate.split,
+        store=folder / FEATURES,
+        on_error=config.data.on_error,
+        threads=config.data.threads,
+        batch_size=config.evaluate.batch_size or None,
+    )
+    networks = " + ".join(target.net.spec.name for target in targets)
+    heading = "\n".join(printable(f"{target.name} on {result.source.describe()}") for target in targets)
+    paper = papers_row(result, networks)
+    with writing(folder):
+        result.probe.save(folder / PROBE)
+        save_report(folder, result, heading, networks, paper)
+    lines = [heading, "", markdown(result, networks, paper), "", f"Classifier, tables, mistakes: {folder}"]
+    if result.problems:
+        lines += ["", f"{len(result.problems)} images could not be read and are left out:"]
+        lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(result.problems.items())]
+    return "\n".join(lines)
+
+
+def settings_of(target: EvalTarget) -> TransferSettings:
+    """The keys of a config that say how a classifier is made and tested."""
+    config = target.config
+    return TransferSettings(scales=target.scales, flip=config.data.flip, seed=config.seed, **config.transfer)

@@ -1,0 +1,183 @@
+"""Images with annotations in Pascal VOC's XML (App. A, B).
+
+Three layouts are known by their folders:
+
+  images/, annotations/           and, if there are, train.txt, val.txt, test.txt: a name a line
+  JPEGImages/, Annotations/       VOC's own; its lists are ImageSets/Main/train.txt, val.txt, test.txt
+  train/CLASS/, val/, test/       ILSVRC's, also below Data/CLS-LOC/; annotations in Annotations/CLS-LOC/ or beside the
+                                  images
+
+An annotation belongs to the image of the same name. VOC counts pixels from 1 and a box's last pixels are in it: xmin is
+`left + 1` and xmax is `right`. What a file says of its image (<filename>, <size>) is not looked at, for it is often
+wrong. Boxes are those of the upright image, as it is decoded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+from vgg_jax.data import splits
+from vgg_jax.data.files import SUFFIXES, FileSource, existing_folder
+from vgg_jax.data.objects import Object, gathered, image_class
+from vgg_jax.errors import DataError
+
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+_LISTS = {"train": "train", "validation": "val", "test": "test"}
+
+
+class VocSource(FileSource):
+    """Images with VOC's annotations; the classes are the names of all objects, or ILSVRC's folders, sorted.
+
+    Where there are no lists, the images are divided 80 / 10 / 10 by a hash of their names. An image without an object
+    has no class: it is left out, and counted in the note; in ILSVRC's layout its folder is its class.
+    """
+
+    def __init__(self, path: str, split: str):
+        root = existing_folder(path)
+        if (root / "JPEGImages").is_dir():
+            layout = _Flat(root / "JPEGImages", root / "Annotations", root / "ImageSets" / "Main")
+        elif (root / "images").is_dir():
+            layout = _Flat(root / "images", root / "annotations", root)
+        else:
+            layout = _ClassFolders(root)
+        chosen = splits.select(split, layout.of_role)
+        super().__init__(
+            [image.path for image in chosen],
+            [layout.classes.index(image.folder or image_class(image.objects)) for image in chosen],
+            name=f"voc:{path}",
+            split=split,
+            classes=layout.classes,
+            note="; ".join(layout.notes),
+        )
+        self.objects = gathered([image.objects for image in chosen], layout.classes)
+
+
+class _Image(NamedTuple):
+    path: Path
+    objects: tuple[Object, ...]
+    folder: str = ""
+    """Its class, if its folder says it."""
+
+
+class _Flat:
+    """Images in one folder, their annotations in another, and lists of names in a third.
+
+    Attributes:
+      classes: all names of objects, sorted.
+      notes: remarks on the roles that were asked for.
+    """
+
+    def __init__(self, images: Path, annotations: Path, lists: Path):
+        self._images, self._lists, self.notes = _by_name(images, SUFFIXES), lists, []
+        self._objects = {name: read(file) for name, file in _by_name(annotations, {".xml"}).items()}
+        self.classes = tuple(sorted({found.name for objects in self._objects.values() for found in objects}))
+        if lonely := self._objects.keys() - self._images.keys():
+            self.notes.append(f"annotations without an image: {len(lonely):,}, e.g. {min(lonely)}")
+
+    def of_role(self, role: str) -> list[_Image]:
+        """The images of a role that have objects."""
+        names = self._names(role)
+        annotated = [_Image(self._images[name], self._objects[name]) for name in names if self._objects.get(name)]
+        if not annotated:
+            raise DataError(f"none of the {len(names):,} images of {role} has an annotation with an object")
+        if len(annotated) < len(names):
+            self.notes.append(f"images of {role} left out, which have no object: {len(names) - len(annotated):,}")
+        return annotated
+
+    def _names(self, role: str) -> list[str]:
+        lists = {role: self._lists / f"{name}.txt" for role, name in _LISTS.items()}
+        lists = {role: file for role, file in lists.items() if file.is_file()}
+        if not lists:
+            self.notes.append(f"{role} by a hash of the name, 80/10/10")
+            return [name for name in sorted(self._images) if splits.hashed_role(name) == role]
+        role, note = splits.found(role, {role: file.name for role, file in lists.items()}, "list")
+        self.notes += [note] if note else []
+        file = lists[role]
+        names = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+        names = list(filter(None, map(str.strip, names)))
+        if missing := [name for name in names if name not in self._images]:
+            raise DataError(f"{file} has {missing[0]!r}, of which there is no image")
+        return names
+
+
+class _ClassFolders:
+    """ILSVRC's layout; see the module."""
+
+    def __init__(self, root: Path):
+        self._home = root / "Data" / "CLS-LOC" if (root / "Data" / "CLS-LOC").is_dir() else root
+        self._annotations, self.notes = root / "Annotations" / "CLS-LOC", []
+        if not (self._home / "train").is_dir():
+            raise DataError(f"none of VOC's layouts: no JPEGImages/, images/ or train/ in {root}")
+        self.classes = tuple(sorted(entry.name for entry in os.scandir(self._home / "train") if entry.is_dir()))
+
+    def of_role(self, role: str) -> list[_Image]:
+        """The images of a role, with their objects if they have any."""
+        there = {role: name for role, name in _LISTS.items() if (self._home / name).is_dir()}
+        held_by, note = splits.found(role, there, "folder")
+        self.notes += [note] if note else []
+        home = self._home / there[held_by]
+        annotations = _by_name(home, {".xml"}) | _by_name(self._annotations / home.name, {".xml"})
+        images, bare = [], 0
+        for name, path in _by_name(home, SUFFIXES).items():
+            annotation = annotations.get(name) or annotations.get(path.stem)
+            objects = read(annotation) if annotation else ()
+            folder = "" if path.parent == home else path.parent.name
+            unknown = {folder, *(found.name for found in objects)} - {"", *self.classes}
+            if unknown:
+                raise DataError(
+                    f"{annotation or path}: {min(unknown)!r} is no class, for there is no such folder in train"
+                )
+            bare += not (folder or objects)
+            images += [_Image(path, objects, folder)] if folder or objects else []
+        self.notes += [f"images of {role} left out, which have no object: {bare:,}"] if bare else []
+        return images
+
+
+def read(path: Path) -> tuple[Object, ...]:
+    """The objects of an annotation.
+
+    No entity is expanded: a file that declares a document type, which no annotation needs, is refused.
+
+    Raises:
+      DataError: the file is damaged, or lacks something; the message names it.
+    """
+    try:
+        content = path.read_bytes()
+        if b"<!DOCTYPE" in content.replace(b"\0", b""):  # in UTF-16 too
+            raise DataError(f"{path} declares a document type; an annotation needs none")
+        root = ElementTree.fromstring(content)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
+        raise DataError(f"{path} is no XML that can be read: {error}") from error
+    return tuple(_object(found, f"{path}, object {number}") for number, found in enumerate(root.findall("object"), 1))
+
+
+def _object(found: ElementTree.Element, where: str) -> Object:
+    name = (found.findtext("name") or "").strip()
+    if not name:
+        raise DataError(f"{where} has no <name>")
+    try:
+        left, top, right, bottom = (float(found.findtext(f"bndbox/{edge}")) for edge in _EDGES)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where} ({name}) has no <bndbox> of four numbers: {', '.join(_EDGES)}") from error
+    return Object(name, (left - 1, top - 1, right, bottom), found.findtext("difficult", "0").strip() == "1")
+
+
+def _by_name(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
+    """The files below a folder, sorted, by their paths in it without suffix."""
+    # Not `rglob` and `is_file`, which ask the system about every file: seconds for ten thousand.
+    files = sorted(Path(home, name) for home, _, names in os.walk(folder) for name in names)
+    found = {}
+    for file in files:
+        if file.suffix.lower() in suffixes:
+            name = file.relative_to(folder).with_suffix("").as_posix()
+            if name in found:
+                raise DataError(f"{found[name]} and {file} have the same name")
+            found[name] = file
+    return found

@@ -1,0 +1,81 @@
+"""Protocol 1 of localization: the boxes that a network sees in the central crop of an image (App. A)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, UInt8
+
+from vgg_jax.data.boxes import from_window
+from vgg_jax.data.pipeline import TrainingBatches
+from vgg_jax.data.sampler import Requests
+from vgg_jax.data.source import Source
+from vgg_jax.inference.arrays import check_scales
+from vgg_jax.inference.buckets import ScaledImage
+from vgg_jax.inference.runner import Runner
+from vgg_jax.model.box_outputs import boxes_of
+from vgg_jax.model.vgg import VGG
+
+_READ = 32  # images at once
+
+
+class CentralBoxes:
+    """A network that localizes as a function of the images of a source.
+
+    Args:
+      net: the network.
+      scale: Q, what an image's smaller side is rescaled to, in pixels.
+      batch_size, mesh: as in `vgg_jax.inference.runner.Runner`.
+
+    Raises:
+      ConfigError: the scale is smaller than the net's crop.
+    """
+
+    def __init__(self, net: VGG, scale: int, *, batch_size: int | None = None, mesh: Mesh | None = None):
+        check_scales((scale,), net.crop)
+        self._scale, self.runner = scale, Runner(net, _boxes, smallest=net.crop, batch_size=batch_size, mesh=mesh)
+
+    def __call__(
+        self, source: Source, indices: Sequence[int], problems: dict[str, str], *, threads: int = 0, on_error="raise"
+    ) -> Iterator[tuple[int, Float[np.ndarray, "boxes 4"]]]:
+        """The boxes in some images of a source, in whatever order is fast.
+
+        Args:
+          source: the images.
+          indices: which of them.
+          problems: with on_error="skip" is given what cannot be read, {name: reason}.
+          threads: how many read and decode, 0 for one per core.
+          on_error: "raise", or "skip" to leave out what cannot be read.
+
+        Yields:
+          (index, corners in pixels of the image as it was decoded), a box for each class or one for all.
+
+        Raises:
+          DataError: an image cannot be read, or none can.
+        """
+        crop, indices = self.runner.net.crop, np.asarray(indices, np.int64)
+
+        def requests(k: int) -> Requests:
+            some = indices[k * _READ : (k + 1) * _READ]
+            index = np.pad(some, (0, _READ - len(some)), constant_values=-1)
+            return Requests(index, np.full(_READ, self._scale, np.int32), np.full((_READ, 2), 0.5))
+
+        def crops() -> Iterator[ScaledImage]:
+            options = {"stop": -(-len(indices) // _READ), "threads": threads, "on_error": on_error}
+            with contextlib.closing(TrainingBatches(source, requests, crop=crop, **options)) as batches:
+                for batch in batches:
+                    for row in np.flatnonzero(batch["mask"]):
+                        yield ScaledImage((batch["index"][row], tuple(batch["window"][row])), batch["image"][row])
+                    problems.update(batches.problems)
+
+        for (index, window), outputs in self.runner(crops()):
+            yield int(index), from_window(outputs["boxes"], np.array(window))
+
+
+def _boxes(net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]) -> dict[str, Array]:
+    """The boxes in images of the crop's size; `sizes` are known."""
+    del sizes
+    return {"boxes": boxes_of(net(images[:, : net.crop, : net.crop])[:, 0, 0])}

@@ -1,0 +1,187 @@
+"""Features of a source that are computed once: pooled, at each test scale by itself, and kept (App. B).
+
+    STORE/<made of>/Q256-pool5-relu7/     a folder of `array_folder`, for one pass over the images at one scale
+      pool5.npy, relu7.npy                float32 (images, channels), not normalized, by the source's index
+      label.npy                           int32 (images,)
+      there.npy                           bool (images,), False where an image could not be read
+
+What is combined of scales, stacked or normalized later costs no pass. A pass that was cut off goes on from its last
+complete batch, and gives the same bits as one that was not: the batches are the same, a function of the images' order
+(for that they are read again up to there, but not computed). Memory holds what a runner holds; the arrays are mapped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.source import Source, digest
+from vgg_jax.errors import CheckpointError, DataError
+from vgg_jax.files import check_room, writing
+from vgg_jax.inference import array_folder
+from vgg_jax.inference.buckets import ScaledImage
+from vgg_jax.inference.features import check_features, feature_function
+from vgg_jax.inference.runner import Runner
+from vgg_jax.model.vgg import VGG
+from vgg_jax.progress import Progress
+
+log = logging.getLogger(__name__)
+
+
+class KeptFeatures(NamedTuple):
+    """Features of a source's images by their index, mapped into memory."""
+
+    of: dict[tuple[str, int], np.ndarray]
+    """By (layer, Q): float32 (images, channels), means over the places."""
+    labels: np.ndarray
+    """int32 (images,)."""
+    there: np.ndarray
+    """bool (images,): False for what could not be read."""
+    problems: dict[str, str]
+    """What could not be read, and why: {name: reason}."""
+
+
+def kept_features(
+    store: Path,
+    made_of: dict,
+    net: VGG,
+    source: Source,
+    layers: Sequence[str],
+    scales: Sequence[int],
+    *,
+    flip: bool = True,
+    on_error: str = "raise",
+    threads: int = 0,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> KeptFeatures:
+    """Means of activations over their places; what the store lacks is computed, and kept there.
+
+    Args:
+      store: a folder for the features of any networks and sources.
+      made_of: JSON values that say which network; the source, its content and `flip` are added.
+      net: the network.
+      source: the images; their names, sizes and times of modification must be those of what is kept.
+      layers: names of activations.
+      scales: the test scales Q in pixels.
+      flip: whether each is the average of the image's and its mirror image's.
+      on_error: "raise", or "skip" to leave out what cannot be read.
+      threads, batch_size, mesh: as in `vgg_jax.features`.
+
+    Raises:
+      ConfigError: the net has no such layer, a scale is too small for it, or the folder cannot be written to.
+      DataError: an image cannot be read, or none can.
+      CheckpointError: what is kept is damaged.
+    """
+    layers, scales = tuple(dict.fromkeys(layers)), tuple(dict.fromkeys(scales))
+    channels, smallest = check_features(net, layers, scales, "mean", "average")
+    names = digest(source.name_of(index) for index in range(len(source)))
+    made_of = made_of | {"source": source.name, "split": source.split, "images": len(source), "names": names}
+    made_of |= {"content": source.fingerprint(), "flip": flip, "net": net.spec.name, "dtype": net.dtype.name}
+    home = store / digest(sorted(made_of.items()))
+    whole = on_error == "raise"
+    found: dict[tuple[str, int], Path] = {}
+    for scale in scales:
+        of_scale = made_of | {"scale": scale}
+        there = _found(home, of_scale, whole)
+        missing = [layer for layer in layers if layer not in there]
+        if missing:
+            folder = home / "-".join([f"Q{scale}", *missing])
+            runner = Runner(
+                net, feature_function(tuple(missing), "mean", flip), smallest=smallest, batch_size=batch_size, mesh=mesh
+            )
+            shapes = {layer: (np.float32, (len(source), channels[layer])) for layer in missing}
+            with writing(folder):
+                _compute(folder, of_scale, runner, source, scale, shapes, threads, on_error)
+            there |= dict.fromkeys(missing, folder)
+        found |= {(layer, scale): there[layer] for layer in layers}
+    if not missing:
+        log.info("features found in %s", home)
+    kept = KeptFeatures({}, np.zeros(len(source), np.int32), np.ones(len(source), bool), {})
+    for (layer, scale), folder in found.items():
+        arrays, problems = array_folder.read(folder, (layer, "label", "there"))
+        if any(len(array) != len(source) for array in arrays.values()):
+            raise CheckpointError(f"{folder} is damaged: it is not of {len(source):,} images; remove it")
+        kept.of[layer, scale], kept.labels[:] = arrays[layer], arrays["label"]
+        kept.there[:] &= arrays["there"]  # what is too elongated at one scale need not be at another
+        kept.problems.update(problems)
+    return kept
+
+
+def _found(home: Path, made_of: dict, whole: bool) -> dict[str, Path]:
+    """The folders of a scale that are complete, by layer.
+
+    Args:
+      whole: whether those do not count that lack an image which could not be read.
+    """
+    there: dict[str, Path] = {}
+    for folder in sorted(home.glob(f"Q{made_of['scale']}-*")):
+        layers = folder.name.split("-")[1:]
+        if folder.suffix != ".partial" and array_folder.counted(folder, made_of, lambda about: 1):
+            _, problems = array_folder.read(folder, ())
+            if not (problems and whole):
+                there |= dict.fromkeys(layers, folder)
+    return there
+
+
+def _compute(
+    folder: Path,
+    made_of: dict,
+    runner: Runner,
+    source: Source,
+    scale: int,
+    shapes: dict[str, tuple[type, tuple[int, int]]],
+    threads: int,
+    on_error: str,
+) -> None:
+    """Fills a folder; the rows that `array_folder` counts are here the runner's batches."""
+    count = len(source)
+    if not count:
+        raise DataError(f"{source.describe()}: the source is empty")
+    made_of |= {"batches": [jax.default_backend(), *runner.batcher.size]}
+    first = array_folder.rows_in(folder, made_of)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not first:
+        size = sum(4 * rows * channels for _, (rows, channels) in shapes.values())
+        check_room(folder.parent, size, f"the features of {count:,} images")
+    log.info(
+        "%s of %s images at Q = %d%s", ", ".join(shapes), f"{count:,}", scale, f", from batch {first} on" * bool(first)
+    )
+    more = {"label": (np.int32, (count,)), "there": (np.bool_, (count,))}
+    with array_folder.writing(folder, made_of, shapes | more, first) as unfinished:
+        arrays, problems = unfinished.arrays, unfinished.problems
+
+        def images(examples) -> Iterator[ScaledImage]:
+            for example in examples:
+                arrays["label"][example.index] = example.label
+                if example.problem:
+                    problems[source.name_of(example.index)] = example.problem
+                else:
+                    yield ScaledImage(example.index, example.images[0])
+
+        done, progress = int(arrays["there"].sum()), Progress(f"features at Q = {scale}")
+        with (
+            scaled_images(source, range(count), (scale,), threads=threads, on_error=on_error) as examples,
+            contextlib.closing(runner.batches(images(examples), first)) as batches,
+        ):
+            for number, batch in enumerate(batches, start=first + 1):
+                for index, values in batch:
+                    for layer, value in values.items():
+                        arrays[layer][index] = value
+                    done += not arrays["there"][index]
+                    arrays["there"][index] = True
+                unfinished.complete(number)
+                progress(done, count - len(problems))
+        progress.clear()
+        if not done:
+            name, reason = next(iter(problems.items()))
+            raise DataError(f"{source.describe()}: no image could be read; the first is {name}: {reason}")
+    log.info("%s images; %.1f %% of the pixels were waste", f"{done:,}", 100 * runner.batcher.waste)

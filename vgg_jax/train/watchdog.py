@@ -1,0 +1,53 @@
+"""Ends a process that waits for another one that is stuck (Sec. 3.3).
+
+JAX notices a process that has died; one that is alive and does not move holds all the others for ever
+(github.com/jax-ml/jax/issues/38503). Whoever started them starts all of them again, and they go on from the last
+checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """Ends the process with status 1 where two steps lie further apart than allowed.
+
+    Args:
+      limit: seconds.
+      report: is called then; it says in a word what is saved.
+    """
+
+    def __init__(self, limit: float, report: Callable[[], str]):
+        self._limit, self._report, self._closed = limit, report, threading.Event()
+        self._last: float | None = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def step(self) -> None:
+        """Takes note of a step."""
+        self._last = time.monotonic()
+
+    @contextlib.contextmanager
+    def elsewhere(self) -> Iterator[None]:
+        """Work that is no step, and may take any time."""
+        self._last = None
+        yield
+        self.step()
+
+    def close(self) -> None:
+        """Watches no longer."""
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, self._limit / 4)):
+            if (last := self._last) and time.monotonic() - last > self._limit:
+                why = f"no step for {self._limit:g} seconds (config.mesh.patience): another process is stuck"
+                log.error("%s. Start all of them again: %s", why, self._report())
+                os._exit(1)

@@ -1,0 +1,97 @@
+"""The SVM's objective minimized on the device, by L-BFGS for all classes at once (App. B)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from vgg_jax import compiler
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-3
+"""Where it ends: the length of the gradient. The objective curves at least like |w|^2 / 2, so the weights are then no
+farther than this from the minimum, and its value no farther than half its square, up to float rounding."""
+STEPS = 2000
+"""At most, for each C."""
+
+
+def solve(
+    descriptors: Float[np.ndarray, "n d"], signs: Int[np.ndarray, "n classes"], grid: Sequence[float], seed: int = 0
+) -> tuple[Float[np.ndarray, "C d classes"], Float[np.ndarray, "C classes"]]:
+    """Weights and intercepts of all classes for every C, in float32: as `liblinear.solve`, but nothing is random.
+
+    Each C begins at the minimum of the one before: together they would all take the steps of the largest.
+
+    Memory: the descriptors, and some 25 numbers for every weight (L-BFGS remembers ten steps and their gradients).
+    """
+    del seed
+    x = jnp.pad(jnp.asarray(descriptors, jnp.float32), ((0, 0), (0, 1)), constant_values=1)
+    columns = jnp.asarray(signs.T, jnp.float32)
+    w, path = jnp.zeros((len(columns), x.shape[1])), []
+    for C in grid:
+        w, length = _program()(w, x, columns, C, STEPS)
+        path.append(np.asarray(w))
+        if (length > TOLERANCE).any():
+            log.warning(
+                "C = %g: %d classes have not converged in %d steps: gradients up to %.1e, expected %.0e",
+                *(C, (length > TOLERANCE).sum(), STEPS, length.max(), TOLERANCE),
+            )
+    return np.stack([w.T[:-1] for w in path]), np.stack([w.T[-1] for w in path])
+
+
+@functools.cache
+def _program():
+    return compiler.jit(_minimize)
+
+
+@jax.default_matmul_precision("highest")  # a GPU would round the factors to 10 bits
+def _minimize(w, x, signs, C, most):
+    """The weights of each class (a row of `signs`), and the lengths of their gradients."""
+    lbfgs = optax.lbfgs(linesearch=None)
+
+    def gradient(w, decisions):
+        return w - 2 * C * (signs * jnp.maximum(0, 1 - signs * decisions)) @ x
+
+    def step(carry):
+        w, decisions, grad, state, k = carry
+        direction, state = jax.vmap(lbfgs.update)(grad, state, w)
+        change = direction @ x.T
+        rate = jax.vmap(_line_search, (0, 0, 0, 0, 0, None))(w, direction, decisions, change, signs, C)
+        rate = jnp.where(jnp.linalg.norm(grad, axis=1) > TOLERANCE, rate, 0)[:, None]
+        w, decisions = w + rate * direction, decisions + rate * change
+        return w, decisions, gradient(w, decisions), state, k + 1
+
+    def goes_on(carry):
+        return (jnp.linalg.norm(carry[2], axis=1) > TOLERANCE).any() & (carry[-1] < most)
+
+    decisions = w @ x.T
+    start = w, decisions, gradient(w, decisions), jax.vmap(lbfgs.init)(w), 0
+    w, _, grad, _, _ = jax.lax.while_loop(goes_on, step, start)
+    return w, jnp.linalg.norm(grad, axis=1)
+
+
+def _line_search(w, direction, decisions, change, signs, C):
+    """The step to the minimum along a direction, by Newton's method within a bracket.
+
+    Decisions change linearly with it, so it takes no product with the descriptors: a line search for any function,
+    such as optax's, computes two at every trial.
+    """
+
+    def newton(_, carry):
+        t, low, high = carry
+        slack = jnp.maximum(0, 1 - signs * (decisions + t * change))
+        slope = direction @ (w + t * direction) - 2 * C * (signs * change) @ slack
+        curvature = direction @ direction + 2 * C * ((signs * change) ** 2) @ (slack > 0)
+        low, high = jnp.where(slope < 0, t, low), jnp.where(slope < 0, high, t)
+        t = t - slope / curvature
+        return jnp.where((low <= t) & (t <= high), t, (low + jnp.minimum(high, 2 * low + 1)) / 2), low, high
+
+    return jax.lax.fori_loop(0, 10, newton, (1.0, 0.0, jnp.inf))[0]

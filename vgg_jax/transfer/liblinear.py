@@ -1,0 +1,50 @@
+"""The SVM's objective minimized by liblinear, as scikit-learn has it, on all cores (App. B)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+STEPS = 10_000
+"""Passes over the images at most; scikit-learn warns where they were too few."""
+ALONE = 2e8
+"""Numbers in the descriptors, times the fits, up to which one process is quicker: starting others takes seconds."""
+
+
+def solve(
+    descriptors: Float[np.ndarray, "n d"], signs: Int[np.ndarray, "n classes"], grid: Sequence[float], seed: int = 0
+) -> tuple[Float[np.ndarray, "C d classes"], Float[np.ndarray, "C classes"]]:
+    """Weights and intercepts of all classes for every C.
+
+    Processes and not threads: liblinear lets go of Python's lock, but its threads would share one stream of random
+    numbers, and the weights would differ from run to run in what `tol` leaves open.
+
+    Args:
+      descriptors: of the training images.
+      signs: 1 for an image of the class, -1 for another, 0 for one that is left out.
+      grid: the values of C.
+      seed: of the order in which the images are visited.
+    """
+    import joblib
+    import scipy.sparse
+
+    rows = scipy.sparse.csr_array(descriptors.astype(np.float64))  # liblinear's own form: it copies it for every fit
+    tasks = [(C, column) for C in grid for column in signs.T]
+    workers = -1 if rows.nnz * len(tasks) > ALONE else 1
+    fits = joblib.Parallel(workers)(joblib.delayed(_fit)(rows, column, C, seed) for C, column in tasks)
+    w = np.reshape(np.stack(fits), (len(grid), signs.shape[1], -1))
+    return w[..., :-1].swapaxes(1, 2), w[..., -1]
+
+
+def _fit(rows, signs: np.ndarray, C: float, seed: int) -> np.ndarray:
+    """The weights of one class and, last, its intercept."""
+    from sklearn.svm import LinearSVC
+
+    kept = signs != 0
+    if not kept.all():
+        rows, signs = rows[kept], signs[kept]
+    # Of the two ways to this minimum the dual one is the quicker by half where images are as many as dimensions.
+    fit = LinearSVC(C=C, loss="squared_hinge", dual=True, max_iter=STEPS, random_state=seed).fit(rows, signs)
+    return np.append(fit.coef_[0], fit.intercept_)

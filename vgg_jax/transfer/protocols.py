@@ -1,0 +1,84 @@
+"""Which images are trained on and which are tested (App. B).
+
+Caltech-101 and 256: 3 random splits, 30 and 60 images of a class to train on, up to 50 of the others to test on.
+VOC: the challenge's own train, validation and test, and several classes in an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from vgg_jax.errors import DataError
+
+
+class Split(NamedTuple):
+    """Positions of images in a source."""
+
+    train: Int[np.ndarray, " n"]
+    test: Int[np.ndarray, " m"]
+
+
+def random_splits(
+    labels: Int[np.ndarray, " n"],
+    splits: int,
+    *,
+    train: int,
+    test: int,
+    seed: int,
+    rows: Int[np.ndarray, " k"] | None = None,
+    classes: Sequence[str] = (),
+) -> list[Split]:
+    """Random splits with as many training images of every class; each is a function of the seed and its number.
+
+    Args:
+      labels: of all images.
+      splits: how many.
+      train: images of a class to train on.
+      test: of the others of a class up to so many, to test on; 0 for all of them.
+      seed: of all splits.
+      rows: the images that can be used, by position; by default all.
+      classes: the classes' names, for the error.
+
+    Raises:
+      DataError: a class has no more images than `train`, and so none to test on.
+
+    >>> split, _ = random_splits(np.array([0, 0, 0, 1, 1, 1, 1]), 2, train=2, test=1, seed=0)
+    >>> split.train.shape, split.test.shape
+    ((4,), (2,))
+    """
+    rows = np.arange(len(labels)) if rows is None else rows
+    of_class = {c: rows[labels[rows] == c] for c in range(labels.max(initial=-1) + 1)}
+    least = min(of_class, key=lambda c: len(of_class[c]), default=None)
+    if least is None or len(of_class[least]) <= train or train < 1:
+        name = "there are no images" if least is None else f"class {classes[least] if classes else least}"
+        count = 0 if least is None else len(of_class[least])
+        raise DataError(
+            f"{name}: {count} images, of which {train} are to be trained on and one at least is to be tested; ask for "
+            f"{count - 1} training images of a class at most, or leave the class out"
+        )
+    found = []
+    for number in range(splits):
+        rng = np.random.default_rng([seed, number])
+        shuffled = [rng.permutation(images) for images in of_class.values()]
+        end = train + test if test else None
+        parts = [images[:train] for images in shuffled], [images[train:end] for images in shuffled]
+        found.append(Split(*map(np.concatenate, parts)))
+    return found
+
+
+def first_of_each(rows: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"], shots: int) -> Int[np.ndarray, " m"]:
+    """The first images of each class, for a learning curve: those of few shots are among those of more.
+
+    Args:
+      rows: training images, by position.
+      labels: of all images.
+      shots: how many of a class; fewer where it has not as many.
+
+    >>> first_of_each(np.array([5, 4, 3, 2, 1, 0]), np.array([0, 0, 0, 1, 1, 1]), 2).tolist()
+    [2, 1, 5, 4]
+    """
+    return np.concatenate([rows[labels[rows] == c][:shots] for c in np.unique(labels[rows])])

@@ -1,0 +1,122 @@
+"""What a transfer leaves for people: the row of Table 11 or 12, the learning curve, what went wrong (App. B)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vgg_jax.data.decode import decode
+from vgg_jax.evaluate.mistakes import save_mistakes
+from vgg_jax.evaluate.posteriors import image_names
+from vgg_jax.evaluate.tables import table
+from vgg_jax.files import drawing
+from vgg_jax.transfer.experiment import Score, TransferResult, percent
+from vgg_jax.transfer.metrics import average_precisions
+
+CHOSEN = "the best on held-out images"
+
+
+def markdown(result: TransferResult, networks: str, paper: str = "") -> str:
+    """The table of a result.
+
+    Args:
+      networks: the networks' names, D + E.
+      paper: the paper's figure, with its deviation, if there is one for this data set and these networks.
+    """
+    return table([_cells(score, networks, paper) for score in result.scores])
+
+
+def _cells(score: Score, networks: str, paper: str) -> dict[str, str]:
+    of = score.descriptor
+    cells = {
+        "network": networks,
+        "layer": of.layer if of else CHOSEN,
+        "Q": ",".join(map(str, of.scales)) if of else "",
+        "scales": of.combine if of and len(of.scales) > 1 else "",
+        "C": ", ".join(f"{C:g}" for C in dict.fromkeys(score.C)),
+        "held out, %": percent(score.held_out) if score.held_out else "–",
+    }
+    cells |= {f"{metric.replace('_', ' ')}, %": percent(values) for metric, values in score.values.items()}
+    return cells | ({"paper's": paper} if paper else {})
+
+
+def save_report(folder: Path, result: TransferResult, heading: str, networks: str, paper: str = "") -> None:
+    """Writes `tables.md`, `.csv` and `.json`, `per_class.csv`, the learning curve, and what went wrong.
+
+    The last three are of the first split, as the saved classifier is. Where an image has one class these are the files
+    of `save_mistakes`; where it may have several, `per_class.csv` has the average precisions.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tables.md").write_text(f"{heading}\n\n{markdown(result, networks, paper)}\n", encoding="utf-8")
+    records = [_record(score, networks, paper) for score in result.scores]
+    (folder / "tables.json").write_text(json.dumps(records, indent=1))
+    _save_csv(folder / "tables.csv", [{k: _flat(v) for k, v in record.items()} for record in records])
+    if result.curve:
+        points = [
+            {"shots": score.shots, "metric": metric, "mean": np.mean(values), "splits": _flat(values)}
+            for score in result.curve
+            for metric, values in score.values.items()
+        ]
+        _save_csv(folder / "curve.csv", points)
+        with drawing(folder / "curve.png") as path:
+            _draw_curve(path, result.curve)
+    source, classes = result.source, result.source.classes
+    if result.truth.ndim == 1:
+        names = image_names(source)
+        images = [names[index] for index in result.test]
+        read = lambda place: decode(source[int(result.test[place])]["image"])
+        save_mistakes(folder, result.decisions, result.truth, classes, images, read, "decision")
+    else:
+        each = average_precisions(result.decisions, result.truth)
+        counts = (result.truth == 1).sum(0)
+        rows = [
+            {"class": n, "images": c, "average_precision": f"{a:.4f}"}
+            for n, c, a in zip(classes, counts, each, strict=True)
+        ]
+        _save_csv(folder / "per_class.csv", rows)
+
+
+def _record(score: Score, networks: str, paper: str) -> dict:
+    of = score.descriptor
+    return {
+        "network": networks,
+        "layer": of.layer if of else "",
+        "Q": list(of.scales) if of else [],
+        "combine": of.combine if of and len(of.scales) > 1 else "",
+        "shots": score.shots,
+        "C": list(score.C),
+        "held_out": list(score.held_out),
+        **{metric: list(values) for metric, values in score.values.items()},
+        "paper": paper,
+    }
+
+
+def _flat(value: object) -> object:
+    return " ".join(f"{each:g}" for each in value) if isinstance(value, list | tuple) else value
+
+
+def _save_csv(path: Path, rows: Sequence[dict]) -> None:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _draw_curve(path: Path, curve: Sequence[Score]) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    shots = [score.shots for score in curve]
+    for metric in curve[0].values:
+        values = 100 * np.array([score.values[metric] for score in curve])
+        spread = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros(len(curve))
+        axes.errorbar(shots, values.mean(1), spread, marker="o", capsize=3, label=metric.replace("_", " "))
+    axes.set(xlabel="training images of a class", ylabel="test images, %")
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,156 @@
+"""A linear SVM on image descriptors, one class against the rest, its C chosen on held-out training images (App. B).
+
+For each class
+
+    minimize over w, b    1/2 (|w|^2 + b^2) + C sum_i max(0, 1 - y_i (w x_i + b))^2
+
+The paper says "linear SVM", and no more. The squared hinge is liblinear's own default and has a gradient, so that both
+solvers minimize the same. The intercept b is that of a constant feature 1, and decays with the weights (scikit-learn's
+`intercept_scaling=1`); every image counts alike, without weights of classes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from vgg_jax.errors import DataError
+
+log = logging.getLogger(__name__)
+
+GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
+"""The values of C that are tried, for descriptors of unit length."""
+FALLBACK = 1.0
+"""C where no image can be held out to choose it, as of one shot."""
+
+Solver = Literal["liblinear", "device"]
+Targets = Int[np.ndarray, " n"] | Int[np.ndarray, "n classes"]
+"""Labels; or, where an image may show several classes, 1 (there), 0 (not there), -1 (left out for this class)."""
+
+
+class LinearSVM(NamedTuple):
+    """One hyperplane for each class."""
+
+    weights: Float[np.ndarray, "d classes"]
+    intercept: Float[np.ndarray, " classes"]
+    C: float
+    validation: dict[float, float]
+    """What each C reached on the held-out images; empty if there was nothing to choose, or nothing to hold out."""
+
+    def decide(self, descriptors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n classes"]:
+        """The decisions: positive on the side of the class."""
+        return descriptors @ self.weights + self.intercept
+
+
+def fit_svm(
+    descriptors: Float[np.ndarray, "n d"],
+    targets: Targets,
+    metric: Callable[[np.ndarray, np.ndarray], float],
+    *,
+    grid: Sequence[float] = GRID,
+    held_out: float = 0.2,
+    seed: int = 0,
+    solver: Solver = "liblinear",
+) -> LinearSVM:
+    """Chooses C by a metric on held-out images, then fits to all.
+
+    Args:
+      descriptors: float32, L2-normalized (`GRID` is for these).
+      targets: labels (n,), or (n, classes) of 1, 0 and -1: see `Targets`.
+      metric: of decisions and targets (`metrics.METRICS`). Of equal ones the smallest C is taken.
+      grid: the values of C; of a single one nothing is held out.
+      held_out: the fraction of the images that C is chosen on, of each class where they have labels: the paper's 20 %.
+      seed: for which ones, and for liblinear's order.
+      solver: "liblinear", scikit-learn's, on all cores; "device", L-BFGS in float32, for all classes at once.
+
+    Raises:
+      DataError: a descriptor is not finite, their number is not that of the targets, or a class has no image.
+    """
+    descriptors = np.asarray(descriptors, np.float32)
+    signs = _signs(targets)
+    _check(descriptors, signs)
+    grid = sorted(grid)
+    held = _held_out(targets, signs, held_out, seed) if len(grid) > 1 else np.zeros(len(targets), bool)
+    if len(grid) > 1 and not held.any():
+        log.info("%d images, and none can be held out to choose C: it is %g", len(targets), FALLBACK)
+        grid = [FALLBACK]
+    coordinates, onto = _coordinates(descriptors)
+    solve = _solver(solver)
+    validation = {}
+    if len(grid) > 1:
+        path = zip(grid, *solve(coordinates[~held], signs[~held], grid, seed), strict=True)
+        validation = {C: float(metric(coordinates[held] @ w + b, targets[held])) for C, w, b in path}
+    C = max(grid, key=lambda C: validation.get(C, 0))
+    (w,), (b,) = solve(coordinates, signs, [C], seed)
+    return LinearSVM(onto(w).astype(np.float32), b.astype(np.float32), C, validation)
+
+
+def _solver(name: str) -> Callable:
+    if name == "device":
+        from vgg_jax.transfer import lbfgs  # imports JAX, which processes of liblinear do without
+
+        return lbfgs.solve
+    from vgg_jax.transfer import liblinear
+
+    return liblinear.solve
+
+
+def _signs(targets: Targets) -> Int[np.ndarray, "n classes"]:
+    """1 for an image of the class, -1 for another, 0 for one that is left out.
+
+    >>> _signs(np.array([0, 1])).tolist(), _signs(np.array([[1, 0], [0, -1]])).tolist()
+    ([[1, -1], [-1, 1]], [[1, -1], [-1, 0]])
+    """
+    if targets.ndim == 1:
+        return np.where(targets[:, None] == np.arange(targets.max(initial=0) + 1), 1, -1)
+    return np.choose(targets + 1, (0, -1, 1))
+
+
+def _check(descriptors: np.ndarray, signs: np.ndarray) -> None:
+    if len(descriptors) != len(signs):
+        raise DataError(f"{len(descriptors):,} descriptors and targets of {len(signs):,} images")
+    if not np.isfinite(descriptors).all():
+        first = np.flatnonzero(~np.isfinite(descriptors).all(1))[0]
+        raise DataError(f"the descriptor of image {first} has values that are not finite")
+    for sign, what in ((1, "no image of class"), (-1, "no image that is not of class")):
+        if not (signs == sign).any(0).all():
+            raise DataError(f"{what} {np.flatnonzero(~(signs == sign).any(0))[0]} to learn from")
+
+
+def _held_out(targets: Targets, signs: np.ndarray, fraction: float, seed: int) -> Bool[np.ndarray, " n"]:
+    """Which images C is chosen on: of each label, if there are labels, one at least if it has more than one."""
+    rng = np.random.default_rng(seed)
+    strata = targets if targets.ndim == 1 else np.zeros(len(targets), int)
+    held = np.zeros(len(targets), bool)
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        held[members[: max(1, round(fraction * len(members))) if len(members) > 1 else 0]] = True
+    for sign in (1, -1):  # what a class has must not all be held out
+        for of_class in (signs == sign).T:
+            if not (of_class & ~held).any():
+                held[of_class] = False
+    return held
+
+
+def _coordinates(descriptors: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Fewer numbers with the same products, and what takes weights for these to weights for the descriptors.
+
+    n descriptors span n dimensions at most, so n numbers for each do as well: the rows of the triangle L of their
+    products X X' = L L' (Cholesky), half of which are zeros. Stacked descriptors have 24,576 numbers, and a few shots
+    or the 3,060 images of Caltech-101 so cost a fraction. Where images are more than dimensions nothing changes.
+    """
+    n, d = descriptors.shape
+    if n >= d:
+        return descriptors, lambda weights: weights
+    import scipy.linalg
+
+    x = descriptors.astype(np.float64)
+    products = x @ x.T
+    # Images that are there twice leave it singular; this is as if 1 / 2C were larger by it.
+    products.flat[:: n + 1] += 1e-8 * products.max()
+    triangle = scipy.linalg.cholesky(products, lower=True)
+    return triangle, lambda weights: x.T @ scipy.linalg.solve_triangular(triangle, weights, trans="T", lower=True)
