@@ -48,6 +48,10 @@ MODES = {
         "images, folders or patterns",
     ),
     "transfer": Mode("a linear classifier on descriptors, tested: --config=transfer/folder:PATH", _NETWORK),
+    "compile": Mode(
+        "what a config's program needs and could reach on accelerators that are not here: --topology=v5e:4x4",
+        ("config", "topology", "dense", "out"),
+    ),
     "fuse": Mode("the average of what evaluations wrote: --mode=fuse A.npz B.npz", (), "files of posteriors"),
 }
 
@@ -79,7 +83,9 @@ flags.DEFINE_string("probe", None, "Predictions: by a linear classifier, the pro
 flags.DEFINE_list("layers", ["relu7"], "Features: names of activations; by default the paper's, relu7.")
 flags.DEFINE_enum("pool", "mean", ["mean", "max", "none"], "Features: over an activation's places; none: maps.")
 flags.DEFINE_bool("stack", False, "Features: stack those of several scales, instead of averaging them.")
-flags.DEFINE_string("out", None, "Features: the .npz to write.")
+flags.DEFINE_string("out", None, "Features: the .npz to write. Compile: the figures as JSON.")
+flags.DEFINE_string("topology", None, "Compile: the accelerators, v5e:4x4 or h100:8.")
+flags.DEFINE_bool("dense", False, "Compile: dense evaluation instead of the training step.")
 
 
 def main(arguments: list[str]) -> int:
