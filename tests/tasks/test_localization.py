@@ -211,7 +211,7 @@ def test_a_run_goes_on_with_the_same_bits(config, one_device, tmp_path, frozen):
 
 
 def test_sources_without_boxes_are_refused(config, sources, one_device, tmp_path):
-    sources["validation"]._objects = None
+    sources["validation"].objects = None
     with pytest.raises(DataError, match="config.data.source='.*' has no boxes, and config.task='localization' learns"):
         make_task(config, one_device, tmp_path)
     sources["validation"] = Rectangles("validation", 8)
@@ -221,10 +221,10 @@ def test_sources_without_boxes_are_refused(config, sources, one_device, tmp_path
 
 
 def test_a_bad_image_counts_for_nothing(config, sources, one_device, tmp_path):
-    for source in sources.values():
-        source._images[1] = b"no image"
     config.data.on_error = "skip"
     task = make_task(config, one_device, tmp_path)
+    for source in sources.values():  # after their sizes were looked at
+        source._images[1] = b"no image"
     net = new_network(config, task.outputs, jnp.float32)
     keys = jax.random.split(jax.random.key(0), config.train.batch_size)
     batches = list(itertools.islice(task.batches(net, 0), 3))
