@@ -211,13 +211,23 @@ def test_a_run_goes_on_with_the_same_bits(config, one_device, tmp_path, frozen):
 
 
 def test_sources_without_boxes_are_refused(config, sources, one_device, tmp_path):
-    sources["validation"]._objects = None
+    sources["validation"].objects = None
     with pytest.raises(DataError, match="config.data.source='.*' has no boxes, and config.task='localization' learns"):
         make_task(config, one_device, tmp_path)
     sources["validation"] = Rectangles("validation", 8)
     sources["validation"].objects.difficult[:] = True
     with pytest.raises(DataError, match="rectangles, split validation: .*: there is no object, or none that is not"):
         make_task(config, one_device, tmp_path)
+
+
+def test_a_bad_box_is_named_or_left_out(config, sources, one_device, tmp_path):
+    sources["train"].objects.corners[1] = 10, 10, 5, 20
+    with pytest.raises(DataError, match=r"train/1, object 1 \(.*\): its corners are swapped"):
+        make_task(config, one_device, tmp_path)
+    config.data.on_error = "skip"
+    task = make_task(config, one_device, tmp_path)
+    assert len(task.source) == len(sources["train"].objects.label) - 1
+    assert "objects left out because of their boxes: 1" in task.source.describe()
 
 
 def test_a_bad_image_counts_for_nothing(config, sources, one_device, tmp_path):
