@@ -11,6 +11,7 @@ result is that of one device.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -33,19 +34,21 @@ RULES: tuple[tuple[str, P], ...] = (
 array's name, `trainable/fc6/kernel/value` or `conv1_1/bias/value`, counts; an axis that a mesh lacks splits nothing."""
 
 
-def device_mesh(model: int = 1) -> Mesh:
+def device_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All devices of all processes, those of a model axis side by side.
 
     Args:
       model: devices that share the FC layers.
+      devices: others, of which programs are compiled ahead.
 
     Raises:
       ConfigError: it does not divide the devices.
     """
-    data, rest = divmod(jax.device_count(), model)
+    devices = jax.devices() if devices is None else devices
+    data, rest = divmod(len(devices), model)
     if rest:
-        raise ConfigError(f"config.mesh.model={model} does not divide {jax.device_count()} devices")
-    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+        raise ConfigError(f"config.mesh.model={model} does not divide {len(devices)} devices")
+    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices)
 
 
 def local_mesh() -> Mesh:

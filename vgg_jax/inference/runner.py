@@ -29,6 +29,10 @@ AHEAD = 4
 """Batches that are under way while the next program is compiled."""
 
 
+PIXELS = {"cpu": 2**18, "accelerator": 2**22}
+"""Pixels of a batch that suit a device."""
+
+
 class Maps(NamedTuple):
     """An output that is a map: a runner crops each image's to its true size."""
 
@@ -79,7 +83,7 @@ class Runner:
         if batch_size is not None and (not isinstance(batch_size, Integral) or batch_size < 1):
             raise ConfigError(f"batch_size={batch_size}: a number of images, or None for what suits the devices")
         self._mesh = mesh or sharding.local_mesh()
-        of_a_device = 2**18 if jax.default_backend() == "cpu" else 2**22
+        of_a_device = PIXELS["cpu" if jax.default_backend() == "cpu" else "accelerator"]
         pixels = batch_size * net.crop**2 if batch_size else self._mesh.size * of_a_device
         self.batcher = Batcher(pixels, self._mesh.size, smallest)
         graphdef, state = nnx.split(net)

@@ -40,7 +40,7 @@ from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.plots import save_batch, save_curves
 from vgg_jax.train.schedule import make_schedule
 from vgg_jax.train.state import TrainState, arrays_of, check_freeze, new_state, with_arrays
-from vgg_jax.train.step import image_keys, make_train_step
+from vgg_jax.train.step import image_keys, make_train_step, trace_step
 from vgg_jax.train.task import Task
 from vgg_jax.train.throughput import StartUp, Throughput
 from vgg_jax.train.watchdog import Watchdog
@@ -204,12 +204,7 @@ def _network(graphdef: nnx.GraphDef, state: TrainState) -> nnx.Module:
 def _compiled(config, task: Task, mesh: Mesh, graphdef, optimizer, state: TrainState) -> Callable:
     """The update, compiled for the batches of the task."""
     update = make_train_step(graphdef, task.loss, optimizer, seed=config.seed, microbatches=config.train.microbatches)
-    split, whole = sharding.split_batch(mesh), sharding.replicated(mesh)
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), task.batch_shapes)
-    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
-    kept = jax.tree.map(lambda a: a.sharding, state), whole
-    with jax.set_mesh(mesh):
-        return compiler.jit(update, donate_argnums=0, out_shardings=kept).lower(state, batch, rate).compile()
+    return trace_step(update, state, task.batch_shapes, mesh, compiler.jit).lower().compile()
 
 
 def _save_preview(task: Task, batch: dict[str, jax.Array], seed: int, workdir: Path) -> Path:

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
+from vgg_jax import sharding
 from vgg_jax.model.vgg import VGG
 from vgg_jax.train.state import TrainState, held_by
 
@@ -89,3 +91,23 @@ def make_train_step(
         return jax.lax.scan(body, (*zeros, state.rest), split)[0]
 
     return step
+
+
+def trace_step(
+    update: Callable, state: TrainState, batch_shapes: dict[str, jax.ShapeDtypeStruct], mesh: Mesh, jit: Callable
+) -> jax.stages.Traced:
+    """The update for states and batches that lie on a mesh: `.lower().compile()` makes the program of it.
+
+    Args:
+      update: from `make_train_step`.
+      state: arrays on the mesh, or their shapes with shardings.
+      batch_shapes: of the global batch.
+      mesh: all devices.
+      jit: `jax.jit`, or one with compiler options.
+    """
+    split, whole = sharding.split_batch(mesh), sharding.replicated(mesh)
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), batch_shapes)
+    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    kept = jax.tree.map(lambda a: a.sharding, state), whole
+    with jax.set_mesh(mesh):
+        return jit(update, donate_argnums=0, out_shardings=kept).trace(state, batch, rate)

@@ -150,6 +150,7 @@ def fit_probe(
                 splits = [Split(first_of_each(splits[0].train, truth, settings.shots), splits[0].test)]
         else:
             options = {"train": settings.shots, "test": settings.test_per_class, "seed": settings.seed}
+            options |= {"classes": images.classes}
             splits = random_splits(truth, settings.splits, rows=np.flatnonzero(there), **options)
         return _tested(nets, kept, images, kinds, splits, truth, settings)
 
