@@ -220,6 +220,16 @@ def test_sources_without_boxes_are_refused(config, sources, one_device, tmp_path
         make_task(config, one_device, tmp_path)
 
 
+def test_a_bad_box_is_named_or_left_out(config, sources, one_device, tmp_path):
+    sources["train"].objects.corners[1] = 10, 10, 5, 20
+    with pytest.raises(DataError, match=r"train/1, object 1 \(.*\): its corners are swapped"):
+        make_task(config, one_device, tmp_path)
+    config.data.on_error = "skip"
+    task = make_task(config, one_device, tmp_path)
+    assert len(task.source) == len(sources["train"].objects.label) - 1
+    assert "objects left out because of their boxes: 1" in task.source.describe()
+
+
 def test_a_bad_image_counts_for_nothing(config, sources, one_device, tmp_path):
     config.data.on_error = "skip"
     task = make_task(config, one_device, tmp_path)
