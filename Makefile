@@ -31,6 +31,7 @@ parity: $(VENV)/.installed-parity
 lint: $(VENV)/.installed-parity
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck launch/*.sh launch/*.sbatch .ci/run
 
 $(VENV)/.made:
 	@[ ! -e $(VENV) ] || [ -e $(VENV)/.installed ] || \

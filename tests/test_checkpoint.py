@@ -68,6 +68,14 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, config, batch_norm):
         assert same(getattr(state, part), getattr(again, part)), part
 
 
+@pytest.mark.parametrize(("task", "named"), [("classification", CLASSES), ("localization", [])])
+def test_the_outputs_of_classification_alone_are_named(tmp_path, config, task, named):
+    config.task = task
+    save(tmp_path, config, state_of(config))
+    net, meta = load_network(tmp_path)
+    assert list(net.classes) == named and meta["classes"] == CLASSES and net.num_classes == 10
+
+
 def test_a_state_comes_back_onto_eight_devices(tmp_path, config, eight_devices):
     state = state_of(config)
     save(tmp_path, config, state)

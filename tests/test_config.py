@@ -44,6 +44,23 @@ def test_the_stages_are_the_papers(name):
         get_config("s512")
 
 
+def test_the_stages_of_localization_are_those_of_appendix_a():
+    get_config = importlib.import_module("configs.localize").get_config
+    stages = {"s256": (256, True, ()), "s384": (384, True, ()), "scr": (384, False, "fc"), "pcr": (384, True, "fc")}
+    for stage, (scale, per_class, tuned) in stages.items():
+        config = get_config(stage)
+        validate(config)
+        assert (config.task, config.model.net, config.train.learning_rate) == ("localization", "D", 1e-3)
+        assert (tuple(config.data.scale), config.localization.per_class) == ((scale, scale), per_class)
+        assert len(config.train.freeze) == 5 * bool(tuned)
+    validate(get_config("smoke"))
+    own = get_config("voc:my/photographs")
+    validate(own)
+    assert own.data.source == "voc:my/photographs"
+    with pytest.raises(ConfigError, match="no stage 's512'; there are s256"):
+        get_config("s512")
+
+
 def test_the_nets_of_the_configs_are_those_of_table_1():
     nets = {
         name: importlib.import_module(f"configs.{name}").get_config().model.net for name in CONFIGS if name[:3] == "vgg"

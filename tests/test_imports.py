@@ -18,7 +18,7 @@ FLOORS = (
     ("checkpoint",),
     ("model", "data"),
     ("sharding",),
-    ("config", "files", "progress", "prefetch", "compiler"),
+    ("config", "files", "progress", "prefetch", "compiler", "processes"),
     ("errors", "stopping"),
 )
 """From the roof to the ground; a package imports from floors below its own. `vgg_jax` itself is the public face."""

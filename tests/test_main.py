@@ -39,6 +39,7 @@ def run(*arguments):
         (["--mode=evaluate", "--config.evaluate.scale=many"], "--config.evaluate.scale=many: invalid literal"),
         ([f"--workdir={os.fsdecode(bytes([255]))}"], "\\udcff: the folder of a run has a name in UTF-8"),
         (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+        (["--multihost"], "--multihost: coordinator_address should be defined.\nIt is for one of several processes:"),
         (["stray"], "what is 'stray'? Flags look like"),
         (["--stack"], "--mode=train does not take --stack; it takes --config, --workdir"),
         (

@@ -1,9 +1,12 @@
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
 from vgg_jax import ConfigError, sharding
+from vgg_jax.train.optimizer import krizhevsky_momentum
+from vgg_jax.train.state import new_state
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do():
@@ -27,7 +30,7 @@ def test_a_placed_batch_is_split_in_order_over_the_devices(eight_devices):
 
 
 def test_the_mesh_holds_every_device_once():
-    assert sorted(device.id for device in sharding.device_mesh().devices) == sorted(
+    assert sorted(device.id for device in sharding.device_mesh().devices.flat) == sorted(
         device.id for device in jax.devices()
     )
 
@@ -40,12 +43,40 @@ def test_a_state_lies_on_every_device(eight_devices, tiny_net):
         np.testing.assert_array_equal(before, after)
 
 
-def test_the_first_rule_whose_pattern_an_array_has_places_it(eight_devices, tiny_net, monkeypatch):
-    rules = (("fc[67]/kernel", jax.P(None, None, None, "data")), ("", jax.P()))
-    monkeypatch.setattr(sharding, "RULES", rules)
-    state = {"trainable": nnx.state(tiny_net(hidden=16))}
-    placed = nnx.to_pure_dict(sharding.place_state(state, eight_devices)["trainable"])
-    assert placed["fc6"]["kernel"].addressable_shards[0].data.shape == (1, 1, 32, 2)
-    assert (
-        placed["fc6"]["bias"].sharding.is_fully_replicated and placed["conv1_1"]["kernel"].sharding.is_fully_replicated
-    )
+@pytest.fixture
+def four_by_two(eight_devices):
+    return jax.sharding.Mesh(eight_devices.devices.reshape(4, 2), ("data", "model"))
+
+
+def shards(array):
+    return {shard.data.shape for shard in array.addressable_shards}
+
+
+def test_the_fc_layers_are_split_over_the_model_axis(four_by_two, tiny_net):
+    net = tiny_net(hidden=16)
+    _, state = new_state(net, (), krizhevsky_momentum())
+    for tree in (placed := sharding.place_state(state, four_by_two)).trainable, optax.tree.get(placed, "trace"):
+        arrays = nnx.to_pure_dict(tree)
+        assert shards(arrays["fc6"]["kernel"]) == {(1, 1, 32, 8)} and shards(arrays["fc6"]["bias"]) == {(8,)}
+        assert shards(arrays["fc7"]["kernel"]) == {(1, 1, 8, 16)} and arrays["fc7"]["bias"].is_fully_replicated
+        assert arrays["fc8"]["kernel"].is_fully_replicated and arrays["conv1_1"]["kernel"].is_fully_replicated
+    for before, after in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_zero_splits_the_optimizers_arrays_over_the_data_axis_too(four_by_two, tiny_net):
+    _, state = new_state(tiny_net(hidden=16), (), krizhevsky_momentum())
+    placed = sharding.place_state(state, four_by_two, zero=True)
+    velocity = nnx.to_pure_dict(optax.tree.get(placed, "trace"))
+    assert shards(velocity["fc6"]["kernel"]) == {(1, 1, 8, 8)}  # both axes
+    assert shards(velocity["conv5_2"]["kernel"]) == {(3, 3, 8, 32)}  # the longest, the first of two
+    assert velocity["conv1_1"]["bias"].addressable_shards[0].data.shape == (1,)
+    assert nnx.to_pure_dict(placed.trainable)["conv5_2"]["kernel"].is_fully_replicated
+
+
+def test_a_model_axis_that_divides_no_devices_or_units_is_refused(four_by_two, tiny_net):
+    assert dict(sharding.device_mesh(4).shape) == {"data": 2, "model": 4}
+    with pytest.raises(ConfigError, match="config.mesh.model=3 does not divide 8 devices"):
+        sharding.device_mesh(3)
+    with pytest.raises(ConfigError, match="config.mesh.model=2 does not divide the 15 units of fc6/"):
+        sharding.place_state(nnx.state(tiny_net(hidden=15)), four_by_two)

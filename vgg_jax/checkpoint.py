@@ -35,6 +35,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from vgg_jax import sharding
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError
 from vgg_jax.files import check_room, printable, set_aside, written_aside
@@ -248,7 +249,7 @@ def read_network(folder: Path, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dic
     config, classes = with_defaults(meta["config"]), tuple(meta["classes"])
     outputs = meta.get("outputs", len(classes))  # old checkpoints are of classification
     net = nnx.eval_shape(lambda: new_network(config, outputs, dtype))
-    if outputs == len(classes):
+    if outputs == len(classes) and config.task == "classification":  # as many outputs may be boxes
         net.classes = classes
     graphdef, state = nnx.split(net)
     arrays = _read(folder / "net", meta)
@@ -300,6 +301,7 @@ def checksums(tree: dict) -> dict[str, int]:
     """CRC-32 of every array of a tree {layer: {name: array}}, by its name `LAYER/ARRAY`."""
     paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
+    arrays = [sharding.whole(array) if isinstance(array, jax.Array) else array for array in arrays]
     with ThreadPoolExecutor() as pool:
         return dict(zip(names, pool.map(lambda array: zlib.crc32(np.ascontiguousarray(array)), arrays), strict=True))
 

@@ -66,6 +66,10 @@ def default_config() -> ConfigDict:
     config.train.freeze = ()  # groups of layers that stay as they are: conv1 (a stage), conv3_2, fc6
     config.train.cached_views = 0  # views of an image whose frozen convolutions are computed once; 0: fresh crops
 
+    config.mesh = ConfigDict()
+    config.mesh.model = 1  # devices that share the FC layers (vgg_jax.sharding); the batch is split over all devices
+    config.mesh.zero = False  # split the optimizer's state over the data axis too, for memory
+
     config.schedule = ConfigDict()
     config.schedule.kind = "plateau"  # plateau, step or fixed
     config.schedule.factor = 0.1
@@ -140,6 +144,7 @@ _RANGES = {
     "train.momentum": (0, 1),
     "train.weight_decay": (0, 10**6),
     "train.cached_views": (0, 2**20),
+    "mesh.model": (1, 2**20),
     "schedule.warmup_steps": (0, _COUNT),
     "schedule.drops": (0, _COUNT),
     "schedule.patience": (1, _COUNT),

@@ -35,8 +35,8 @@ class Mode(NamedTuple):
 _NETWORK = ("config", "workdir", "checkpoint", "weights")
 
 MODES = {
-    "train": Mode("trains, or goes on with the run in --workdir", ("config", "workdir")),
-    "evaluate": Mode("the paper's tables for runs or published weights, each and all fused", _NETWORK),
+    "train": Mode("trains, or goes on with the run in --workdir", ("config", "workdir", "multihost")),
+    "evaluate": Mode("the paper's tables for runs or published weights, each and all fused", (*_NETWORK, "multihost")),
     "predict": Mode(
         "the five most probable classes of images: --mode=predict --workdir=RUN a.jpg b/",
         (*_NETWORK, "protocol", "json", "heat_maps"),
@@ -70,6 +70,7 @@ CONFIG = config_flags.DEFINE_config_file("config", None, "A config's name, vgg19
 flags.DEFINE_string("workdir", None, "The run's folder: checkpoints, metrics, pictures, results.")
 flags.DEFINE_list("checkpoint", [], "Runs whose networks are used: their folders, or steps' of them.")
 flags.DEFINE_list("weights", [], "Published weights that are used: files, or names on the hub.")
+flags.DEFINE_bool("multihost", False, "One of several processes that work as one: vgg_jax/processes.py.")
 flags.DEFINE_enum("protocol", "dense", PROTOCOLS, "Predictions: how an image is scored.")
 flags.DEFINE_bool("json", False, "Predictions as JSON, a line per image.")
 flags.DEFINE_string("heat_maps", None, "Predictions: a folder for pictures of the class-score maps.")
@@ -84,6 +85,7 @@ def main(arguments: list[str]) -> int:
     mode, arguments = MODES[MODE.value], arguments[1:]
     _check_given(mode, arguments)
     given = {name: flags.FLAGS[name].value for name in mode.flags}
+    multihost = given.pop("multihost", False)
     if "config" in given:
         flag = flags.FLAGS["config"]
         given |= {"config": flag.value if flag.present else None, "overrides": flag.override_values}
@@ -91,6 +93,8 @@ def main(arguments: list[str]) -> int:
     compiler = importlib.import_module("vgg_jax.compiler")
     compiler.keep_memory()
     compiler.keep_programs()
+    if multihost:
+        importlib.import_module("vgg_jax.processes").join()
     return importlib.import_module(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
 
 

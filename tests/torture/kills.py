@@ -147,22 +147,26 @@ def _rows(workdir: Path) -> list[dict]:
 
 def _attempt(command: Sequence[str], workdir: Path, kill: Kill | None, phases: dict[str, float]) -> Ended:
     """Runs a command until its end, or until the kill's phase has come and lasted for its part of the usual time."""
-    said, sent, now, seen, last = workdir.with_name("said.txt"), 0.0, "", {}, {}
+    said, sent, now, seen, last, heard = workdir.with_name("said.txt"), 0.0, "", {}, {}, False
     arguments = [sys.executable, "-m", "vgg_jax.main", f"--workdir={workdir}", *command]
     with said.open("wb") as file:
         process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=file)
     try:
         while process.poll() is None:
+            time.sleep(0.005)
+            listens = _listens(process.pid)
+            if heard and not listens:  # the command is done, and the interpreter ends
+                continue
+            heard = listens
             now = "evaluation" if command is EVALUATE else _phase(said.read_text(), workdir)
             last[now] = time.monotonic()
             seen.setdefault(now, last[now])
             due = kill and kill.phase in seen and last[now] - seen[kill.phase] >= kill.moment * phases[kill.phase]
-            if due and (kill.number == signal.SIGKILL or _listens(process.pid)):
+            if due and (kill.number == signal.SIGKILL or listens):
                 sent = time.monotonic()
                 process.send_signal(kill.number)
                 process.wait(PATIENCE)
                 break
-            time.sleep(0.005)
     finally:
         process.kill()
         process.wait()

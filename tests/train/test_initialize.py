@@ -136,3 +136,13 @@ def test_frozen_layers_that_are_random_are_warned_of(config, published, caplog):
     config.init.weights = str(path)
     initialize(config, 10, MEAN, jnp.float32)
     assert "frozen as they were randomly initialized: fc6;" in caplog.text
+
+
+def test_a_last_layer_of_another_task_is_not_copied_though_its_shape_fits(config, published, caplog):
+    """Boxes for each of 5 classes are 20 outputs, as of 20 classes."""
+    config.task = "localization"
+    path, there = published(classes=20)
+    with caplog.at_level("INFO", logger="vgg_jax"):
+        _, here, fresh = begun(config, path, 20)
+    assert equal(here["fc7"], there["fc7"]) and equal(here["fc8"], fresh["fc8"])
+    assert not equal(here["fc8"], there["fc8"]) and "randomly initialized (glorot) fc8;" in caplog.text

@@ -99,6 +99,20 @@ def test_a_run_learns_and_leaves_what_it_should(config, tmp_path):
     assert f"| center crop | 24     | {100 * (1 - metrics['top1']):.2f}" in table
 
 
+def test_a_run_goes_on_over_another_mesh_and_is_evaluated_on_one_device(config, tmp_path):
+    config.train.learning_rate = 1e-3  # what follows is rounding, as long as nothing multiplies it
+    train(config, tmp_path / "data")
+    config.mesh.model, config.mesh.zero, config.train.steps = 2, True, 6
+    train(config, tmp_path / "both")
+    config.mesh.model, config.train.steps = 4, 12
+    train(config, tmp_path / "both")
+    over_data, over_both = arrays(tmp_path / "data"), arrays(tmp_path / "both")
+    for one, other in zip(jax.tree.leaves(over_data), jax.tree.leaves(over_both), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(one).max())
+    (one, other) = (evaluate([of_run(tmp_path / name)], tmp_path / name) for name in ("data", "both"))
+    assert one.splitlines()[2:6] == other.splitlines()[2:6]
+
+
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, tmp_path, monkeypatch):
     train(config, tmp_path / "whole")
     # SIGTERM in the fourth step, in the middle of the epoch and between two checkpoints.
@@ -344,11 +358,11 @@ def test_every_validation_image_counts_once_whatever_the_batch_size(config, tmp_
     assert len(rows) == 1 and "| 24 " in rows.pop()
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19"])
-def test_the_smoke_stage_of_every_net_runs(name, tmp_path):
+@pytest.mark.parametrize("name", ["vgg11", "vgg11_lrn", "vgg13", "vgg16_1x1", "vgg16", "vgg19", "localize"])
+def test_the_smoke_stage_of_every_config_runs(name, tmp_path):
     config = importlib.import_module(f"configs.{name}").get_config("smoke")
     config.train.steps, config.evaluate.every, config.checkpoint.every = 2, 2, 2
     config.data.train_split, config.data.validation_split = "train[:64]", "validation[:32]"
     metrics = train(config, tmp_path)
-    assert metrics["images"] == 32 and math.isfinite(metrics["loss"])
+    assert metrics["images"] == 32 and all(map(math.isfinite, metrics.values()))
     assert load_network(tmp_path)[0].spec.name == config.model.net

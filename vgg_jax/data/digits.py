@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vgg_jax.data import splits
-from vgg_jax.data.source import Source
+from vgg_jax.data.source import Objects, Source
 from vgg_jax.errors import DataError
 
 try:
@@ -33,6 +33,14 @@ class MnistSource(Source):
         self._rows = share[splits.positions(split, len(share))]
         self.jpegs = False
         self._encoded = [_png(rows[row]) for row in self._rows]
+
+    @property
+    def objects(self) -> Objects:
+        """The digits, each in the box of its ink."""
+        digits, labels = _digits()
+        count, label = len(self._rows), labels[self._rows].astype(np.int32)
+        corners = np.array([Image.fromarray(digit).getbbox() for digit in digits[self._rows]], np.float32)
+        return Objects(np.arange(count), label, corners, np.zeros(count, bool))
 
     def __len__(self) -> int:
         return len(self._rows)

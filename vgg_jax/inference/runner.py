@@ -88,8 +88,7 @@ class Runner:
 
     def use(self, state: nnx.State) -> None:
         """Takes other parameters for the same network."""
-        here = jax.tree.map(lambda a: a if a.is_fully_addressable else a.addressable_data(0), state)
-        self._state = sharding.place_state(here, self._mesh)
+        self._state = sharding.place_state(jax.tree.map(sharding.whole, state), self._mesh)
 
     def __call__(self, images: Iterable[ScaledImage]) -> Iterator[tuple[Hashable, dict[str, np.ndarray]]]:
         """The outputs of every image, in whatever order is fast.

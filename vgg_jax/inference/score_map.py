@@ -38,7 +38,7 @@ def class_score_map(net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int) -> 
     check_scales((scale,), net.crop)
     with scaled_arrays([image], (scale,), threads=1) as examples:
         ((rescaled,),) = (example.images for example in examples)
-    device = Mesh(np.array(jax.local_devices()[:1]), (sharding.BATCH_AXIS,))
+    device = Mesh(np.array(jax.local_devices()[:1]), (sharding.DATA,))
     runner = Runner(net, posterior_maps, smallest=net.crop, batch_size=1, mesh=device)
     ((_, outputs),) = runner([ScaledImage(None, rescaled)])
     return outputs["posteriors"]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from vgg_jax import sharding
 from vgg_jax.errors import ConfigError, did_you_mean
 from vgg_jax.model import specs
 from vgg_jax.model.convolution import CONVOLUTIONS
@@ -302,12 +303,14 @@ class VGG(nnx.Module):
                 tapped[name] = mask_outside(x, sizes)
             return x
 
+        x = sharding.gathered(x)
         for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
             x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x, self.conv))))
             if keys is not None:
                 x = dropout(
                     x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
                 )
+        x = sharding.split_again(x)
         return seen("fc8", mask_outside(self.fc8(x, self.conv), sizes)).astype(jnp.float32), tapped
 
     def _check(self, images: Array, taps: Sequence[str], sizes: Array | None) -> None:

@@ -40,8 +40,9 @@ from vgg_jax.model.specs import scaled, spec_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks import activation_store
-from vgg_jax.tasks.random_crops import Metrics, RandomCrops, split_keys
+from vgg_jax.tasks.random_crops import RandomCrops, split_keys
 from vgg_jax.train.state import is_frozen
+from vgg_jax.train.step import Metrics
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from vgg_jax.inference.runner import Runner
 from vgg_jax.inference.scorer import eval_views, posterior_runner
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
-from vgg_jax.tasks.random_crops import Metrics, RandomCrops
+from vgg_jax.tasks.random_crops import RandomCrops
+from vgg_jax.train.step import Metrics
 
 
 class Classification(RandomCrops):

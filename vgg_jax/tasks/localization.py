@@ -29,7 +29,8 @@ from vgg_jax.inference.central_boxes import CentralBoxes
 from vgg_jax.model.box_outputs import boxes_of, outputs_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
-from vgg_jax.tasks.random_crops import Metrics, RandomCrops
+from vgg_jax.tasks.random_crops import RandomCrops
+from vgg_jax.train.step import Metrics
 
 CORRECT = 0.5
 """A box is right if it overlaps with an object by more than this, in intersection over union."""

@@ -24,10 +24,9 @@ from vgg_jax.data.source import Source
 from vgg_jax.data.statistics import IMAGENET, color_statistics
 from vgg_jax.errors import DataError
 from vgg_jax.model.vgg import VGG
+from vgg_jax.train.step import Metrics
 
 log = logging.getLogger(__name__)
-
-Metrics = dict[str, Array]
 
 
 class RandomCrops(ABC):

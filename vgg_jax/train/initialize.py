@@ -11,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from vgg_jax import checkpoint, weights
+from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.model.init import grow_from
 from vgg_jax.model.match import match, shapes_of
@@ -40,9 +41,10 @@ def initialize(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, floa
     fresh = nnx.to_pure_dict(state)
     del fresh["mean_rgb"]
     origin, params, random = None, fresh, list(fresh)
+    trained_for = "classification"  # published weights, and runs that do not say
     if init.grow_from or init.from_run:
         folder, donor = checkpoint.read_newest(init.grow_from or init.from_run, checkpoint.read_arrays)
-        mean_rgb = donor.pop("mean_rgb")
+        mean_rgb, trained_for = donor.pop("mean_rgb"), with_defaults(checkpoint.read_meta(folder)["config"]).task
         if init.grow_from:
             origin, (params, random) = f"grown from {folder}", grow_from(fresh, donor)
         else:
@@ -51,6 +53,8 @@ def initialize(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, floa
         found = _published(config)
         mean_rgb, origin = found.mean_rgb, f"fine-tuned from {init.weights} ({found.format})"
         params, random = published(fresh, found.layers)
+    if origin and trained_for != config.task:  # a last layer of the same shape means something else
+        params, random = params | {"fc8": fresh["fc8"]}, [*(layer for layer in random if layer != "fc8"), "fc8"]
     nnx.replace_by_pure_dict(
         state, jax.tree.map(jnp.asarray, params) | {"mean_rgb": jnp.asarray(mean_rgb, jnp.float32)}
     )

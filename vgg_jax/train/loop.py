@@ -70,7 +70,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
     start_up = StartUp()
     validate(config)
     check_freeze(spec_of(config.model.net), tuple(config.train.freeze))
-    mesh, steps, batch_size = sharding.device_mesh(), config.train.steps, config.train.batch_size
+    mesh, steps, batch_size = sharding.device_mesh(config.mesh.model), config.train.steps, config.train.batch_size
     sharding.check_batch_size("config.train.batch_size", batch_size, mesh.size, config.train.microbatches)
     workdir.mkdir(parents=True, exist_ok=True)
     first_process = jax.process_index() == 0
@@ -188,7 +188,7 @@ def _initial_state(config, task: Task, mesh: Mesh, optimizer, resuming: bool) ->
     outputs, dtype = task.outputs, computation_dtype(config)
     net = new_network(config, outputs, dtype) if resuming else initialize(config, outputs, task.mean_rgb, dtype)
     graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
-    return graphdef, sharding.place_state(state, mesh)
+    return graphdef, sharding.place_state(state, mesh, zero=config.mesh.zero)
 
 
 def _network(graphdef: nnx.GraphDef, state: TrainState) -> nnx.Module:
@@ -201,7 +201,9 @@ def _compiled(config, task: Task, mesh: Mesh, graphdef, optimizer, state: TrainS
     split, whole = sharding.split_batch(mesh), sharding.replicated(mesh)
     batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=split), task.batch_shapes)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
-    return compiler.jit(update, donate_argnums=0).lower(state, batch, rate).compile()
+    kept = jax.tree.map(lambda a: a.sharding, state), whole
+    with jax.set_mesh(mesh):
+        return compiler.jit(update, donate_argnums=0, out_shardings=kept).lower(state, batch, rate).compile()
 
 
 def _save_preview(task: Task, batch: dict[str, jax.Array], seed: int, workdir: Path) -> Path:

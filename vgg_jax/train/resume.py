@@ -21,6 +21,7 @@ from vgg_jax.train.task import Task
 log = logging.getLogger(__name__)
 
 _FIXED = (
+    "task",
     "seed",
     "model.net",
     "data.train_split",
@@ -58,14 +59,14 @@ def check(config: ConfigDict, task: Task, meta: dict) -> None:
     name = task.source.name
     if changed := _difference(meta["classes"], task.classes):
         raise CheckpointError(f"the classes of {name} are not those that this run was begun with: {changed}{_WAY_OUT}")
+    changes = _changes(config, meta)
+    if fixed := [changes[key] for key in changes if key in _FIXED]:
+        raise CheckpointError(f"this run was begun with another config: {'; '.join(fixed)}{_WAY_OUT}")
     if meta.get("images", len(task.source)) != len(task.source):  # old checkpoints do not say
         raise CheckpointError(
             f"{name} has {len(task.source):,} training images, and had {meta['images']:,} when this run was saved: it "
             f"would go on in another order{_WAY_OUT}"
         )
-    changes = _changes(config, meta)
-    if fixed := [changes[key] for key in changes if key in _FIXED]:
-        raise CheckpointError(f"this run was begun with another config: {'; '.join(fixed)}{_WAY_OUT}")
 
 
 def report_changes(config: ConfigDict, meta: dict) -> None:

@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Several processes on this machine that work as one run, to try --multihost or to use one process per GPU. If one ends,
+# the others do; Ctrl-C and SIGTERM go to all of them, and they stop at the same step.
+#
+#   launch/local.sh -n 2 -- --config=vgg16 --workdir=runs/D
+#
+# Each process has the devices that JAX gives it: on a machine of 4 GPUs give each its own (CUDA_VISIBLE_DEVICES is set to
+# the process's number unless it is set already); CPUs are split by XLA_FLAGS=--xla_force_host_platform_device_count=4.
+set -euo pipefail
+usage="launch/local.sh -n PROCESSES -- ARGUMENTS of vgg_jax"
+[ "${1:-}" = -n ] && [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] && [ "${3:-}" = -- ] || { echo "$usage" >&2; exit 2; }
+count=$2
+shift 3
+port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
+export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$count
+for ((number = 0; number < count; number++)); do
+  JAX_PROCESS_ID=$number CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-$number} python -m vgg_jax.main --multihost "$@" &
+done
+stop() { jobs -rp | xargs --no-run-if-empty kill -TERM 2>/dev/null || true; }
+trap stop TERM
+trap : INT # a terminal's Ctrl-C reaches the processes too
+status=0
+while [ -n "$(jobs -rp)" ]; do
+  wait -n || {
+    ended=$?
+    ((status)) || status=$ended
+    ((ended == 130 || ended == 143)) || stop # these were asked to stop; a second request would not let them save
+  }
+done
+exit "$status"

@@ -1,0 +1,58 @@
+"""Several processes that work as one: JAX's own distributed service, joined before anything else (Sec. 3.3)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import jax
+
+from vgg_jax.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 300
+"""Seconds that a process waits at its start for all others."""
+
+_GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def join(patience: int = PATIENCE) -> None:
+    """Joins the other processes of this run; afterwards `jax.devices()` are those of all, and only the first one talks.
+
+    Where they are is in the environment: JAX_COORDINATOR_ADDRESS (HOST:PORT of the first process), JAX_NUM_PROCESSES
+    and JAX_PROCESS_ID, as `launch/local.sh` sets them, or what JAX recognizes by itself: Slurm, Open MPI, Kubernetes,
+    Cloud TPU.
+
+    Args:
+      patience: how many seconds it waits for the others.
+
+    Raises:
+      ConfigError: the environment says nothing of other processes, or these do not come.
+    """
+    given = [os.environ.get(name) for name in _GIVEN]
+    if any(given) and not all(given):
+        missing = _GIVEN[given.index(None)] if None in given else _GIVEN[given.index("")]
+        raise ConfigError(f"--multihost: {missing} is not set beside {', '.join(n for n in _GIVEN if n != missing)}")
+    address, count, number = given
+    try:
+        numbers = (int(count), int(number)) if all(given) else (None, None)
+    except ValueError:
+        raise ConfigError(f"--multihost: JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={number} are numbers") from None
+    try:
+        jax.distributed.initialize(address, *numbers, initialization_timeout=patience)
+    except Exception as error:  # of several types, by what is missing
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--multihost: {reason}\nIt is for one of several processes: started by launch/local.sh -n 2, srun, a "
+            f"Kubernetes Job or on every host of a TPU slice, or with {', '.join(_GIVEN)} set"
+        ) from error
+    log.info("process %d of %d, with %d of %d devices", *_place())
+    if jax.process_index():
+        logging.getLogger("vgg_jax").setLevel(logging.WARNING)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+
+
+def _place() -> tuple[int, int, int, int]:
+    return jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count()
