@@ -218,7 +218,8 @@ def best_boxes(
     for boxes in np.moveaxis(corners, 1, 0):
         merged, windows = merged_boxes(boxes, size, match=match, threshold=threshold)
         best.append((merged[windows.argmax()], windows.max()))
-    best *= len(asked.classes) // len(best)
+    if len(best) == 1:
+        best *= len(asked.classes)
     boxes = np.array([box for box, _ in best]).reshape(-1, 4)
     height, width = size
     agreeing = np.array([count for _, count in best])
