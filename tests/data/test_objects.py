@@ -5,7 +5,7 @@ from PIL import Image
 
 from tests.data.conftest import encode, with_orientation
 from vgg_jax.data.decode import decode, size
-from vgg_jax.data.objects import EachObject, checked, presence
+from vgg_jax.data.objects import EachBox, EachObject, checked, presence
 from vgg_jax.data.open import open_source
 from vgg_jax.errors import DataError
 
@@ -99,3 +99,22 @@ def test_a_size_takes_no_pixels(photograph, tmp_path):
     (tmp_path / "image").write_bytes(encode(photograph)[:1000])
     with open(tmp_path / "image", "rb") as file:
         assert size(file) == (334, 500)
+
+
+def test_each_box_is_an_example_with_the_classes_of_its_objects(boxed, tmp_path):
+    one, two = [1, 2, 11, 8], [0, 0, 40, 30]
+    source = boxed({"1.png": [("a", one), ("b", two), ("c", one)], "2.png": [("b", one)]})
+    Image.linear_gradient("L").resize((40, 30)).save(tmp_path / "1.png")
+    whole, boxes = EachBox(source, "image"), EachBox(source, "box")
+    names = {"1.png, box (1, 2, 11, 8)": [1, 0, 1], "1.png, box (0, 0, 40, 30)": [0, 1, 0]}
+    names["2.png, box (1, 2, 11, 8)"] = [0, 1, 0]  # a, b, c
+    for found in (whole, boxes):
+        assert {found.name_of(i).split("/")[-1]: row for i, row in enumerate(presence(found).tolist())} == names
+        assert [source.name_of(image).split("/")[-1] for image in found.image_of] == [
+            found.name_of(i).split("/")[-1].split(",")[0] for i in range(3)
+        ]
+    place = next(i for i in range(3) if "1.png, box (1," in boxes.name_of(i))
+    pixels = decode(source[int(boxes.image_of[place])]["image"])
+    assert decode(boxes[place]["image"]).tolist() == pixels[2:8, 1:11].tolist()
+    assert decode(whole[place]["image"]).tolist() == pixels.tolist()
+    assert boxes.fingerprint() != whole.fingerprint() and "3 boxes" in boxes.describe()

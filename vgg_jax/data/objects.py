@@ -11,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from vgg_jax.data.decode import size
-from vgg_jax.data.source import Files, Objects, Source
+from vgg_jax.data.decode import decode, size
+from vgg_jax.data.source import Files, Objects, Source, digest
 from vgg_jax.errors import DataError
 from vgg_jax.prefetch import cores
 
@@ -166,3 +167,48 @@ class EachObject(Source):
 
     def name_of(self, index: int) -> str:
         return self._source.name_of(int(self._image[index]))
+
+
+class EachBox(Source):
+    """A source with an example for every box, whose classes are those of the objects that have it (App. B, actions).
+
+    Its own `objects` say in `image` which example they are about; `image_of` says which image an example is of.
+
+    Args:
+      source: images with objects.
+      region: what an example shows: "image", the whole image, or "box", what is in the box alone.
+    """
+
+    def __init__(self, source: Source, region: str):
+        super().__init__(source.name, source.split, source.classes, source.note)
+        of = source.objects
+        if of is None:
+            raise DataError(f"{source.name}: its images have no boxes")
+        boxes, example = np.unique(np.column_stack([of.image, of.corners]), axis=0, return_inverse=True)
+        order = np.argsort(example, kind="stable")
+        self.objects = Objects(example[order], of.label[order], of.corners[order], of.difficult[order])
+        self.image_of, self._corners = boxes[:, 0].astype(np.int64), boxes[:, 1:]
+        self._source, self._region, self.jpegs = source, region, source.jpegs and region == "image"
+
+    def describe(self) -> str:
+        return f"{self._source.describe()}, {len(self):,} boxes"
+
+    def fingerprint(self) -> str:
+        return digest([self._source.fingerprint(), self._region])
+
+    def __len__(self) -> int:
+        return len(self.image_of)
+
+    def __getitem__(self, index: int) -> dict:
+        example = self._source[int(self.image_of[index])]
+        label = int(self.objects.label[np.searchsorted(self.objects.image, index)])
+        if self._region == "image":
+            return {"image": example["image"], "label": label}
+        pixels, file = decode(example["image"]), io.BytesIO()
+        left, top, right, bottom = np.round(self._corners[index]).astype(int).clip(0)
+        Image.fromarray(pixels[top : max(bottom, top + 1), left : max(right, left + 1)]).save(file, "PNG")
+        return {"image": file.getvalue(), "label": label}
+
+    def name_of(self, index: int) -> str:
+        corners = ", ".join(f"{corner:g}" for corner in self._corners[index])
+        return f"{self._source.name_of(int(self.image_of[index]))}, box ({corners})"
