@@ -116,6 +116,7 @@ def default_config() -> ConfigDict:
     config.transfer.shots = 30  # images of a class to train on, 0 for all
     config.transfer.test_per_class = 50  # at most, 0 for all
     config.transfer.curve = ()  # other numbers of shots, for a learning curve
+    config.transfer.regions = ()  # ("image", "box"): each box is an example, described by the whole image and by itself
 
     config.log = ConfigDict()
     config.log.every = 100  # steps
@@ -344,6 +345,8 @@ def _check_transfer(config: ConfigDict) -> None:
         raise ConfigError(f"config.transfer.combine={tuple(transfer.combine)}: one or more of {', '.join(ways)}")
     if not transfer.C or not all(isinstance(C, int | float) and 0 < C < 1e9 for C in transfer.C):
         raise ConfigError(f"config.transfer.C={tuple(transfer.C)}: one or more positive numbers, (0.1, 1.0, 10.0)")
+    if not all(region in ("image", "box") for region in transfer.regions):
+        raise ConfigError(f"config.transfer.regions={tuple(transfer.regions)}: 'image', 'box', both, or () for images")
     if not all(isinstance(shots, int) and shots > 0 for shots in transfer.curve):
         raise ConfigError(f"config.transfer.curve={tuple(transfer.curve)}: numbers of images of a class, (1, 5, 15)")
 

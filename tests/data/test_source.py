@@ -39,7 +39,7 @@ def error_of(name: str, split: str = "train") -> str:
 def test_an_unknown_source_lists_the_known(name, suggestion):
     message = error_of(name)
     assert suggestion in message
-    assert "A source is tfds:NAME, folder:PATH, voc:PATH, boxes:FILE or mnist5k" in message
+    assert "A source is tfds:NAME, folder:PATH, voc:PATH, voc-action:PATH, boxes:FILE or mnist5k" in message
 
 
 def test_a_folder_with_splits(photo_folder):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vgg_jax.data.decode import decode
+from vgg_jax.data.objects import checked
 from vgg_jax.data.open import open_source
 from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Sampler
@@ -54,6 +55,38 @@ class TinyWords(tfds.core.GeneratorBasedBuilder):
         yield 0, {"word": "photograph"}
 
 
+class TinyBoxes(tfds.core.GeneratorBasedBuilder):
+    """Images of 40 x 50 pixels and their objects, features as tfds:voc has them; every fourth image has none."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BOX = tfds.features.BBox(ymin=0.25, xmin=0.5, ymax=0.75, xmax=1.0)
+    WHOLE = tfds.features.BBox(ymin=0.0, xmin=0.0, ymax=1.0, xmax=1.0)
+
+    def _info(self):
+        objects = {
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            "bbox": tfds.features.BBoxFeature(),
+            "is_difficult": np.bool_,
+        }
+        features = {"image": tfds.features.Image(), "objects": tfds.features.Sequence(objects)}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(8), "test": self._generate_examples(1)}
+
+    def _generate_examples(self, count):
+        for number in range(count):
+            dog = {"label": "dog", "bbox": self.BOX, "is_difficult": True}
+            cat = {"label": "cat", "bbox": self.WHOLE, "is_difficult": False}
+            yield (
+                number,
+                {
+                    "image": np.full((50, 40, 3), number, np.uint8),
+                    "objects": [[], [cat], [dog], [dog, cat]][number % 4],
+                },
+            )
+
+
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory):
     """{format: data_dir} with these data sets in them, the photographs in several files."""
@@ -61,7 +94,7 @@ def prepared(tmp_path_factory):
     data_dirs = {}
     for file_format in FORMATS:
         data_dirs[file_format] = tmp_path_factory.mktemp(file_format)
-        for builder, shards in ((TinyPhotos, 3), (TinySplit, 1), (TinyWords, 1)):
+        for builder, shards in ((TinyPhotos, 3), (TinySplit, 1), (TinyWords, 1), (TinyBoxes, 1)):
             config = tfds.download.DownloadConfig(num_shards=shards)
             builder(data_dir=data_dirs[file_format], file_format=file_format).download_and_prepare(
                 download_config=config
@@ -168,6 +201,27 @@ def test_an_empty_slice_is_an_error(data_dir):
 def test_a_data_set_without_images_is_refused(data_dir):
     with pytest.raises(DataError, match="its 'image' and 'label' are no image and class label; it has word"):
         open_source("tfds:tiny_words", "train")
+
+
+def test_objects_of_the_records(data_dir):
+    source = open_source("tfds:tiny_boxes", "train")
+    assert source.describe() == (
+        "tfds:tiny_boxes, split train: 6 images of 2 classes (images left out, which have no object: 2)"
+    )
+    of, whole, box = source.objects, [0, 0, 40, 50], [20, 12.5, 40, 37.5]
+    expected = {1: [(0, whole, False)], 2: [(1, box, True)], 3: [(1, box, True), (0, whole, False)]}
+    numbers = []
+    for image in range(6):
+        number, rows = int(decode(source[image]["image"])[0, 0, 0]), of.image == image
+        columns = of.label[rows].tolist(), of.corners[rows].tolist(), of.difficult[rows].tolist()
+        assert list(zip(*columns, strict=True)) == expected[number % 4]
+        assert source[image]["label"] == (1 if number % 4 == 2 else 0)
+        numbers.append(number)
+    assert sorted(numbers) == [1, 2, 3, 5, 6, 7]
+    assert len({source.name_of(image) for image in range(6)}) == 6
+    np.testing.assert_array_equal(checked(source).objects.corners, of.corners)
+    with pytest.raises(DataError, match="split 'test' has no objects"):
+        open_source("tfds:tiny_boxes", "test")
 
 
 def test_a_missing_data_set_says_how_to_get_it(monkeypatch, tmp_path):

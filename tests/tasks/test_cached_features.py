@@ -22,8 +22,9 @@ from vgg_jax.config import default_config
 from vgg_jax.data.decode import crop, decode
 from vgg_jax.data.open import open_source
 from vgg_jax.data.statistics import IMAGENET
+from vgg_jax.inference import array_folder
 from vgg_jax.stopping import Stopped
-from vgg_jax.tasks import activation_store, cached_features
+from vgg_jax.tasks import cached_features
 from vgg_jax.tasks.cached_features import CachedFeatures
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.tasks.classification import classification_loss
@@ -221,7 +222,7 @@ def test_more_views_cost_only_the_new_ones(config, one_device, tmp_path, monkeyp
         config.train.cached_views = count
         made(config, one_device, tmp_path / folder).batches(net, 0)
     assert made_views == [0, 1, 0]
-    grown, at_once = (activation_store.read(tmp_path / folder / "views")[0] for folder in ("grown", "at once"))
+    grown, at_once = (array_folder.read(tmp_path / folder / "views")[0] for folder in ("grown", "at once"))
     assert grown["pool5"].shape[0] == 3 and close(grown, at_once)
 
 
@@ -248,7 +249,7 @@ def test_a_pass_that_was_cut_off_goes_on_where_it_was(config, one_device, tmp_pa
     (tmp_path / "photographs/train/dark/4.png").write_bytes(b"no image")
     net, run = network(config), tmp_path / "run"
     made(config, one_device, tmp_path / "whole").batches(net, 0)
-    whole, problems = activation_store.read(tmp_path / "whole/views")
+    whole, problems = array_folder.read(tmp_path / "whole/views")
     config.train.cached_views = 1
     made(config, one_device, run).batches(net, 0)
     config.train.cached_views = 2
@@ -261,24 +262,24 @@ def test_a_pass_that_was_cut_off_goes_on_where_it_was(config, one_device, tmp_pa
             done.append(rows)
             if len(done) == until:
                 if kill:  # then nothing more is written, though its arrays may have been
-                    patched.setattr(activation_store.Unfinished, "keep", lambda self: None)
+                    patched.setattr(array_folder.Unfinished, "keep", lambda self: None)
                 raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
             patched.setattr(cached_features.Progress, "__call__", progress)
-            patched.setattr(activation_store, "_SECONDS", 1e9 if kill else 0.0)
+            patched.setattr(array_folder, "SECONDS", 1e9 if kill else 0.0)
             with contextlib.suppress(KeyboardInterrupt):
                 made(config, one_device, run).batches(net, 0)
         return done
 
     assert computed(until=1, kill=True) == [37]  # which was not noted yet, so that it counts for nothing
     assert computed(until=1) == [37]
-    unfinished, _ = activation_store.read(run / "views.partial", "r+")
+    unfinished, _ = array_folder.read(run / "views.partial", "r+")
     for array in unfinished.values():
         array[1, 16:] = -1  # the beginning of what comes next
         array.flush()
     assert computed() == [42]
-    resumed, resumed_problems = activation_store.read(run / "views")
+    resumed, resumed_problems = array_folder.read(run / "views")
     assert same(whole, resumed) and problems == resumed_problems != {}
     assert not (run / "views.partial").exists()
 

@@ -136,6 +136,31 @@ def test_images_with_several_classes(fit, photographs, monkeypatch, tmp_path):
     assert not (tmp_path / "confusion.csv").exists()
 
 
+def test_a_box_is_described_by_its_image_and_by_itself(net, one_device, tmp_path):
+    """Six images of two boxes each: in the reddish one somebody runs and reads, in the other one somebody sits."""
+    lines = []
+    for number in range(6):
+        image = image_of((48, 80), number) * 0.5
+        image[:, (0, 40)[number % 2] : (40, 80)[number % 2], 0] += 90
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        boxes = ([0, 0, 40, 48], [40, 0, 80, 48])
+        red, other = boxes[number % 2], boxes[1 - number % 2]
+        objects = [("reads", red), ("sits", other), ("runs", red)]
+        objects = [{"class": name, "box": box} for name, box in objects]
+        split = "train" if number < 4 else "test"
+        lines.append(json.dumps({"image": f"{number}.png", "objects": objects, "split": split}))
+    (tmp_path / "boxes.jsonl").write_text("\n".join(lines))
+    settings = FEW._replace(splits=0, shots=0, metric="mean_ap", regions=("image", "box"))
+    options = {"split": "train", "test_split": "test", "mesh": one_device}
+    result = fit_probe(net, f"boxes:{tmp_path}/boxes.jsonl", settings, **options)
+    assert result.source.classes == ("reads", "runs", "sits") and len(result.source) == 12
+    assert sorted(result.truth.tolist()) == [[0, 0, 1], [0, 0, 1], [1, 1, 0], [1, 1, 0]]
+    assert result.probe.weights.shape == (2 * 32, 3) and result.scores[0].values["mean_ap"] == (1.0,)
+    # The whole image says nothing of which of its boxes is red.
+    alone = fit_probe(net, f"boxes:{tmp_path}/boxes.jsonl", settings._replace(regions=("image",)), **options)
+    assert alone.probe.weights.shape == (32, 3) and alone.scores[0].values["mean_ap"][0] < 0.7
+
+
 def test_mistakes_are_named(fit, photographs):
     with pytest.raises(vgg_jax.DataError, match=r"class .: 7 images, of which 7 are to be trained on"):
         fit(FEW._replace(shots=7))
@@ -143,3 +168,5 @@ def test_mistakes_are_named(fit, photographs):
         fit(FEW._replace(scales=(16,)))
     with pytest.raises(vgg_jax.DataError, match="has one label for each image"):
         fit(FEW._replace(metric="mean_ap"))
+    with pytest.raises(vgg_jax.DataError, match="its images have no boxes"):
+        fit(FEW._replace(regions=("box",)))

@@ -61,6 +61,15 @@ def test_a_class_with_too_few_images_is_named(labels, train):
     assert "30 training images of a class at most" in str(raised.value)
 
 
+def test_images_of_several_classes_have_no_shots():
+    for pick in (
+        lambda labels: random_splits(labels, 1, train=1, test=1, seed=0),
+        lambda labels: first_of_each(np.arange(4), labels, 2),
+    ):
+        with pytest.raises(DataError, match="may show several classes"):
+            pick(np.eye(4, dtype=int))
+
+
 def test_few_shots_are_among_those_of_more(labels):
     (split,) = random_splits(labels, 1, train=30, test=50, seed=0)
     former = set()

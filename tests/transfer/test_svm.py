@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.svm import LinearSVC
 
-from vgg_jax.errors import DataError
+from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.transfer import lbfgs, liblinear
 from vgg_jax.transfer.metrics import METRICS
 from vgg_jax.transfer.svm import fit_svm
@@ -149,3 +149,11 @@ def test_the_device_says_when_it_has_not_converged(rng, monkeypatch, caplog):
 def test_what_cannot_be_learned_from(rng, change, message):
     with pytest.raises(DataError, match=message):
         fit_svm(*change(*task(rng, 120)), RECALL)
+
+
+def test_more_than_liblinear_can_count_is_for_the_device(rng, monkeypatch):
+    rows, labels = task(rng)
+    monkeypatch.setattr(liblinear, "MOST", rows.size - 1)
+    with pytest.raises(ConfigError, match="240 descriptors have 7,680 numbers .* 'device' takes more"):
+        fit_svm(rows, labels, RECALL, grid=[1])
+    assert fit_svm(rows, labels, RECALL, grid=[1], solver="device").weights.shape == (32, 4)

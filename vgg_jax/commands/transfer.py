@@ -77,7 +77,7 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
         batch_size=config.evaluate.batch_size or None,
     )
     networks = " + ".join(target.net.spec.name for target in targets)
-    heading = "\n".join(printable(f"{target.name} on {result.source.describe()}") for target in targets)
+    heading = printable(f"{' and '.join(target.name for target in targets)} on {result.source.describe()}")
     paper = papers_row(result, networks)
     with writing(folder):
         result.probe.save(folder / PROBE)

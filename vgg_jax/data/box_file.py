@@ -42,9 +42,10 @@ class BoxFileSource(FileSource):
             return [line for line in annotated if line.split == role]
 
         chosen = splits.select(split, of_role)
+        number = {name: label for label, name in enumerate(classes)}
         super().__init__(
             [file.parent / line.image for line in chosen],
-            [classes.index(image_class(line.objects)) for line in chosen],
+            [number[image_class(line.objects)] for line in chosen],
             name=f"boxes:{path}",
             split=split,
             classes=classes,

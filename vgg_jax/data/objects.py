@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import logging
@@ -10,9 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from vgg_jax.data.decode import size
-from vgg_jax.data.source import Files, Objects, Source
+from vgg_jax.data.decode import decode, size
+from vgg_jax.data.source import Files, Objects, Source, digest
 from vgg_jax.errors import DataError
 from vgg_jax.prefetch import cores
 
@@ -72,7 +74,8 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
     """The same source with objects whose boxes lie in their images; the images' headers are read for their sizes.
 
     A box may reach a pixel beyond its image, as one does whose tool counted otherwise, and is then cut. One that
-    reaches further, that has no area or swapped corners, or whose image cannot be read, is an error.
+    reaches further, or has no area or swapped corners, is an error. An image that cannot be read is not: its objects
+    stay, and whoever reads it says so.
 
     Args:
       source: images with objects.
@@ -88,7 +91,8 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
         sizes = dict(zip(pictured, pool.map(lambda image: _size(source, image), pictured), strict=True))
     for row, image in enumerate(of.image.tolist()):
         try:
-            corners[row] = _in_image(corners[row], sizes[image])
+            if sizes[image]:
+                corners[row] = _in_image(corners[row], *sizes[image])
             kept.append(row)
         except DataError as error:
             number = row - np.searchsorted(of.image, image) + 1
@@ -104,24 +108,18 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
     return result
 
 
-def _size(source: Source, image: int) -> tuple[int, int] | DataError:
-    """Height and width of an image, or why they are not known."""
-    try:
+def _size(source: Source, image: int) -> tuple[int, int] | None:
+    """Height and width of an image, if it can be read."""
+    with contextlib.suppress(OSError, DataError):
         if source.files:
             with open(source.files.paths[image], "rb") as file:
                 return size(file)
         return size(io.BytesIO(source[image]["image"]))
-    except OSError as error:
-        return DataError(error.strerror or str(error))
-    except DataError as error:
-        return error
+    return None
 
 
-def _in_image(corners: np.ndarray, size: tuple[int, int] | DataError) -> np.ndarray:
+def _in_image(corners: np.ndarray, height: int, width: int) -> np.ndarray:
     """The corners of a box, cut at the edges of its image."""
-    if isinstance(size, DataError):
-        raise size
-    height, width = size
     left, top, right, bottom = corners
     edges = f"left {left:g}, top {top:g}, right {right:g}, bottom {bottom:g}"
     if not np.isfinite(corners).all():
@@ -169,3 +167,48 @@ class EachObject(Source):
 
     def name_of(self, index: int) -> str:
         return self._source.name_of(int(self._image[index]))
+
+
+class EachBox(Source):
+    """A source with an example for every box, whose classes are those of the objects that have it (App. B, actions).
+
+    Its own `objects` say in `image` which example they are about; `image_of` says which image an example is of.
+
+    Args:
+      source: images with objects.
+      region: what an example shows: "image", the whole image, or "box", what is in the box alone.
+    """
+
+    def __init__(self, source: Source, region: str):
+        super().__init__(source.name, source.split, source.classes, source.note)
+        of = source.objects
+        if of is None:
+            raise DataError(f"{source.name}: its images have no boxes")
+        boxes, example = np.unique(np.column_stack([of.image, of.corners]), axis=0, return_inverse=True)
+        order = np.argsort(example, kind="stable")
+        self.objects = Objects(example[order], of.label[order], of.corners[order], of.difficult[order])
+        self.image_of, self._corners = boxes[:, 0].astype(np.int64), boxes[:, 1:]
+        self._source, self._region, self.jpegs = source, region, source.jpegs and region == "image"
+
+    def describe(self) -> str:
+        return f"{self._source.describe()}, {len(self):,} boxes"
+
+    def fingerprint(self) -> str:
+        return digest([self._source.fingerprint(), self._region])
+
+    def __len__(self) -> int:
+        return len(self.image_of)
+
+    def __getitem__(self, index: int) -> dict:
+        example = self._source[int(self.image_of[index])]
+        label = int(self.objects.label[np.searchsorted(self.objects.image, index)])
+        if self._region == "image":
+            return {"image": example["image"], "label": label}
+        pixels, file = decode(example["image"]), io.BytesIO()
+        left, top, right, bottom = np.round(self._corners[index]).astype(int).clip(0)
+        Image.fromarray(pixels[top : max(bottom, top + 1), left : max(right, left + 1)]).save(file, "PNG")
+        return {"image": file.getvalue(), "label": label}
+
+    def name_of(self, index: int) -> str:
+        corners = ", ".join(f"{corner:g}" for corner in self._corners[index])
+        return f"{self._source.name_of(int(self.image_of[index]))}, box ({corners})"

@@ -1,16 +1,17 @@
 """Where images come from: one string in the config names a source (Sec. 3.1, 4).
 
-tfds:NAME      any TFDS data set with an image and a class label, e.g. tfds:imagenet2012, tfds:imagenette, tfds:stl10
-folder:PATH    a folder of class folders, with or without train, validation, test below it
-voc:PATH       a folder of images with Pascal VOC's XML annotations, in VOC's layout or ILSVRC's: boxes
-boxes:FILE     a file with a line of JSON for each image and its boxes
-mnist5k        5,000 MNIST digits that come with a package: real data without a download
+tfds:NAME        any TFDS data set with an image and a class label, e.g. tfds:imagenet2012, tfds:imagenette, tfds:stl10
+folder:PATH      a folder of class folders, with or without train, validation, test below it
+voc:PATH         a folder of images with Pascal VOC's XML annotations, in VOC's layout or ILSVRC's: boxes
+voc-action:PATH  persons and their actions, of VOC-2012
+boxes:FILE       a file with a line of JSON for each image and its boxes
+mnist5k          5,000 MNIST digits that come with a package: real data without a download
 """
 
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError, did_you_mean
 
-_SCHEMES = ("tfds", "folder", "voc", "boxes")
+_SCHEMES = ("tfds", "folder", "voc", "voc-action", "boxes")
 
 
 def open_source(name: str, split: str) -> Source:
@@ -39,6 +40,10 @@ def open_source(name: str, split: str) -> Source:
             from vgg_jax.data.voc import VocSource
 
             return VocSource(rest, split)
+        if scheme == "voc-action" and rest:
+            from vgg_jax.data.voc import VocActionSource
+
+            return VocActionSource(rest, split)
         if scheme == "boxes" and rest:
             from vgg_jax.data.box_file import BoxFileSource
 
@@ -52,5 +57,5 @@ def open_source(name: str, split: str) -> Source:
     suggestion = "" if scheme in _SCHEMES else did_you_mean(scheme, (*_SCHEMES, "mnist5k"))
     raise DataError(
         f"config.data.source={name!r}: no such source{suggestion}\n"
-        "A source is tfds:NAME, folder:PATH, voc:PATH, boxes:FILE or mnist5k"
+        "A source is tfds:NAME, folder:PATH, voc:PATH, voc-action:PATH, boxes:FILE or mnist5k"
     )

@@ -7,6 +7,7 @@ length, and then read directly. The checksums are not looked at: decoding an ima
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -17,24 +18,28 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import read_only_builder
 
+from vgg_jax.data.decode import size
+from vgg_jax.data.objects import Object, gathered, image_class
 from vgg_jax.data.source import Source, digest
 from vgg_jax.errors import DataError, did_you_mean
 
 
 class TfdsSource(Source):
-    """A prepared TFDS data set whose supervised pair is an image and a class label. Nothing is ever downloaded.
+    """A prepared TFDS data set of images with class labels, or objects as in tfds:voc. Nothing is ever downloaded.
 
     Splits are TFDS's own expressions. A data set without a split `validation` uses its `test` for it; the note says so.
+    Objects are read at once, and an image that has none is left out, for it has no class; the note counts these. Boxes
+    are what TFDS made of them: those of tfds:voc begin a pixel later than those of voc:PATH.
     """
 
     def __init__(self, name: str, split: str):
         builder = _builder(name)
-        self._image, self._label = _features(builder.info)
+        self._image, self._label, classes = _features(builder.info)
         own, note = split, ""
         if "validation" not in builder.info.splits and "test" in builder.info.splits:
             own = re.sub(r"\bvalidation\b", "test", split)
             note = "it has no validation split, its test split stands in" if own != split else ""
-        super().__init__(f"tfds:{name}", split, tuple(builder.info.features[self._label].names), note)
+        super().__init__(f"tfds:{name}", split, classes, note)
         try:
             files = builder.info.splits[own].file_instructions
         except (KeyError, ValueError, AssertionError) as error:
@@ -53,20 +58,51 @@ class TfdsSource(Source):
         else:
             read = lambda record: builder.info.features.deserialize_example_np(record, decoders=decoders)
             self._examples = _TfRecords(files, self._paths, self._file, read)
+        self._position = np.arange(len(self._number))
+        if self._label == "objects":
+            self._read_objects()
         self.jpegs = self[0]["image"][:2] == b"\xff\xd8"
 
+    def _read_objects(self) -> None:
+        annotated = [self._objects_of(position) for position in self._position]
+        self._position = np.flatnonzero(list(map(len, annotated)))
+        if not len(self._position):
+            raise DataError(f"split {self.split!r} has no objects")
+        left_out = f"images left out, which have no object: {len(annotated) - len(self._position):,}"
+        self.note = "; ".join(filter(None, (self.note, left_out * (len(self) < len(annotated)))))
+        self.objects = gathered((annotated[position] for position in self._position), self.classes)
+        number = {name: label for label, name in enumerate(self.classes)}
+        self._labels = [number[image_class(annotated[position])] for position in self._position]
+
+    def _objects_of(self, position: int) -> list[Object]:
+        """The objects of a record; TFDS gives their boxes relative to the image."""
+        example = self._examples[int(position)]
+        found = example["objects"]
+        try:
+            height, width = size(io.BytesIO(example[self._image]))
+        except DataError as error:
+            raise DataError(f"{self._place(position)}: {error}") from error
+        corners = np.asarray(found["bbox"]).reshape(-1, 4)[:, [1, 0, 3, 2]] * [width, height, width, height]
+        difficult = found.get("is_difficult", np.zeros(len(corners), bool))
+        names = [self.classes[label] for label in found["label"]]
+        return list(map(Object, names, map(tuple, corners), map(bool, difficult)))
+
     def __len__(self) -> int:
-        return len(self._number)
+        return len(self._position)
 
     def __getitem__(self, index: int) -> dict:
-        example = self._examples[index]
-        return example | {"image": example[self._image], "label": int(example[self._label])}
+        example = self._examples[int(self._position[index])]
+        label = example[self._label] if self.objects is None else self._labels[index]
+        return example | {"image": example[self._image], "label": int(label)}
 
     def fingerprint(self) -> str:
         return digest((status.length, status.mtime) for status in (path.stat() for path in self._paths))
 
     def name_of(self, index: int) -> str:
-        return f"{self._paths[self._file[index]]}, record {self._number[index]}"
+        return self._place(self._position[index])
+
+    def _place(self, position: int) -> str:
+        return f"{self._paths[self._file[position]]}, record {self._number[position]}"
 
     def shared_with(self, other: TfdsSource) -> int:
         apart = {*self._paths}.isdisjoint(other._paths)  # a million records need no names to be told apart
@@ -138,10 +174,16 @@ def _not_prepared(name: str, data_dir: str | None) -> str:
     return f"not found in {place}.\n{way_out}\nTo see training run right now: make quickstart"
 
 
-def _features(info) -> tuple[str, str]:
-    """The names of the image and of its class label."""
+def _features(info) -> tuple[str, str, tuple[str, ...]]:
+    """The names of the image and of its class label, or "objects", and the classes."""
     image, label = info.supervised_keys if len(info.supervised_keys or ()) == 2 else ("image", "label")
-    kinds = {image: tfds.features.Image, label: tfds.features.ClassLabel}
-    if not all(name in info.features and isinstance(info.features[name], kind) for name, kind in kinds.items()):
-        raise DataError(f"its {image!r} and {label!r} are no image and class label; it has {', '.join(info.features)}")
-    return image, label
+    features = dict(info.features.items())
+    if isinstance(features.get(image), tfds.features.Image):
+        if isinstance(features.get(label), tfds.features.ClassLabel):
+            return image, label, tuple(features[label].names)
+        objects = getattr(features.get("objects"), "feature", None)
+        parts = dict(objects.items()) if isinstance(objects, tfds.features.FeaturesDict) else {}
+        kinds = {"bbox": tfds.features.BBoxFeature, "label": tfds.features.ClassLabel}
+        if all(isinstance(parts.get(name), kind) for name, kind in kinds.items()):
+            return image, "objects", tuple(parts["label"].names)
+    raise DataError(f"its {image!r} and {label!r} are no image and class label; it has {', '.join(features)}")

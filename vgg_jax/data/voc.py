@@ -37,24 +37,41 @@ class VocSource(FileSource):
     has no class: it is left out, and counted in the note; in ILSVRC's layout its folder is its class.
     """
 
+    _scheme = "voc"
+
     def __init__(self, path: str, split: str):
-        root = existing_folder(path)
-        if (root / "JPEGImages").is_dir():
-            layout = _Flat(root / "JPEGImages", root / "Annotations", root / "ImageSets" / "Main")
-        elif (root / "images").is_dir():
-            layout = _Flat(root / "images", root / "annotations", root)
-        else:
-            layout = _ClassFolders(root)
+        layout = self._layout(existing_folder(path))
         chosen = splits.select(split, layout.of_role)
+        number = {name: label for label, name in enumerate(layout.classes)}
         super().__init__(
             [image.path for image in chosen],
-            [layout.classes.index(image.folder or image_class(image.objects)) for image in chosen],
-            name=f"voc:{path}",
+            [number[image.folder or image_class(image.objects)] for image in chosen],
+            name=f"{self._scheme}:{path}",
             split=split,
             classes=layout.classes,
             note="; ".join(layout.notes),
         )
         self.objects = gathered([image.objects for image in chosen], layout.classes)
+
+    def _layout(self, root: Path) -> _Flat | _ClassFolders:
+        if (root / "JPEGImages").is_dir():
+            return _Flat(root / "JPEGImages", root / "Annotations", root / "ImageSets" / "Main")
+        if (root / "images").is_dir():
+            return _Flat(root / "images", root / "annotations", root)
+        return _ClassFolders(root)
+
+
+class VocActionSource(VocSource):
+    """Persons and what they do, of VOC-2012 (Table 12): the classes are the actions.
+
+    The persons are those of the lists in ImageSets/Action, a line for each: the image's name and which object of it. A
+    person is an object for each of its actions, all with the same box.
+    """
+
+    _scheme = "voc-action"
+
+    def _layout(self, root: Path) -> _Flat:
+        return _Actions(root)
 
 
 class _Image(NamedTuple):
@@ -74,7 +91,7 @@ class _Flat:
 
     def __init__(self, images: Path, annotations: Path, lists: Path):
         self._images, self._lists, self.notes = _by_name(images, SUFFIXES), lists, []
-        self._objects = {name: read(file) for name, file in _by_name(annotations, {".xml"}).items()}
+        self._objects = {name: self._read(name, file) for name, file in _by_name(annotations, {".xml"}).items()}
         self.classes = tuple(sorted({found.name for objects in self._objects.values() for found in objects}))
         if lonely := self._objects.keys() - self._images.keys():
             self.notes.append(f"annotations without an image: {len(lonely):,}, e.g. {min(lonely)}")
@@ -97,12 +114,38 @@ class _Flat:
             return [name for name in sorted(self._images) if splits.hashed_role(name) == role]
         role, note = splits.found(role, {role: file.name for role, file in lists.items()}, "list")
         self.notes += [note] if note else []
-        file = lists[role]
-        names = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
-        names = list(filter(None, map(str.strip, names)))
+        names = self._named_by(lists[role])
         if missing := [name for name in names if name not in self._images]:
-            raise DataError(f"{file} has {missing[0]!r}, of which there is no image")
+            raise DataError(f"{lists[role]} has {missing[0]!r}, of which there is no image")
         return names
+
+    def _named_by(self, file: Path) -> list[str]:
+        return _lines(file)
+
+    def _read(self, name: str, file: Path) -> tuple[Object, ...]:
+        return read(file)
+
+
+class _Actions(_Flat):
+    """VOC's own layout with lists of persons."""
+
+    def __init__(self, root: Path):
+        lists, self._persons = root / "ImageSets" / "Action", {}
+        for file in (lists / f"{name}.txt" for name in _LISTS.values()):
+            for line in _lines(file) if file.is_file() else ():
+                name, _, number = line.partition(" ")
+                if not number.strip().isdecimal():
+                    raise DataError(f"{file}: {line!r} is not a name and the number of a person")
+                self._persons.setdefault(name, []).append(int(number))
+        if not self._persons:
+            raise DataError(f"no lists of persons in {lists}: train.txt, val.txt or test.txt")
+        super().__init__(root / "JPEGImages", root / "Annotations", lists)
+
+    def _named_by(self, file: Path) -> list[str]:
+        return list(dict.fromkeys(line.partition(" ")[0] for line in _lines(file)))
+
+    def _read(self, name: str, file: Path) -> tuple[Object, ...]:
+        return _actions(file, self._persons[name]) if name in self._persons else ()
 
 
 class _ClassFolders:
@@ -113,7 +156,8 @@ class _ClassFolders:
         self._annotations, self.notes = root / "Annotations" / "CLS-LOC", []
         if not (self._home / "train").is_dir():
             raise DataError(f"none of VOC's layouts: no JPEGImages/, images/ or train/ in {root}")
-        self.classes = tuple(sorted(entry.name for entry in os.scandir(self._home / "train") if entry.is_dir()))
+        folders = (entry.name for entry in os.scandir(self._home / "train") if entry.is_dir())
+        self.classes = tuple(sorted(name for name in folders if not name.startswith(".")))
 
     def of_role(self, role: str) -> list[_Image]:
         """The images of a role, with their objects if they have any."""
@@ -141,10 +185,29 @@ class _ClassFolders:
 def read(path: Path) -> tuple[Object, ...]:
     """The objects of an annotation.
 
-    No entity is expanded: a file that declares a document type, which no annotation needs, is refused.
-
     Raises:
       DataError: the file is damaged, or lacks something; the message names it.
+    """
+    return tuple(_object(found, where) for found, where in _elements(path))
+
+
+def _actions(path: Path, persons: list[int]) -> tuple[Object, ...]:
+    """An object for each action of some of an annotation's objects, which are counted from 1."""
+    elements = _elements(path)
+    if missing := [person for person in persons if not 1 <= person <= len(elements)]:
+        raise DataError(f"{path} has no object {missing[0]}, which is a person in the lists")
+    return tuple(
+        _object(found, where)._replace(name=action.tag)
+        for found, where in (elements[person - 1] for person in persons)
+        for action in found.iterfind("actions/*")
+        if (action.text or "").strip() == "1"
+    )
+
+
+def _elements(path: Path) -> list[tuple[ElementTree.Element, str]]:
+    """The elements of the objects, and what to call them.
+
+    No entity is expanded: a file that declares a document type, which no annotation needs, is refused.
     """
     try:
         content = path.read_bytes()
@@ -155,7 +218,7 @@ def read(path: Path) -> tuple[Object, ...]:
         raise DataError(f"{path}: {error.strerror}") from error
     except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise DataError(f"{path} is no XML that can be read: {error}") from error
-    return tuple(_object(found, f"{path}, object {number}") for number, found in enumerate(root.findall("object"), 1))
+    return [(found, f"{path}, object {number}") for number, found in enumerate(root.findall("object"), 1)]
 
 
 def _object(found: ElementTree.Element, where: str) -> Object:
@@ -167,6 +230,12 @@ def _object(found: ElementTree.Element, where: str) -> Object:
     except (TypeError, ValueError) as error:
         raise DataError(f"{where} ({name}) has no <bndbox> of four numbers: {', '.join(_EDGES)}") from error
     return Object(name, (left - 1, top - 1, right, bottom), found.findtext("difficult", "0").strip() == "1")
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a list, without those that are empty."""
+    lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
+    return list(filter(None, map(str.strip, lines)))
 
 
 def _by_name(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:

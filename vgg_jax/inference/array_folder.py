@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,8 +59,8 @@ def rows_in(folder: Path, made_of: dict) -> int:
     return counted(aside(folder), made_of, lambda about: about["rows"])
 
 
-def read(folder: Path, names: tuple[str, ...], mode: str = "r") -> tuple[Arrays, dict[str, str]]:
-    """Arrays of a folder, and the images that could not be read: {name: reason}.
+def read(folder: Path, mode: str = "r") -> tuple[Arrays, dict[str, str]]:
+    """The arrays of a folder, and the images that could not be read: {name: reason}.
 
     Args:
       mode: "r+" for arrays that may be written to.
@@ -69,8 +69,9 @@ def read(folder: Path, names: tuple[str, ...], mode: str = "r") -> tuple[Arrays,
       CheckpointError: a file is missing or damaged.
     """
     try:
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in names}
-        return arrays, json.loads((folder / "of.json").read_text())["unreadable"]
+        about = json.loads((folder / "of.json").read_text())
+        names = about["of"]["arrays"]
+        return {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in names}, about["unreadable"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}; remove it, and it is computed again") from error
 
@@ -98,7 +99,8 @@ class Unfinished:
         """Writes what is complete to the disk, and then how much that is."""
         for array in self.arrays.values():
             array.flush()
-        about = {"of": self._made_of, "rows": self.rows, "unreadable": self.problems}
+        # A copy, for a thread may be filling it.
+        about = {"of": self._made_of, "rows": self.rows, "unreadable": dict(self.problems)}
         with written_aside(self._folder / "of.json") as partial:
             partial.write_text(json.dumps(about, indent=1))
         self._kept = time.monotonic()
@@ -108,25 +110,28 @@ class Unfinished:
 def writing(
     folder: Path,
     made_of: dict,
-    shapes: Mapping[str, tuple[type, tuple[int, ...]]],
+    shape: tuple[int, ...],
     rows: int,
     begin: Callable[[Arrays], dict[str, str]] = lambda arrays: {},
 ) -> Iterator[Unfinished]:
     """Arrays to be filled; afterwards the folder is complete, or after an interruption its complete rows are kept.
 
     Args:
-      made_of: as in `counted`.
-      shapes: the type and the shape of each array.
+      made_of: as in `counted`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
+      shape: how many rows there are to be, in one dimension or several.
       rows: those that `rows_in` counts, to go on from there; or 0 for new arrays.
       begin: fills rows of new arrays, and says what of them could not be read.
     """
     partly = aside(folder)
     if rows:
-        arrays, problems = read(partly, tuple(shapes), "r+")
+        arrays, problems = read(partly, "r+")
     else:
         shutil.rmtree(partly, ignore_errors=True)
         partly.mkdir(parents=True)
-        arrays = {name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", *of) for name, of in shapes.items()}
+        arrays = {
+            name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", np.dtype(dtype), (*shape, *of_row))
+            for name, (of_row, dtype) in made_of["arrays"].items()
+        }
         problems = begin(arrays)
     unfinished = Unfinished(partly, made_of, arrays, problems, rows)
     unfinished.keep()

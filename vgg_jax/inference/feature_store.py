@@ -58,23 +58,23 @@ def kept_features(
     scales: Sequence[int],
     *,
     flip: bool = True,
-    on_error: str = "raise",
-    threads: int = 0,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
+    threads: int = 0,
+    on_error: str = "raise",
 ) -> KeptFeatures:
     """Means of activations over their places; what the store lacks is computed, and kept there.
 
     Args:
       store: a folder for the features of any networks and sources.
-      made_of: JSON values that say which network; the source, its content and `flip` are added.
+      made_of: JSON values that say which network it is; the source, its content and `flip` are added.
       net: the network.
       source: the images; their names, sizes and times of modification must be those of what is kept.
       layers: names of activations.
       scales: the test scales Q in pixels.
       flip: whether each is the average of the image's and its mirror image's.
+      batch_size, mesh, threads: as in `vgg_jax.features`.
       on_error: "raise", or "skip" to leave out what cannot be read.
-      threads, batch_size, mesh: as in `vgg_jax.features`.
 
     Raises:
       ConfigError: the net has no such layer, a scale is too small for it, or the folder cannot be written to.
@@ -87,27 +87,30 @@ def kept_features(
     made_of = made_of | {"source": source.name, "split": source.split, "images": len(source), "names": names}
     made_of |= {"content": source.fingerprint(), "flip": flip, "net": net.spec.name, "dtype": net.dtype.name}
     home = store / digest(sorted(made_of.items()))
-    whole = on_error == "raise"
+    if not len(source):
+        raise DataError(f"{source.describe()}: the source is empty")
     found: dict[tuple[str, int], Path] = {}
+    computed: list[str] = []
     for scale in scales:
         of_scale = made_of | {"scale": scale}
-        there = _found(home, of_scale, whole)
+        there = _found(home, of_scale, whole=on_error == "raise")
         missing = [layer for layer in layers if layer not in there]
+        computed += missing
         if missing:
             folder = home / "-".join([f"Q{scale}", *missing])
-            runner = Runner(
-                net, feature_function(tuple(missing), "mean", flip), smallest=smallest, batch_size=batch_size, mesh=mesh
-            )
-            shapes = {layer: (np.float32, (len(source), channels[layer])) for layer in missing}
+            function = feature_function(tuple(missing), "mean", flip)
+            runner = Runner(net, function, smallest=smallest, batch_size=batch_size, mesh=mesh)
             with writing(folder):
-                _compute(folder, of_scale, runner, source, scale, shapes, threads, on_error)
+                _compute(
+                    folder, of_scale, {layer: channels[layer] for layer in missing}, runner, source, threads, on_error
+                )
             there |= dict.fromkeys(missing, folder)
         found |= {(layer, scale): there[layer] for layer in layers}
-    if not missing:
-        log.info("features found in %s", home)
+    if not computed:
+        log.info("features found in %s: nothing had to be computed", home)
     kept = KeptFeatures({}, np.zeros(len(source), np.int32), np.ones(len(source), bool), {})
     for (layer, scale), folder in found.items():
-        arrays, problems = array_folder.read(folder, (layer, "label", "there"))
+        arrays, problems = array_folder.read(folder)
         if any(len(array) != len(source) for array in arrays.values()):
             raise CheckpointError(f"{folder} is damaged: it is not of {len(source):,} images; remove it")
         kept.of[layer, scale], kept.labels[:] = arrays[layer], arrays["label"]
@@ -116,7 +119,7 @@ def kept_features(
     return kept
 
 
-def _found(home: Path, made_of: dict, whole: bool) -> dict[str, Path]:
+def _found(home: Path, made_of: dict, *, whole: bool) -> dict[str, Path]:
     """The folders of a scale that are complete, by layer.
 
     Args:
@@ -126,37 +129,31 @@ def _found(home: Path, made_of: dict, whole: bool) -> dict[str, Path]:
     for folder in sorted(home.glob(f"Q{made_of['scale']}-*")):
         layers = folder.name.split("-")[1:]
         if folder.suffix != ".partial" and array_folder.counted(folder, made_of, lambda about: 1):
-            _, problems = array_folder.read(folder, ())
+            _, problems = array_folder.read(folder)
             if not (problems and whole):
                 there |= dict.fromkeys(layers, folder)
     return there
 
 
 def _compute(
-    folder: Path,
-    made_of: dict,
-    runner: Runner,
-    source: Source,
-    scale: int,
-    shapes: dict[str, tuple[type, tuple[int, int]]],
-    threads: int,
-    on_error: str,
+    folder: Path, made_of: dict, channels: dict[str, int], runner: Runner, source: Source, threads: int, on_error: str
 ) -> None:
-    """Fills a folder; the rows that `array_folder` counts are here the runner's batches."""
-    count = len(source)
-    if not count:
-        raise DataError(f"{source.describe()}: the source is empty")
-    made_of |= {"batches": [jax.default_backend(), *runner.batcher.size]}
+    """Fills a folder with the features of one scale; the rows that `array_folder` counts are the runner's batches.
+
+    Args:
+      channels: of the layers.
+    """
+    count, scale = len(source), made_of["scale"]
+    arrays_of = {layer: ((size,), "float32") for layer, size in channels.items()}
+    arrays_of |= {"label": ((), "int32"), "there": ((), "bool")}
+    made_of |= {"arrays": arrays_of, "batches": [jax.default_backend(), *runner.batcher.size]}
     first = array_folder.rows_in(folder, made_of)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not first:
-        size = sum(4 * rows * channels for _, (rows, channels) in shapes.values())
-        check_room(folder.parent, size, f"the features of {count:,} images")
-    log.info(
-        "%s of %s images at Q = %d%s", ", ".join(shapes), f"{count:,}", scale, f", from batch {first} on" * bool(first)
-    )
-    more = {"label": (np.int32, (count,)), "there": (np.bool_, (count,))}
-    with array_folder.writing(folder, made_of, shapes | more, first) as unfinished:
+        check_room(folder.parent, 4 * count * sum(channels.values()), f"the features of {count:,} images")
+    going_on = f", from batch {first} on" if first else ""
+    log.info("%s of %s images at Q = %d%s", ", ".join(channels), f"{count:,}", scale, going_on)
+    with array_folder.writing(folder, made_of, (count,), first) as unfinished:
         arrays, problems = unfinished.arrays, unfinished.problems
 
         def images(examples) -> Iterator[ScaledImage]:

@@ -36,6 +36,7 @@ from vgg_jax.data import sampler
 from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Requests, process_slice
 from vgg_jax.errors import ConfigError
+from vgg_jax.inference import array_folder
 from vgg_jax.model.specs import scaled, spec_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
@@ -95,7 +96,7 @@ class CachedFeatures:
             begun = activation_store.rows_in(self._folder, made_of, self._view_count)
             begun = int(multihost_utils.process_allgather(np.asarray(begun)).min())
             self._compute(net, made_of, there, max(there * len(self.source), begun))
-        stored, problems = activation_store.read(self._folder)
+        stored, problems = array_folder.read(self._folder)
         self.problems.maps.append(problems)
 
         def batch(k: int) -> dict[str, np.ndarray]:

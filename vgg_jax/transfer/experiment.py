@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vgg_jax.data.objects import presence
+from vgg_jax.data.objects import EachBox, checked, presence
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.inference.feature_store import KeptFeatures
@@ -46,6 +46,7 @@ class TransferSettings(NamedTuple):
     shots: int = 30
     test_per_class: int = 50
     curve: tuple[int, ...] = ()
+    regions: tuple[str, ...] = ()
     seed: int = 0
 
     @property
@@ -140,16 +141,21 @@ def fit_probe(
     kinds = candidates(settings.layers, settings.scales, settings.combine)
     with contextlib.ExitStack() as at_end:
         folder = Path(store) if store else Path(at_end.enter_context(tempfile.TemporaryDirectory()))
-        kept = [kept_for(folder, net, images, kinds, flip=settings.flip, **reading) for net in nets]
+        if settings.regions and images.objects:
+            images = checked(images, on_error=reading.get("on_error", "raise"))
+        parts = [EachBox(images, region) for region in settings.regions] or [images]
+        images, image_of = parts[0], parts[0].image_of if settings.regions else np.arange(len(images))
+        kept = [kept_for(folder, net, part, kinds, flip=settings.flip, **reading) for net in nets for part in parts]
         there = np.logical_and.reduce([of.there for of in kept])
         truth = presence(images) if settings.several_classes else kept[0].labels
         if settings.splits == 0:
-            first = np.arange(len(images)) < len(open_source(source, split))
+            first = image_of < len(open_source(source, split))
             splits = [Split(np.flatnonzero(first & there), np.flatnonzero(~first & there))]
             if settings.shots:
                 splits = [Split(first_of_each(splits[0].train, truth, settings.shots), splits[0].test)]
         else:
             options = {"train": settings.shots, "test": settings.test_per_class, "seed": settings.seed}
+            options |= {"classes": images.classes}
             splits = random_splits(truth, settings.splits, rows=np.flatnonzero(there), **options)
         return _tested(nets, kept, images, kinds, splits, truth, settings)
 

@@ -29,8 +29,16 @@ if TYPE_CHECKING:
     from vgg_jax.transfer.descriptors import Descriptor
     from vgg_jax.transfer.svm import LinearSVM
 
-FACTS = {"layer": str, "scales": list, "combine": str, "flip": bool, "normalization": str, "weights": list}
-"""What `about` must say, as JSON has it."""
+FACTS = {
+    "networks": [str],
+    "layer": str,
+    "scales": [int],
+    "combine": str,
+    "flip": bool,
+    "normalization": str,
+    "weights": [str],
+}
+"""What `about` must say: the type of a value, or of the members of a list."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +121,9 @@ class LinearProbe:
         for name, array in (("weights", weights), ("intercept", intercept)):
             if array.dtype.kind != "f" or not np.isfinite(array).all():
                 return f"{name} are not all finite numbers"
-        wrong = [key for key, kind in FACTS.items() if not isinstance(self.about.get(key), kind)]
+        if not all(isinstance(name, str) for name in self.classes):
+            return "classes are not all names"
+        wrong = [key for key, kind in FACTS.items() if not _is_of(self.about.get(key), kind)]
         return f"`about` does not say {', '.join(wrong)}" if wrong else ""
 
 
@@ -127,6 +137,12 @@ def provenance(descriptor: Descriptor, nets: Sequence[VGG], flip: bool) -> dict:
     """
     facts = descriptor._asdict() | {"flip": flip, "normalization": "l2", "weights": [checksum(net) for net in nets]}
     return _as_json(facts | {"networks": [net.spec.name for net in nets]})
+
+
+def _is_of(value: object, kind: type | list[type]) -> bool:
+    if isinstance(kind, list):
+        return isinstance(value, list) and bool(value) and all(_is_of(member, kind[0]) for member in value)
+    return type(value) is kind
 
 
 def _as_json(facts: dict) -> dict:

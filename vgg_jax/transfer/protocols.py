@@ -44,12 +44,13 @@ def random_splits(
       classes: the classes' names, for the error.
 
     Raises:
-      DataError: a class has no more images than `train`, and so none to test on.
+      DataError: a class has no more images than `train`, and so none to test on; or images show several classes.
 
     >>> split, _ = random_splits(np.array([0, 0, 0, 1, 1, 1, 1]), 2, train=2, test=1, seed=0)
     >>> split.train.shape, split.test.shape
     ((4,), (2,))
     """
+    _check_one_label(labels)
     rows = np.arange(len(labels)) if rows is None else rows
     of_class = {c: rows[labels[rows] == c] for c in range(labels.max(initial=-1) + 1)}
     least = min(of_class, key=lambda c: len(of_class[c]), default=None)
@@ -78,7 +79,19 @@ def first_of_each(rows: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"], sh
       labels: of all images.
       shots: how many of a class; fewer where it has not as many.
 
+    Raises:
+      DataError: images show several classes.
+
     >>> first_of_each(np.array([5, 4, 3, 2, 1, 0]), np.array([0, 0, 0, 1, 1, 1]), 2).tolist()
     [2, 1, 5, 4]
     """
+    _check_one_label(labels)
     return np.concatenate([rows[labels[rows] == c][:shots] for c in np.unique(labels[rows])])
+
+
+def _check_one_label(labels: np.ndarray) -> None:
+    if labels.ndim != 1:
+        raise DataError(
+            "an image may show several classes: so many images of each cannot be picked; train on one of the data "
+            "set's own splits, all of it, and test on another"
+        )

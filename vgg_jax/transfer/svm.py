@@ -148,9 +148,14 @@ def _coordinates(descriptors: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndar
         return descriptors, lambda weights: weights
     import scipy.linalg
 
-    x = descriptors.astype(np.float64)
-    products = x @ x.T
+    blocks = lambda: (descriptors[:, i : i + 4096].astype(np.float64) for i in range(0, d, 4096))
+    products = sum(block @ block.T for block in blocks())
     # Images that are there twice leave it singular; this is as if 1 / 2C were larger by it.
     products.flat[:: n + 1] += 1e-8 * products.max()
     triangle = scipy.linalg.cholesky(products, lower=True)
-    return triangle, lambda weights: x.T @ scipy.linalg.solve_triangular(triangle, weights, trans="T", lower=True)
+
+    def onto(weights: np.ndarray) -> np.ndarray:
+        of_images = scipy.linalg.solve_triangular(triangle, weights, trans="T", lower=True)
+        return np.concatenate([block.T @ of_images for block in blocks()])
+
+    return triangle, onto
