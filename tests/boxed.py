@@ -40,19 +40,15 @@ class Rectangles(Source):
             Image.fromarray(pixels).save(encoded, "PNG")
             self._images.append(encoded.getvalue())
         image, label, corners, difficult = zip(*rows, strict=True)
-        self._objects = Objects(
+        self.objects = Objects(
             np.array(image), np.array(label, np.int32), np.array(corners, np.float32), np.array(difficult, bool)
         )
-
-    @property
-    def objects(self):
-        return self._objects
 
     def __len__(self):
         return len(self._images)
 
     def __getitem__(self, index):
-        return {"image": self._images[index], "label": int(self._objects.label[self._objects.image == index][0])}
+        return {"image": self._images[index], "label": int(self.objects.label[self.objects.image == index][0])}
 
     def name_of(self, index):
         return f"{self.split}/{index}"

@@ -11,6 +11,7 @@ ROOT = Path(vgg_jax.__file__).parent
 FLOORS = (
     ("main",),
     ("commands",),
+    ("ahead",),
     ("tasks", "transfer"),
     ("train", "evaluate"),
     ("inference",),

@@ -14,6 +14,7 @@ _MODULES = {
     "inference.export": ("export_scorer",),
     "inference.features": ("features",),
     "inference.score_map": ("class_score_map",),
+    "inference.localization": ("localize",),
     "inference.scorer": ("Scorer",),
     "model.perceptual": ("content_distance", "gram", "lpips", "read_lpips_linear", "style_distance"),
     "model.specs": ("ALIASES", "SPECS", "Spec"),

@@ -38,8 +38,8 @@ MODES = {
     "train": Mode("trains, or goes on with the run in --workdir", ("config", "workdir", "multihost")),
     "evaluate": Mode("the paper's tables for runs or published weights, each and all fused", (*_NETWORK, "multihost")),
     "predict": Mode(
-        "the five most probable classes of images: --mode=predict --workdir=RUN a.jpg b/",
-        (*_NETWORK, "protocol", "json", "heat_maps", "probe"),
+        "the five most probable classes, or the boxes, of images: --mode=predict --workdir=RUN a.jpg b/",
+        (*_NETWORK, "protocol", "json", "heat_maps", "boxes", "all_boxes", "probe"),
         "images, folders or patterns",
     ),
     "features": Mode(
@@ -48,6 +48,10 @@ MODES = {
         "images, folders or patterns",
     ),
     "transfer": Mode("a linear classifier on descriptors, tested: --config=transfer/folder:PATH", _NETWORK),
+    "compile": Mode(
+        "what a config's program needs and could reach on accelerators that are not here: --topology=v5e:4x4",
+        ("config", "topology", "dense", "out"),
+    ),
     "fuse": Mode("the average of what evaluations wrote: --mode=fuse A.npz B.npz", (), "files of posteriors"),
 }
 
@@ -76,10 +80,14 @@ flags.DEFINE_enum("protocol", "dense", PROTOCOLS, "Predictions: how an image is 
 flags.DEFINE_bool("json", False, "Predictions as JSON, a line per image.")
 flags.DEFINE_string("heat_maps", None, "Predictions: a folder for pictures of the class-score maps.")
 flags.DEFINE_string("probe", None, "Predictions: by a linear classifier, the probe.npz of --mode=transfer.")
+flags.DEFINE_string("boxes", None, "Predictions: a folder for pictures of a localization run's boxes.")
+flags.DEFINE_bool("all_boxes", False, "With --boxes: all dense boxes too, before and after they are merged.")
 flags.DEFINE_list("layers", ["relu7"], "Features: names of activations; by default the paper's, relu7.")
 flags.DEFINE_enum("pool", "mean", ["mean", "max", "none"], "Features: over an activation's places; none: maps.")
 flags.DEFINE_bool("stack", False, "Features: stack those of several scales, instead of averaging them.")
-flags.DEFINE_string("out", None, "Features: the .npz to write.")
+flags.DEFINE_string("out", None, "Features: the .npz to write. Compile: the figures as JSON.")
+flags.DEFINE_string("topology", None, "Compile: the accelerators, v5e:4x4 or h100:8.")
+flags.DEFINE_bool("dense", False, "Compile: dense evaluation instead of the training step.")
 
 
 def main(arguments: list[str]) -> int:

@@ -15,7 +15,7 @@ def fast_crop(encoded: bytes, smaller_side: int, place, size: int) -> tuple[np.n
 
 
 def fast_whole(encoded: bytes, *scales: int) -> list[np.ndarray]:
-    return [image.numpy() for image in jpeg.whole(tf.constant(encoded), scales)]
+    return [image.numpy() for image in jpeg.whole(tf.constant(encoded), scales)[1:]]
 
 
 def is_plain(encoded: bytes) -> bool:

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from vgg_jax.data.open import open_source
+from vgg_jax.data.voc import read
 from vgg_jax.errors import DataError
 
 CAT = ("cat", (49, 240, 195, 371), False)
@@ -248,3 +249,23 @@ def test_lists_of_persons_that_are_none(persons):
     assert "train.txt: '1' is not a name and the number of a person" in error()
     (lists / "train.txt").unlink()
     assert f"no lists of persons in {lists}" in error()
+
+
+def test_mutated_annotations_are_read_or_refused(tmp_path):
+    rng, file = np.random.default_rng(0), tmp_path / "a.xml"
+    sound, outcomes = annotation(CAT, DOG), []
+    for _ in range(150):
+        content = np.frombuffer(sound, np.uint8).copy()
+        content[rng.integers(0, len(content), rng.integers(1, 4))] = rng.choice(
+            np.frombuffer(b"<>/&\0 9\xffa-", np.uint8)
+        )
+        file.write_bytes(content.tobytes()[: rng.integers(len(content) // 2, 3 * len(content))])
+        try:
+            assert all(isinstance(found.name, str) and len(found.corners) == 4 for found in read(file))
+            outcomes.append("read")
+        except DataError as error:
+            assert str(error).startswith(str(file)) and "\n" not in str(error)
+            outcomes.append("refused")
+    assert set(outcomes) == {"read", "refused"}
+    file.write_bytes(b"<a>" * 100_000 + b"</a>" * 100_000)
+    assert read(file) == ()

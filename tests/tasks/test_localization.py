@@ -211,7 +211,7 @@ def test_a_run_goes_on_with_the_same_bits(config, one_device, tmp_path, frozen):
 
 
 def test_sources_without_boxes_are_refused(config, sources, one_device, tmp_path):
-    sources["validation"]._objects = None
+    sources["validation"].objects = None
     with pytest.raises(DataError, match="config.data.source='.*' has no boxes, and config.task='localization' learns"):
         make_task(config, one_device, tmp_path)
     sources["validation"] = Rectangles("validation", 8)
@@ -220,11 +220,21 @@ def test_sources_without_boxes_are_refused(config, sources, one_device, tmp_path
         make_task(config, one_device, tmp_path)
 
 
-def test_a_bad_image_counts_for_nothing(config, sources, one_device, tmp_path):
-    for source in sources.values():
-        source._images[1] = b"no image"
+def test_a_bad_box_is_named_or_left_out(config, sources, one_device, tmp_path):
+    sources["train"].objects.corners[1] = 10, 10, 5, 20
+    with pytest.raises(DataError, match=r"train/1, object 1 \(.*\): its corners are swapped"):
+        make_task(config, one_device, tmp_path)
     config.data.on_error = "skip"
     task = make_task(config, one_device, tmp_path)
+    assert len(task.source) == len(sources["train"].objects.label) - 1
+    assert "objects left out because of their boxes: 1" in task.source.describe()
+
+
+def test_a_bad_image_counts_for_nothing(config, sources, one_device, tmp_path):
+    config.data.on_error = "skip"
+    task = make_task(config, one_device, tmp_path)
+    for source in sources.values():  # after their sizes were looked at
+        source._images[1] = b"no image"
     net = new_network(config, task.outputs, jnp.float32)
     keys = jax.random.split(jax.random.key(0), config.train.batch_size)
     batches = list(itertools.islice(task.batches(net, 0), 3))

@@ -21,6 +21,7 @@ from vgg_jax.inference.buckets import rounded_up
 from vgg_jax.inference.runner import PIXELS
 from vgg_jax.inference.scorer import dense_posteriors
 from vgg_jax.tasks.classification import classification_loss
+from vgg_jax.tasks.random_crops import split_keys
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 from vgg_jax.train.step import Loss, make_train_step, trace_step
@@ -30,6 +31,8 @@ class Program(NamedTuple):
     """A function, traced for a mesh of devices."""
 
     traced: jax.stages.Traced
+    state: object
+    """Shapes and shardings of what it is given beside the images: a `TrainState`, or a network's arrays."""
     images: int
     """Of one call, over all devices."""
     side: tuple[int, int]
@@ -72,7 +75,7 @@ def training_step(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((size,), jnp.float32),
     }
-    return Program(trace_step(update, state, batch, mesh, jax.jit), size, (crop, crop))
+    return Program(trace_step(update, state, batch, mesh, jax.jit), state, size, (crop, crop))
 
 
 def dense_evaluation(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
@@ -85,12 +88,13 @@ def dense_evaluation(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
     graphdef, state = nnx.split(_network(config, outputs))
     function = functools.partial(dense_posteriors, flip=config.data.flip)
     split = sharding.split_batch(mesh)
+    state = _placed(state, mesh)
     traced = jax.jit(lambda state, images, sizes: function(nnx.merge(graphdef, state), images, sizes)).trace(
-        _placed(state, mesh),
+        state,
         jax.ShapeDtypeStruct((images, height, width, 3), jnp.uint8, sharding=split),
         jax.ShapeDtypeStruct((images, 2), jnp.int32, sharding=split),
     )
-    return Program(traced, images, (height, width))
+    return Program(traced, state, images, (height, width))
 
 
 def dtype_of(config: ConfigDict) -> jnp.dtype:
@@ -122,7 +126,7 @@ def _loss(config: ConfigDict) -> Loss:
     )
 
     def loss(net, batch, keys):
-        pixels, dropout = jax.vmap(jax.random.split, out_axes=1)(keys)
+        pixels, dropout = split_keys(keys)
         return classification_loss(net(shift(batch, pixels)["image"], keys=dropout), batch)
 
     return loss

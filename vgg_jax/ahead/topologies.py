@@ -80,6 +80,7 @@ def topology(name: str) -> Topology:
 def _tpus(kind: str, extent: str) -> Sequence[jax.Device]:
     # What libtpu asks the machine it is on otherwise, and this is none.
     here = {"TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
+    here |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}  # its lock is for the chips of a machine
     for variable, value in here.items():
         os.environ.setdefault(variable, value)
     alone = {} if math.prod(map(int, extent.split("x"))) > 1 else {"chips_per_host_bounds": (1, 1, 1)}
@@ -104,4 +105,5 @@ def _installed(module: str) -> bool:
 def _refuse(name: str, kind: str, reason: str = "") -> None:
     known = EXAMPLES[kind] if kind in EXAMPLES else "; ".join(EXAMPLES.values())
     because = f" ({reason})" if reason else ""
-    raise ConfigError(f"--topology={name!r}: no such topology{because}; there are {known}{did_you_mean(kind, CHIPS)}")
+    nearest = "" if kind in CHIPS else did_you_mean(kind, CHIPS)
+    raise ConfigError(f"--topology={name!r}: no such topology{because}; there are {known}{nearest}")

@@ -10,17 +10,17 @@ WORKDIR/evaluation/SOURCE/; what belongs to published weights is in WORKDIR/eval
 
 from __future__ import annotations
 
+import itertools
 import logging
-import re
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from vgg_jax.commands.target import EvalTarget, find_targets
-from vgg_jax.commands.workdir import claim, is_ours
+from vgg_jax.commands import localization
+from vgg_jax.commands.target import EvalTarget, check_task, find_targets
+from vgg_jax.commands.workdir import WAY_OUT, claim_results, slug
 from vgg_jax.config import eval_scale, eval_scales
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
@@ -42,8 +42,6 @@ from vgg_jax.progress import Progress
 
 log = logging.getLogger(__name__)
 
-_WAY_OUT = "give --workdir=DIR for results"
-
 
 def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], **given) -> int:
     """The command: prints the tables."""
@@ -53,7 +51,10 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], **g
             "--checkpoint=RUN,RUN,... or --weights=SOURCE"
         )
     out = Path(workdir) / "evaluation" if workdir else None
-    print(evaluate(find_targets(workdir=workdir, checkpoint=checkpoint, **given), out))
+    targets = find_targets(workdir=workdir, checkpoint=checkpoint, **given)
+    first = next(targets)
+    tables_of = localization.evaluate if first.config.task == "localization" else evaluate
+    print(tables_of(itertools.chain([first], targets), out))
     return 0
 
 
@@ -74,12 +75,13 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     done: list[tuple[EvaluationResult, Path, Callable[[], None]]] = []
     first_process = jax.process_index() == 0
     for target in targets:
+        check_task(target, "classification")
         out = out or (target.home and target.home.parent)
         if not out:
-            raise ConfigError(f"{target.name}: it is in no run's folder that can be written to; {_WAY_OUT}")
-        home = target.home or out / _slug(target.name)
+            raise ConfigError(f"{target.name}: it is in no run's folder that can be written to; {WAY_OUT}")
+        home = target.home or out / slug(target.name)
         if first_process:
-            _claim(out, home.parent)
+            claim_results(out, home.parent)
         done.append(_evaluate_one(target, home))
         (first, *_), (last, *_) = done[0], done[-1]
         check_alike(first.any_part, last.any_part, first.name, last.name)
@@ -92,7 +94,7 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     heading = "\n".join(printable(f"{result.name} on {result.source}") for result in results)
     of_tables = folders[0] if len(folders) == 1 and out in folders[0].parents else out / folders[0].name
     if first_process:
-        with writing(of_tables, _WAY_OUT):
+        with writing(of_tables, WAY_OUT):
             tables.save_tables(of_tables, rows, heading)
             for save in mistakes:
                 save()
@@ -108,21 +110,13 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     return "\n".join(lines)
 
 
-def _claim(*folders: Path) -> None:
-    """Refuses folders with somebody else's files; what is in a run's folder is the run's."""
-    for folder in folders:
-        with writing(folder, _WAY_OUT):
-            if not is_ours(folder.parent):
-                claim(folder)
-
-
 def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Path, Callable[[], None]]:
     """Finds or computes a network's posteriors; the folder below `home` that they are in, and what writes the mistakes
     there."""
     net, config = target.net, target.config
     source = open_source(config.data.source, config.evaluate.split)
     classes = eval_classes(net.classes, source, config.evaluate.classes, target.name)
-    folder = home / "-".join([_slug(source.name), _slug(source.split), *(["all"] if classes.beyond_source else [])])
+    folder = home / "-".join([slug(source.name), slug(source.split), *(["all"] if classes.beyond_source else [])])
     protocols, scale, scales = tuple(config.evaluate.protocols), eval_scale(config), eval_scales(config)
     about = {
         "network": net.spec.name,
@@ -167,11 +161,3 @@ def _predictions(net: VGG, config: ConfigDict, source: Source, views: Sequence[E
         *(f"{len(predictions.index):,}", len(views), runner.batcher.shapes, 100 * runner.batcher.waste),
     )
     return predictions
-
-
-def _slug(name: str) -> str:
-    """A name for a folder: letters, digits and dashes, and a checksum where these do not say all."""
-    slug = re.sub(r"[^\w.]+", "-", name).strip("-.")
-    if slug == name.replace(":", "-", 1):
-        return slug
-    return f"{slug[-60:]}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}"

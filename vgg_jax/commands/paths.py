@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vgg_jax.data.folder import SUFFIXES
 from vgg_jax.errors import ConfigError
-from vgg_jax.files import printable
+from vgg_jax.evaluate.posteriors import relative
+from vgg_jax.files import printable, writing
 
 
 def images_of(arguments: Sequence[str]) -> list[Path]:
@@ -31,3 +32,29 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
             raise ConfigError(f"{printable(argument)}: {problem}")
         found |= dict.fromkeys(images)
     return list(found)
+
+
+def picture_paths(
+    paths: Sequence[Path], folder: Path, flag: str, check: Callable[[Path, Path], None]
+) -> dict[Path, Path]:
+    """Where the picture of each image goes: by the image's name, or its path if two share it, or that with its suffix.
+
+    Args:
+      paths: of the images.
+      folder: where the pictures are to be.
+      flag: that names it.
+      check: of (picture, image), refuses a path at which something else lies than that picture.
+
+    Raises:
+      ConfigError: the folder cannot be written to; something else than that picture is there.
+    """
+    with writing(f"--{flag}={folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    below = relative([os.path.abspath(path) for path in paths])
+    for names in ([path.stem for path in paths], [os.path.splitext(path)[0] for path in below], below):
+        if len(set(names)) == len(names):
+            break
+    pictures = {path: folder / f"{name}.png" for path, name in zip(paths, names, strict=True)}
+    for path, picture in pictures.items():
+        check(picture, path)
+    return pictures

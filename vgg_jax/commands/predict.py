@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.commands.paths import images_of
+from vgg_jax.commands import localization
+from vgg_jax.commands.paths import images_of, picture_paths
 from vgg_jax.commands.target import EvalTarget, find_target, find_targets
 from vgg_jax.commands.transfer import PROBE
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError
-from vgg_jax.evaluate.posteriors import relative
-from vgg_jax.files import printable, writing
+from vgg_jax.files import printable
 from vgg_jax.inference.score_map import check_heat_map, save_heat_map
 from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors, scales_of
 from vgg_jax.progress import Progress
@@ -29,8 +28,18 @@ AT_ONCE = 256
 """Images in work at once: as many are predicted before the first is printed."""
 
 
-def run(arguments: list[str], *, protocol: str, json: bool, heat_maps: str | None, probe: str | None, **network) -> int:
-    """The command: prints the five most probable classes of each image, and what could not be read.
+def run(
+    arguments: list[str],
+    *,
+    protocol: str,
+    json: bool,
+    heat_maps: str | None,
+    boxes: str | None,
+    all_boxes: bool,
+    probe: str | None,
+    **network,
+) -> int:
+    """The command: prints the five most probable classes or the boxes of each image, and what could not be read.
 
     Returns:
       1 if an image could not be read, else 0.
@@ -40,11 +49,22 @@ def run(arguments: list[str], *, protocol: str, json: bool, heat_maps: str | Non
     if not probe and workdir and (Path(workdir) / PROBE).is_file():
         probe, network["workdir"] = str(Path(workdir) / PROBE), None
     if probe:
-        if heat_maps or protocol != "dense":
-            raise ConfigError(f"{probe}: a linear classifier has neither --heat_maps nor --protocol")
+        if heat_maps or boxes or all_boxes or protocol != "dense":
+            raise ConfigError(f"{probe}: a linear classifier has neither --heat_maps nor --boxes nor --protocol")
         return 1 if predict_by_probe(LinearProbe.load(probe), network, paths, as_json=json) else 0
     maps = Path(heat_maps) if heat_maps else None
-    return 1 if predict(find_target(**network), paths, protocol=protocol, as_json=json, heat_maps=maps) else 0
+    target = find_target(**network)
+    if target.config.task == "localization":
+        if maps or protocol != "dense":
+            raise ConfigError(
+                f"{target.name} predicts boxes: of a network that localizes there are no --heat_maps, and its "
+                "--protocol is dense"
+            )
+        folder = Path(boxes) if boxes else None
+        return 1 if localization.predict(target, paths, as_json=json, boxes=folder, all_boxes=all_boxes) else 0
+    if boxes or all_boxes:
+        raise ConfigError(f"{target.name} predicts classes: --boxes and --all_boxes are for a network that localizes")
+    return 1 if predict(target, paths, protocol=protocol, as_json=json, heat_maps=maps) else 0
 
 
 def predict_by_probe(probe: LinearProbe, network: dict, paths: Sequence[Path], *, as_json: bool = False) -> int:
@@ -126,21 +146,8 @@ def predict(
 
 
 def _pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where the heat map of each image goes: by the image's name, or its path if two share it, or that with its suffix.
-
-    Raises:
-      ConfigError: the folder cannot be written to; something else than that heat map is there.
-    """
-    with writing(f"--heat_maps={folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-    below = relative([os.path.abspath(path) for path in paths])
-    for names in ([path.stem for path in paths], [os.path.splitext(path)[0] for path in below], below):
-        if len(set(names)) == len(names):
-            break
-    pictures = {path: folder / f"{name}.png" for path, name in zip(paths, names, strict=True)}
-    for path, picture in pictures.items():
-        check_heat_map(picture, path)
-    return pictures
+    """Where the heat map of each image goes; see `picture_paths`."""
+    return picture_paths(paths, folder, "heat_maps", check_heat_map)
 
 
 def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Iterator[tuple[dict, int | None]]:

@@ -26,6 +26,10 @@ class EvalTarget(NamedTuple):
     config: ConfigDict
     home: Path | None
     """Where results of it alone belong: None if no run's folder can be written to."""
+    classes: tuple[str, ...] = ()
+    """Of a run, those that it was trained on."""
+    frozen: tuple[str, ...] = ()
+    """Of a run, the groups of layers that stayed as they were."""
 
     @property
     def scales(self) -> tuple[int, ...]:
@@ -65,6 +69,12 @@ def find_target(*, workdir: str | None, checkpoint: Sequence[str], weights: Sequ
     return next(find_targets(workdir=workdir, checkpoint=checkpoint, weights=weights, **given))
 
 
+def check_task(target: EvalTarget, task: str) -> None:
+    """Refuses a network of another task than the first one's; raises ConfigError."""
+    if target.config.task != task:
+        raise ConfigError(f"{target.name} is a network of {target.config.task}: it cannot be fused with one of {task}")
+
+
 def of_run(path: str | Path, config: ConfigDict | None = None, overrides: Mapping | None = None) -> EvalTarget:
     """The network of a run.
 
@@ -84,9 +94,11 @@ def of_run(path: str | Path, config: ConfigDict | None = None, overrides: Mappin
     run = folder.parent.parent
     home = run / "evaluation" / folder.name if is_ours(run) and os.access(run, os.W_OK) else None
     config = (config or saved).copy_and_resolve_references()
-    config.model = saved.model
+    config.model, config.task = saved.model, saved.task
+    config.localization.per_class = saved.localization.per_class
     S = tuple(saved.data.scale)
-    return EvalTarget(str(folder), net, S, _adapted(config, net, overrides, S), home)
+    frozen = tuple(saved.train.freeze)
+    return EvalTarget(str(folder), net, S, _adapted(config, net, overrides, S), home, tuple(meta["classes"]), frozen)
 
 
 def of_weights(
@@ -109,7 +121,7 @@ def of_weights(
     config.update_from_flattened_dict(overrides or {})
     hints = {key: config.init[key] or None for key in ("preprocessing", "class_order")}
     net = load(source, partial=partial, **hints)
-    config.init.weights = source
+    config.init.weights, config.task = source, "classification"
     config.model.net, config.model.batch_norm = net.spec.name, net.batch_norm
     # The published nets' usual test scale for a crop of 224 is 256.
     scale = net.crop + net.crop // 7

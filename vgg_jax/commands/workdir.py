@@ -7,7 +7,9 @@ import datetime
 import fcntl
 import logging
 import os
+import re
 import socket
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -16,10 +18,13 @@ import jax
 
 from vgg_jax import sharding
 from vgg_jax.errors import ConfigError
+from vgg_jax.files import writing
 
 log = logging.getLogger(__name__)
 
 MARK = "vgg_jax.txt"
+
+WAY_OUT = "give --workdir=DIR for results"
 
 RUN = frozenset(
     {
@@ -64,6 +69,22 @@ def is_ours(folder: Path) -> bool:
         return True
     files = {folder / name: beginning for name, beginning in _UNMARKED.items()}
     return any(path.is_file() and path.read_bytes().startswith(beginning) for path, beginning in files.items())
+
+
+def claim_results(*folders: Path) -> None:
+    """Refuses folders of results with somebody else's files; what is in a run's folder is the run's."""
+    for folder in folders:
+        with writing(folder, WAY_OUT):
+            if not is_ours(folder.parent):
+                claim(folder)
+
+
+def slug(name: str) -> str:
+    """A name for a folder: letters, digits and dashes, and a checksum where these do not say all."""
+    slug = re.sub(r"[^\w.]+", "-", name).strip("-.")
+    if slug == name.replace(":", "-", 1):
+        return slug
+    return f"{slug[-60:]}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}"
 
 
 @contextlib.contextmanager

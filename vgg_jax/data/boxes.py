@@ -57,6 +57,17 @@ def visible(corners: Float[np.ndarray, "*n 4"], window: Float[np.ndarray, "*n 4"
     return np.maximum(across, 0) * np.maximum(down, 0) / area
 
 
+def intersection(a: Float[np.ndarray, "*n 4"], b: Float[np.ndarray, "*n 4"], np=np) -> Float[np.ndarray, "*n"]:
+    """The area that boxes have in common, of corners, pair by pair; leading axes are broadcast.
+
+    >>> float(intersection(np.array([0.0, 0, 2, 2]), np.array([1.0, 0, 3, 2])))
+    2.0
+    """
+    (l1, t1, r1, b1), (l2, t2, r2, b2) = (np.moveaxis(box, -1, 0) for box in (a, b))
+    across, down = np.minimum(r1, r2) - np.maximum(l1, l2), np.minimum(b1, b2) - np.maximum(t1, t2)
+    return np.maximum(across, 0) * np.maximum(down, 0)
+
+
 def iou(a: Float[np.ndarray, "*n 4"], b: Float[np.ndarray, "*n 4"], np=np) -> Float[np.ndarray, "*n"]:
     """Intersection over union of corners, pair by pair; leading axes are broadcast.
 
@@ -65,9 +76,11 @@ def iou(a: Float[np.ndarray, "*n 4"], b: Float[np.ndarray, "*n 4"], np=np) -> Fl
     >>> float(iou(np.array([0.0, 0, 2, 2]), np.array([1.0, 0, 3, 2]))).__round__(3)
     0.333
     """
-    low, high = np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:])
-    common = np.maximum(high - low, 0).prod(-1)
-    areas = [np.maximum(box[..., 2:] - box[..., :2], 0).prod(-1) for box in (a, b)]
+    common = intersection(a, b, np)
+    areas = [
+        np.maximum(right - left, 0) * np.maximum(bottom - top, 0)
+        for left, top, right, bottom in (np.moveaxis(box, -1, 0) for box in (a, b))
+    ]
     return common / np.maximum(areas[0] + areas[1] - common, np.finfo(np.float32).tiny)
 
 

@@ -28,14 +28,7 @@ class MnistSource(Source):
         self._rows = splits.select(split, lambda role: _share(self._labels, _SHARES[role]))
         self.jpegs = False
         self._encoded = [_png(rows[row]) for row in self._rows]
-
-    @property
-    def objects(self) -> Objects:
-        """The digits, each in the box of its ink."""
-        digits, labels = _digits()
-        count, label = len(self._rows), labels[self._rows].astype(np.int32)
-        corners = np.array([Image.fromarray(digit).getbbox() for digit in digits[self._rows]], np.float32)
-        return Objects(np.arange(count), label, corners, np.zeros(count, bool))
+        self.objects = _inked(rows[self._rows], self._labels[self._rows])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -51,6 +44,12 @@ def _share(labels: np.ndarray, of_each_class: slice) -> list[int]:
     shuffle = np.random.default_rng(0)
     rows = [shuffle.permutation(np.flatnonzero(labels == digit))[of_each_class] for digit in range(10)]
     return np.concatenate(rows).tolist()
+
+
+def _inked(digits: np.ndarray, labels: np.ndarray) -> Objects:
+    """The digits, each in the box of its ink."""
+    corners = np.array([Image.fromarray(digit).getbbox() for digit in digits], np.float32)
+    return Objects(np.arange(len(digits)), labels.astype(np.int32), corners, np.zeros(len(digits), bool))
 
 
 @functools.cache

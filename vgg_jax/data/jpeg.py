@@ -84,7 +84,7 @@ def crop(encoded: tf.Tensor, smaller_side: tf.Tensor, place: tf.Tensor, size: in
 
 
 def whole(encoded: tf.Tensor, scales: tuple[int, ...]) -> tuple[tf.Tensor, ...]:
-    """A whole plain JPEG at every one of the scales Q; a scale of 0 is the image's own size.
+    """Height and width of a whole plain JPEG, and the image at every one of the scales Q; 0 is the image's own size.
 
     It fails on one that is too elongated, as it does on what is no plain JPEG.
     """
@@ -96,7 +96,8 @@ def whole(encoded: tf.Tensor, scales: tuple[int, ...]) -> tuple[tf.Tensor, ...]:
     image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method="INTEGER_ACCURATE")
     at = lambda size: _scaled(image, size[0], size[1], size / sides, tf.zeros([2]))
     same = lambda size: tf.reduce_all(size == sides)
-    return tuple(tf.cond(same(size), lambda: image, lambda size=size: at(size)) for size in sizes.values())
+    images = (tf.cond(same(size), lambda: image, lambda size=size: at(size)) for size in sizes.values())
+    return sides, *images
 
 
 def _rescaled(sides: tf.Tensor, smaller_side) -> tf.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import logging
@@ -73,7 +74,8 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
     """The same source with objects whose boxes lie in their images; the images' headers are read for their sizes.
 
     A box may reach a pixel beyond its image, as one does whose tool counted otherwise, and is then cut. One that
-    reaches further, that has no area or swapped corners, or whose image cannot be read, is an error.
+    reaches further, or has no area or swapped corners, is an error. An image that cannot be read is not: its objects
+    stay, and whoever reads it says so.
 
     Args:
       source: images with objects.
@@ -89,7 +91,8 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
         sizes = dict(zip(pictured, pool.map(lambda image: _size(source, image), pictured), strict=True))
     for row, image in enumerate(of.image.tolist()):
         try:
-            corners[row] = _in_image(corners[row], sizes[image])
+            if sizes[image]:
+                corners[row] = _in_image(corners[row], *sizes[image])
             kept.append(row)
         except DataError as error:
             number = row - np.searchsorted(of.image, image) + 1
@@ -105,24 +108,18 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
     return result
 
 
-def _size(source: Source, image: int) -> tuple[int, int] | DataError:
-    """Height and width of an image, or why they are not known."""
-    try:
+def _size(source: Source, image: int) -> tuple[int, int] | None:
+    """Height and width of an image, if it can be read."""
+    with contextlib.suppress(OSError, DataError):
         if source.files:
             with open(source.files.paths[image], "rb") as file:
                 return size(file)
         return size(io.BytesIO(source[image]["image"]))
-    except OSError as error:
-        return DataError(error.strerror or str(error))
-    except DataError as error:
-        return error
+    return None
 
 
-def _in_image(corners: np.ndarray, size: tuple[int, int] | DataError) -> np.ndarray:
+def _in_image(corners: np.ndarray, height: int, width: int) -> np.ndarray:
     """The corners of a box, cut at the edges of its image."""
-    if isinstance(size, DataError):
-        raise size
-    height, width = size
     left, top, right, bottom = corners
     edges = f"left {left:g}, top {top:g}, right {right:g}, bottom {bottom:g}"
     if not np.isfinite(corners).all():

@@ -38,6 +38,8 @@ class ScaledExample(NamedTuple):
     """RGB uint8 (height, width, 3), one for each scale; none if it could not be read."""
     problem: str
     """Why it could not be read, or ""."""
+    size: tuple[int, int] = (0, 0)
+    """Height and width of the image as it was decoded, in pixels."""
 
 
 class TrainingBatches:
@@ -216,10 +218,11 @@ def scaled_images(
     examples = iter(_scaled(source, indices, scales, _thread_count(threads)).as_numpy_iterator())
 
     def checked() -> Iterator[ScaledExample]:
-        for index, label, images, problem in examples:
+        for index, label, size, images, problem in examples:
             if problem and on_error == "raise":
                 raise _unreadable(source.name_of(int(index)), problem.decode())
-            yield ScaledExample(int(index), int(label), () if problem else images, problem.decode())
+            images, problem = () if problem else images, problem.decode()
+            yield ScaledExample(int(index), int(label), images, problem, tuple(size.tolist()))
 
     with contextlib.closing(checked()) as ready:
         yield ready
@@ -267,7 +270,7 @@ def _none_readable(source: Source, count: int, name: str, reason: str) -> DataEr
 
 
 def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], threads: int):
-    """The graph: a `tf.data.Dataset` of index, label, images and problem of each example."""
+    """The graph: a `tf.data.Dataset` of index, label, size, images and problem of each example."""
     tf, jpeg = _tensorflow()
     graph = tf.autograph.experimental.do_not_convert
     files = source.files
@@ -285,13 +288,14 @@ def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], thread
             image = decode.decode(example["image"])
             decode.check_elongated(*image.shape[:2], [scale for scale in scales if scale])
             images = [decode.rescale(image, scale) if scale else image for scale in scales]
-            return np.int32(example["label"]), b"", *images
+            return np.int32(example["label"]), b"", np.array(image.shape[:2], np.int32), *images
         except (OSError, DataError) as error:
-            return np.int32(-1), _reason(error).encode(), *[np.zeros((0, 0, 3), np.uint8) for _ in scales]
+            none = [np.zeros((0, 0, 3), np.uint8) for _ in scales]
+            return np.int32(-1), _reason(error).encode(), np.zeros(2, np.int32), *none
 
     def slow(index, given, label):
         images = [(tf.uint8, [None, None, 3])] * len(scales)
-        return _python(anything, [index], (tf.int32, []), (tf.string, []), *images)
+        return _python(anything, [index], (tf.int32, []), (tf.string, []), (tf.int32, [2]), *images)
 
     def fast(index, given, label):
         if files is None:
@@ -305,8 +309,8 @@ def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], thread
             if source.jpegs
             else row.map(graph(slow))
         )
-        label, problem, *images = ways.take(1).get_single_element()
-        return index, label, tuple(images), problem
+        label, problem, size, *images = ways.take(1).get_single_element()
+        return index, label, size, tuple(images), problem
 
     given = [b""] * len(indices) if files is None else [os.fsencode(files.paths[i]) for i in indices]
     label = np.zeros(len(indices), np.int32) if files is None else files.labels[indices].astype(np.int32)

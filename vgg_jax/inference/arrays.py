@@ -39,7 +39,7 @@ def scaled_arrays(
                 raise DataError(f"image {number}: {error}") from error
             return ScaledExample(number, -1, (), str(error))
         pixels = np.asarray(image)
-        return ScaledExample(number, -1, tuple(rescale(pixels, scale) for scale in scales), "")
+        return ScaledExample(number, -1, tuple(rescale(pixels, scale) for scale in scales), "", image.shape[:2])
 
     with in_order(scaled, enumerate(images), threads) as examples:
         yield examples

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 
 from vgg_jax.config import eval_scale
 from vgg_jax.data.boxes import from_window, iou, visible
-from vgg_jax.data.objects import EachObject
+from vgg_jax.data.objects import EachObject, checked
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
@@ -58,7 +58,7 @@ class Localization(RandomCrops):
     def __init__(self, config: ConfigDict, mesh: Mesh, workdir: Path):
         del mesh
         data = config.data
-        source, validation_source = (_with_boxes(data.source, s) for s in (data.train_split, data.validation_split))
+        source, validation_source = (_with_boxes(config, s) for s in (data.train_split, data.validation_split))
         each = EachObject(source)
         boxes = len(each.classes) if config.localization.per_class else 1
         super().__init__(config, workdir, each, validation_source, 4 * boxes, each.objects.corners)
@@ -145,18 +145,20 @@ def localization_loss(outputs: Float[Array, "n h w channels"], batch: dict[str, 
     return sums["loss"], sums
 
 
-def _with_boxes(name: str, split: str) -> Source:
+def _with_boxes(config: ConfigDict, split: str) -> Source:
     """A source whose images have boxes.
 
     Raises:
-      DataError: there is no such source, or it has none.
+      DataError: there is no such source, or it has none; or a box does not lie in its image.
     """
+    name = config.data.source
     source = open_source(name, split)
     if source.objects is None:
         raise DataError(
             f"config.data.source={name!r} has no boxes, and config.task='localization' learns them: use a source that "
-            "has, or config.task='classification'"
+            "has, such as voc:PATH, or config.task='classification'"
         )
+    source = checked(source, on_error=config.data.on_error)
     if source.objects.difficult.all():
         raise DataError(f"{source.describe()}: there is no object, or none that is not difficult")
     return source

@@ -33,7 +33,7 @@ from vgg_jax.model.specs import spec_of
 from vgg_jax.prefetch import prefetch
 from vgg_jax.progress import Progress
 from vgg_jax.stopping import deferred_stop, stoppable
-from vgg_jax.train import resume
+from vgg_jax.train import memory, resume
 from vgg_jax.train.initialize import initialize
 from vgg_jax.train.metric_writer import MetricWriter, as_text
 from vgg_jax.train.optimizer import krizhevsky_momentum
@@ -93,6 +93,9 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 log.info("resumed at step %d from %s", step, workdir)
                 resume.report_changes(config, meta)
         _describe(graphdef, state, mesh)
+        itemsize = computation_dtype(config).itemsize
+        memory.check(config, state, mesh, itemsize)
+        at_end.enter_context(memory.out_of_memory_named(config, state, mesh, itemsize))
         finished = lambda: step >= steps or schedule.finished
         # A checkpoint comes before the validation of its step: one whose validation is missing is validated first.
         validating = lambda: step and (finished() or step % config.evaluate.every == 0)

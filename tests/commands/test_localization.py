@@ -1,0 +1,194 @@
+"""Evaluation and predictions of networks that localize: Tables 8 and 9, and boxes in pixels of the image (App. A)."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import vgg_jax
+from tests.boxed import Rectangles
+from vgg_jax import ConfigError, DataError
+from vgg_jax.commands import evaluate as evaluation
+from vgg_jax.commands import localization as module
+from vgg_jax.commands import predict as prediction
+from vgg_jax.commands.localization import evaluate, predict
+from vgg_jax.commands.target import EvalTarget
+from vgg_jax.config import default_config
+from vgg_jax.data.decode import decode
+from vgg_jax.evaluate.posteriors import Posteriors
+from vgg_jax.model.box_outputs import outputs_of
+
+BOXES = [(0.5, 0.5, 0.9, 0.8), (0.4, 0.5, 0.6, 0.9), (0.6, 0.4, 0.7, 0.7)]
+
+
+def overlap(a, b):
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    common = max(width, 0) * max(height, 0)
+    return common / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - common)
+
+
+@pytest.fixture
+def source(monkeypatch):
+    source = Rectangles("validation", 10, objects=2, difficult=True)
+    monkeypatch.setattr(module, "open_source", lambda name, split: source)
+    return source
+
+
+@pytest.fixture
+def make_target(tiny_net):
+    """A network whose boxes are the same at every place."""
+
+    def make(boxes=BOXES, name="boxes"):
+        net = tiny_net("A", num_classes=4 * len(boxes))
+        net.fc8.kernel[...] = jnp.zeros_like(net.fc8.kernel[...])
+        net.fc8.bias[...] = jnp.asarray(outputs_of(np.array(boxes, np.float32)))
+        config = default_config()
+        config.task, config.localization.per_class = "localization", len(boxes) > 1
+        config.data.crop, config.data.scale, config.evaluate.scales = 32, (40, 40), (36, 40)
+        return EvalTarget(name, net, (40, 40), config, None, ("red", "green", "blue"), ("conv1",))
+
+    return make
+
+
+def asked(source):
+    """Every class of every image: image, label, its objects' boxes."""
+    found = {}
+    for image, label, corners, difficult in zip(*source.objects, strict=True):
+        if not difficult:
+            found.setdefault((int(image), int(label)), []).append(corners)
+    return [(*key, boxes) for key, boxes in sorted(found.items())]
+
+
+def pixels(source):
+    return [decode(source[index]["image"]) for index in range(len(source))]
+
+
+def rows_of(folder):
+    (file,) = folder.rglob("tables.json")
+    return json.loads(file.read_text())
+
+
+def test_protocol_1_is_the_box_of_the_true_class_in_the_central_crop(make_target, source, tmp_path):
+    target = make_target()
+    text = evaluate([target], tmp_path)
+    best = []
+    for index, label, objects in asked(source):
+        height, width = pixels(source)[index].shape[:2]
+        rows, columns = (int(side * 40 / min(height, width) + 0.5) for side in (height, width))
+        top, left = (rows - 32 + 1) // 2, (columns - 32 + 1) // 2
+        x, y, w, h = np.multiply(BOXES[label], 32) + (left, top, 0, 0)
+        box = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
+        box *= [width / columns, height / rows] * 2
+        best.append(max(overlap(box, corners) for corners in objects))
+    (row,) = [row for row in rows_of(tmp_path) if row["table"] == 8]
+    assert row["given"] == pytest.approx(100 * np.mean(np.array(best) <= 0.5)) and 0 < row["given"] < 100
+    assert row["iou"] == pytest.approx(np.mean(best), abs=1e-4) and row["count"] == len(best)
+    assert row["setting"] == "PCR, all but conv1 tuned, S=40, Q=40" and row["paper"] is None
+    assert "no config.localization.posteriors: the label is given" in text and f"| {row['given']:.2f} " in text
+    with Image.open(next(tmp_path.rglob("localization.png"))) as picture:
+        assert min(picture.size) > 200
+
+
+def test_protocol_2_is_that_of_the_library_call(make_target, source, tmp_path, rng):
+    names = tuple(f"{index}" for index in range(len(source)))
+    rows = rng.dirichlet(np.ones(3), len(source)).astype(np.float32)
+    about = {"protocol": "dense", "network": "A", "S": [40, 40]}
+    shuffled, order = rng.permutation(len(source)), [2, 0, 1]  # another order of images and classes
+    of_classes = tuple(source.classes[label] for label in order)
+    file = Posteriors(
+        rows[shuffled][:, order][None], (40,), np.zeros(len(source), np.int32), tuple(names[i] for i in shuffled),
+        of_classes, about,
+    )  # fmt: skip
+    file.save(tmp_path / "dense.npz")
+    targets = [make_target(), make_target([(0.5, 0.5, 0.6, 0.9)], "shared")]
+    for target in targets:
+        target.config.localization.posteriors = str(tmp_path / "dense.npz")
+        target.config.localization.threshold = 0.3
+    evaluate(targets, tmp_path / "out")
+    lines = [row for row in rows_of(tmp_path / "out") if row["table"] == 9]
+    assert [line["setting"].count("+") for line in lines] == [0, 0, 0, 0, 1] and len(lines) == 5
+    for line, net, scales in ((lines[0], targets[0].net, (40,)), (lines[3], targets[1].net, (36, 40))):
+        found = vgg_jax.localize(net, pixels(source), rows, scales=scales, threshold=0.3)
+        right = {1: 0, 5: 0}
+        for index, label, objects in asked(source):
+            guesses = [
+                number == label and max(overlap(box, corners) for corners in objects) > 0.5
+                for box, number in zip(found[index].corners, found[index].classes, strict=True)
+            ]
+            right = {top: count + any(guesses[:top]) for top, count in right.items()}
+        errors = {top: 100 * (1 - count / len(asked(source))) for top, count in right.items()}
+        assert line["top5"] == pytest.approx(errors[5]) and line["top1"] == pytest.approx(errors[1])
+        assert line["top1"] > line["top5"] == line["given"] < 100  # three classes: all are among the best five
+    assert lines[4]["given"] not in (0, 100) and lines[4]["iou"] != lines[1]["iou"]
+
+
+def test_networks_of_two_tasks_are_not_fused(make_target, source, tmp_path, monkeypatch):
+    other = make_target(name="other")
+    other.config.task = "classification"
+    with pytest.raises(ConfigError, match="other is a network of classification: it cannot be fused with one of local"):
+        evaluate([make_target(), other], tmp_path)
+    monkeypatch.setattr(evaluation, "find_targets", lambda **given: iter([make_target()]))
+    assert evaluation.run([], workdir=str(tmp_path), checkpoint=[]) == 0  # the first one's task decides
+    assert rows_of(tmp_path)[0]["table"] == 8
+
+
+def test_posteriors_of_other_images_are_refused(make_target, source, tmp_path):
+    target = make_target()
+    target.config.localization.posteriors = str(tmp_path / "dense.npz")
+    about = {"protocol": "dense", "network": "A", "S": [40, 40]}
+    for images, classes, message in (
+        (("a",), source.classes, "it has no image 0; evaluate a classification run over the same images"),
+        (("0",), ("red", "green", "pink"), "its 3 classes are not the 3 of rectangles"),
+    ):
+        Posteriors(np.ones((1, 1, 3), np.float32), (40,), np.zeros(1, np.int32), images, classes, about).save(
+            tmp_path / "dense.npz"
+        )
+        with pytest.raises(DataError, match=message):
+            evaluate([target], tmp_path / "out")
+
+
+@pytest.fixture
+def photographs(tmp_path, rng):
+    for name, shape in (("a.png", (90, 64, 3)), ("b.png", (40, 70, 3))):
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(tmp_path / name)
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    return [tmp_path / name for name in ("a.png", "b.png", "broken.jpg")]
+
+
+def test_predictions_are_boxes_in_pixels_of_the_image(make_target, photographs, tmp_path, capsys):
+    target = make_target(BOXES[:1])
+    assert predict(target, photographs, as_json=True, boxes=tmp_path / "boxes", all_boxes=True) == 1
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    images = [np.asarray(Image.open(path)) for path in photographs[:2]]
+    for record, found in zip(records, vgg_jax.localize(target.net, images, scales=(36, 40)), strict=False):
+        ((entry,), (corners,)) = record["boxes"], found.corners
+        assert [entry[edge] for edge in ("left", "top", "right", "bottom")] == pytest.approx(corners, abs=0.02)
+        assert entry["name"] is None and entry["score"] == pytest.approx(found.scores[0])
+    assert records[2]["problem"] == "not an image in a known format"
+    for name in "ab":
+        with Image.open(tmp_path / f"boxes/{name}.png") as picture:
+            assert picture.width > 2 * 500
+    assert predict(target, photographs[:1], as_json=False, boxes=tmp_path / "boxes") == 0  # its own is replaced
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("a.png") and " to " in lines[1] and len(lines) == 2
+    before = photographs[0].read_bytes()
+    with pytest.raises(ConfigError, match="a.png: is there already and would be replaced"):
+        predict(target, photographs[:1], as_json=False, boxes=tmp_path)
+    assert photographs[0].read_bytes() == before
+
+
+def test_flags_of_the_other_task_and_missing_posteriors_are_named(make_target, photographs, monkeypatch):
+    flags = {"protocol": "dense", "json": False, "heat_maps": None, "boxes": None, "all_boxes": False}
+    target = make_target()
+    monkeypatch.setattr(prediction, "find_target", lambda: target)
+    with pytest.raises(ConfigError, match="--config.localization.posteriors=FILE gives a classification run's"):
+        prediction.run([str(photographs[0])], **flags)
+    with pytest.raises(ConfigError, match="there are no --heat_maps, and its --protocol is dense"):
+        prediction.run([str(photographs[0])], **flags | {"protocol": "center"})
+    with pytest.raises(ConfigError, match="--all_boxes are drawn into the pictures of --boxes=FOLDER"):
+        prediction.run([str(photographs[0])], **flags | {"all_boxes": True})
+    target.config.task = "classification"
+    with pytest.raises(ConfigError, match="--boxes and --all_boxes are for a network that localizes"):
+        prediction.run([str(photographs[0])], **flags | {"boxes": "x"})

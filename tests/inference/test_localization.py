@@ -1,0 +1,134 @@
+"""Dense boxes: each place's window, the mirror image, and the way back to the image's own pixels (App. A)."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vgg_jax
+from tests.photographs import image_of
+from vgg_jax.data.decode import rescale
+from vgg_jax.data.files import FileSource
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.localization import box_runner, dense_boxes
+from vgg_jax.model.box_outputs import boxes_of, outputs_of
+
+SIZES = [(50, 77), (120, 64), (64, 64), (33, 140)]
+SCALES = (64, 75)
+
+
+def constant_net(tiny_net, *boxes, crop=32):
+    """One whose every place predicts these boxes, relative to its window."""
+    net = tiny_net("A", num_classes=4 * len(boxes), crop=crop)
+    net.fc8.kernel[...] = jnp.zeros_like(net.fc8.kernel[...])
+    net.fc8.bias[...] = jnp.asarray(outputs_of(np.array(boxes, np.float32)))
+    return net
+
+
+def test_every_place_predicts_in_its_own_window(tiny_net):
+    net, images = constant_net(tiny_net, (0.25, 0.5, 0.5, 1.0), crop=64), [image_of(size, 0) for size in SIZES]
+    runner = box_runner(net, SCALES, True)
+    with scaled_arrays(images, SCALES) as examples:
+        found = list(dense_boxes(runner, examples, lambda index: np.array([-1])))
+    assert sorted(index for index, _ in found) == sorted([*range(4)] * 2)
+    for index, corners in found:
+        height, width = SIZES[index]
+        options = []
+        for scale in SCALES:
+            rows, columns = rescale(images[index], scale).shape[:2]
+            expected = [
+                # the left half of the window, from (32 i, 32 j) on; of the mirror image's the right half, mirrored
+                np.array([left, 32 * i, left + 32, 32 * i + 64]) * ([width / columns, height / rows] * 2)
+                for mirrored in (False, True)
+                for i in range(1 + (rows - 64) // 32)
+                for j in range(1 + (columns - 64) // 32)
+                for left in [columns - 32 * j - 32 if mirrored else 32 * j]
+            ]
+            options.append(np.array(expected))
+        fitting = [option for option in options if option.shape == corners[:, 0].shape]
+        assert any(np.allclose(corners[:, 0], option, atol=1e-3) for option in fitting)
+
+
+def test_boxes_of_a_padded_batch_are_those_of_each_image_alone(tiny_net, one_device, eight_devices):
+    net, images = tiny_net("A", num_classes=12), [image_of(size, number) for number, size in enumerate(SIZES)]
+    posteriors = np.random.default_rng(0).dirichlet(np.ones(3), 4)
+    wanted = lambda index: np.array([2, 0])
+    for mesh, batch_size in ((one_device, 1), (one_device, 16), (eight_devices, None)):
+        runner = box_runner(net, (64,), True, batch_size=batch_size, mesh=mesh)
+        with scaled_arrays(images, (64,)) as examples:
+            found = dict(dense_boxes(runner, examples, wanted))
+        for index, image in enumerate(images):
+            scaled = rescale(image, 64)
+            maps = [np.asarray(net(view[None]))[0] for view in (scaled, scaled[:, ::-1])]
+            boxes = boxes_of(np.stack(maps))[:, :, :, [2, 0]]
+            i, j = np.indices(boxes.shape[1:3])[..., None]
+            x, y, w, h = np.moveaxis(boxes, -1, 0)
+            edges = [32 * (j + x - w / 2), 32 * (i + y - h / 2), 32 * (j + x + w / 2), 32 * (i + y + h / 2)]
+            left, top, right, bottom = edges
+            left[1], right[1] = scaled.shape[1] - right[1], scaled.shape[1] - left[1]
+            back = image.shape[1] / scaled.shape[1], image.shape[0] / scaled.shape[0]
+            expected = np.stack([left * back[0], top * back[1], right * back[0], bottom * back[1]], -1)
+            np.testing.assert_allclose(found[index], expected.reshape(-1, 2, 4), rtol=1e-4, atol=1e-3)
+    alone = [vgg_jax.localize(net, [image], row[None], scales=(64,)) for image, row in zip(images, posteriors)]
+    together = vgg_jax.localize(net, images, posteriors, scales=(64,))
+    for (one,), other in zip(alone, together, strict=True):
+        assert one.classes.tolist() == other.classes.tolist()
+        np.testing.assert_allclose(one.corners, other.corners, atol=1e-2)
+
+
+def test_files_and_arrays_have_the_same_boxes(tiny_net, tmp_path):
+    from PIL import Image
+
+    net, image = tiny_net("A", num_classes=4), image_of((90, 130), 0)
+    runner, found = box_runner(net, (64,), True), []
+    for name in ("a.png", "b.jpg"):  # Pillow's road, and TensorFlow's
+        Image.fromarray(image).save(tmp_path / name, quality=100, subsampling=0)
+    with scaled_images(FileSource([tmp_path / "a.png", tmp_path / "b.jpg"]), range(2), (64,)) as examples:
+        found = dict(dense_boxes(runner, examples, lambda index: np.array([-1])))
+    with scaled_arrays([image], (64,)) as examples:
+        ((_, expected),) = dense_boxes(runner, examples, lambda index: np.array([-1]))
+    np.testing.assert_allclose(found[0], expected, atol=1e-3)
+    np.testing.assert_allclose(found[1], expected, atol=2)
+
+
+def test_the_boxes_of_the_most_probable_classes(tiny_net):
+    """In an image with one place, whose window is the image: the classes' own boxes, in its pixels."""
+    of_class = [(0.5, 0.5, 0.5, 0.5), (0.25, 0.5, 0.5, 1.0), (0.5, 0.25, 1.5, 0.5)]
+    net, image = constant_net(tiny_net, *of_class), np.zeros((64, 64, 3), np.uint8)
+    (found,) = vgg_jax.localize(net, [image], np.array([[0.3, 0.1, 0.6]]), scales=(32,), flip=False, top=2)
+    assert found.classes.tolist() == [2, 0] and found.scores.tolist() == pytest.approx([0.6, 0.3])
+    np.testing.assert_allclose(found.corners, [[0, 0, 64, 32], [16, 16, 48, 48]], atol=1e-3)  # cut at the borders
+    (found,) = vgg_jax.localize(net, [image], np.eye(3)[[1]], scales=(32,), flip=False)
+    assert found.classes.tolist() == [1] and found.corners.tolist() == [pytest.approx([0, 0, 32, 64], abs=1e-3)]
+    # With the mirror image, two halves do not overlap: each is a box of its own. The first of equal ones is taken.
+    (found,) = vgg_jax.localize(net, [image], np.eye(3)[[1]], scales=(32,))
+    assert found.scores.tolist() == [1]
+    (found,) = vgg_jax.localize(net, [image], np.eye(3)[[0]], scales=(32,))
+    assert found.scores.tolist() == [2]
+
+
+def test_one_box_for_all_classes_is_merged_once(tiny_net):
+    net, image = constant_net(tiny_net, (0.5, 0.5, 0.5, 0.5)), np.zeros((64, 64, 3), np.uint8)
+    other = constant_net(tiny_net, (0.5, 0.5, 0.75, 0.5))
+    (found,) = vgg_jax.localize([net, other], [image], np.array([[0.25, 0.0, 0.75]]), scales=(32, 33))
+    assert found.classes.tolist() == [2, 0]  # a class that is impossible has no box
+    # 2 nets x 2 scales x mirror image; 16 to 48 and 8 to 56 across, averaged pair by pair.
+    assert found.scores.tolist() == pytest.approx([8 * 0.75, 8 * 0.25])
+    np.testing.assert_allclose(found.corners, [[12, 16, 52, 48]] * 2, atol=1.0)
+    (found,) = vgg_jax.localize(net, [image], scales=(32,))
+    assert found.classes.tolist() == [-1] and found.scores.tolist() == [2]
+
+
+def test_mistakes_are_named(tiny_net):
+    images = [np.zeros((64, 64, 3), np.uint8)]
+    with pytest.raises(vgg_jax.ConfigError, match="a net of 10 outputs predicts no boxes"):
+        vgg_jax.localize(tiny_net("A"), images)
+    net = tiny_net("A", num_classes=12)
+    with pytest.raises(vgg_jax.ConfigError, match="posteriors are missing: the net has a box for each of 3 classes"):
+        vgg_jax.localize(net, images)
+    with pytest.raises(vgg_jax.ConfigError, match=r"posteriors of shape \(1, 4\): expected \(1, 3\)"):
+        vgg_jax.localize(net, images, np.ones((1, 4)))
+    with pytest.raises(vgg_jax.ConfigError, match="Q = 31 is below the net's crop"):
+        vgg_jax.localize(net, images, np.ones((1, 3)), scales=(31,))
+    with pytest.raises(vgg_jax.ConfigError, match="nets of 3, 1 boxes cannot be merged"):
+        vgg_jax.localize([net, tiny_net("A", num_classes=4)], images, np.ones((1, 3)), scales=(32,))

@@ -1,0 +1,138 @@
+"""A compiled program in figures, and in lines (Sec. 3.3)."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+from ml_collections import ConfigDict
+
+from vgg_jax.ahead import hlo, program
+from vgg_jax.ahead.collectives import collectives, sent
+from vgg_jax.ahead.roofline import operations, roofline
+from vgg_jax.ahead.topologies import Topology
+from vgg_jax.ahead.traffic import traffic
+from vgg_jax.errors import ConfigError
+from vgg_jax.sharding import device_mesh
+from vgg_jax.train import memory
+
+
+def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = False) -> dict:
+    """Compiles a config's program, and says what it needs and how fast it could be.
+
+    Args:
+      config: a valid one.
+      outputs: channels of the network's last layer.
+      where: the accelerators.
+      dense: dense evaluation instead of the training step.
+
+    Returns:
+      Figures that JSON takes; bytes and seconds.
+
+    Raises:
+      ConfigError: it does not divide over the chips, or the compiler finds no room for it.
+    """
+    chip, chips, mesh = where.chip, len(where.devices), device_mesh(config.mesh.model, where.devices)
+    make = program.dense_evaluation if dense else program.training_step
+    made, itemsize = make(config, outputs, mesh), program.dtype_of(config).itemsize
+    planned = None if dense else memory.plan(config, made.state, mesh, itemsize, chip.lanes)
+    change = ""
+    if not dense:
+        change = memory.ways_out(config, made.state, mesh, itemsize, chip.lanes, 0.9 * min(planned.total, chip.memory))
+    try:
+        compiled = made.compile(where.platform)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        raise ConfigError(f"--topology={where.name}: does not fit: {reason}; change {change or _EVALUATION}") from error
+    module, cost = hlo.parse(compiled.as_text()), compiled.cost_analysis() or {}
+    needed, exchanged = compiled.memory_analysis(), collectives(module, chips)
+    counted = operations(config, outputs, made.side, training=not dense) * (2 if dense and config.data.flip else 1)
+    flops = cost.get("flops") or counted * made.images / chips
+    moved = cost.get("bytes accessed") or traffic(module)
+    line = roofline(chip, flops, moved, exchanged)
+    arguments = needed.argument_size_in_bytes
+    total = arguments + needed.output_size_in_bytes - needed.alias_size_in_bytes + needed.temp_size_in_bytes
+    parts = {"parameters": _bytes(made.state)} if dense else planned._asdict()
+    return {
+        "net": config.model.net,
+        "program": "dense evaluation" if dense else "training step",
+        "topology": where.name,
+        "chips": chips,
+        "model_axis": config.mesh.model,
+        "images": made.images,
+        "side": made.side,
+        "dtype": program.dtype_of(config).name,
+        "jax": jax.__version__,
+        "memory": {
+            "planned": {name: int(size) for name, size in parts.items()},
+            "arguments": arguments,
+            "temporaries": needed.temp_size_in_bytes,
+            "total": total,
+            "of": int(chip.memory),
+            "fits": total <= chip.memory,
+            "change": change or _EVALUATION,
+        },
+        "operations_per_image": flops * chips / made.images,
+        "traffic_per_image": moved * chips / made.images,
+        "collectives": [each._asdict() | {"sent": each.sent} for each in exchanged],
+        "sent": sent(exchanged),
+        "prediction": {
+            **line._asdict(),
+            "best": line.best,
+            "worst": line.worst,
+            "images_per_second": [made.images / line.worst, made.images / line.best],
+            "efficiency": [line.alone / line.worst, line.alone / line.best],
+            "share_of_peak": [counted * made.images / chips / chip.peak / time for time in (line.worst, line.best)],
+            "days": None if dense else [config.train.steps * time / 86400 for time in (line.best, line.worst)],
+        },
+    }
+
+
+_EVALUATION = "config.evaluate.batch_size"
+
+
+def lines(figures: dict) -> str:
+    """What `report` gives, to be read."""
+    room, guess, chips = figures["memory"], figures["prediction"], figures["chips"]
+    low, high = guess["images_per_second"]
+    text = [
+        f"net {figures['net']}, {figures['program']}, {figures['images']} images of {_sides(figures['side'])}, "
+        f"{figures['dtype']}, on {figures['topology']}: {chips} chips, model axis {figures['model_axis']}",
+        "memory of a chip: "
+        + ", ".join(f"{name} {_mega(size)}" for name, size in room["planned"].items())
+        + " (planned)",
+        f"  compiled: {_mega(room['total'])} of {_mega(room['of'])}, of it temporaries {_mega(room['temporaries'])}: "
+        + ("fits" if room["fits"] else f"does not fit; change {room['change']}"),
+        f"an image: {figures['operations_per_image'] / 1e9:.1f} GFLOP, {figures['traffic_per_image'] / 1e6:.0f} MB moved",
+        *(
+            f"{each['kind']} among {each['group']}: {each['count']} of {each['bytes'] / 1e6:.1f} MB a step, "
+            f"each chip sends {each['sent'] / 1e6:.1f} MB"
+            for each in itertools.islice(figures["collectives"], 8)
+        ),
+        "prediction, from the data sheet (collectives hidden behind nothing, or behind all the rest):",
+        f"  products {1e3 * guess['products']:.1f} ms, memory {1e3 * guess['memory']:.1f} ms, interconnect "
+        f"{1e3 * guess['interconnect']:.1f} ms; a step {1e3 * guess['worst']:.1f} to {1e3 * guess['best']:.1f} ms",
+        f"  {low:,.0f} to {high:,.0f} images/s, {low / chips:,.0f} to {high / chips:,.0f} per chip; "
+        f"share of peak {_percent(guess['share_of_peak'])}; efficiency {_percent(guess['efficiency'])}",
+    ]
+    if guess["days"]:
+        text.append("  all steps of the config: {:.2f} to {:.2f} days".format(*guess["days"]))
+    return "\n".join(text)
+
+
+def _bytes(state) -> int:
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
+
+
+def _mega(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _sides(side: tuple[int, int]) -> str:
+    return " x ".join(map(str, side))
+
+
+def _percent(fractions: list[float]) -> str:
+    return " to ".join(f"{100 * fraction:.0f} %" for fraction in fractions)

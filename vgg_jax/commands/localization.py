@@ -1,0 +1,372 @@
+"""--mode=evaluate and --mode=predict of runs that localize: Tables 8 and 9, and boxes over images (App. A).
+
+RUN/evaluation/STEP/SOURCE/localization.png        accuracy over the IoU that a right box must have
+RUN/evaluation/STEP/SOURCE/tables.md, .csv, .json
+
+The top-5 labels are those of `config.localization.posteriors`, a file that the evaluation of a classification run over
+the same images wrote; without it the label is given.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from vgg_jax.commands.paths import picture_paths
+from vgg_jax.commands.target import EvalTarget, check_task
+from vgg_jax.commands.workdir import WAY_OUT, claim_results, slug
+from vgg_jax.config import eval_scale, eval_scales
+from vgg_jax.data.decode import decode
+from vgg_jax.data.files import FileSource
+from vgg_jax.data.open import open_source
+from vgg_jax.data.pipeline import ScaledExample, scaled_images
+from vgg_jax.data.source import Source
+from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.evaluate.classes import eval_classes
+from vgg_jax.evaluate.localization import Question, overlaps, questions, save_curves
+from vgg_jax.evaluate.localization_tables import BoxRow, box_row, box_tables, save_box_tables
+from vgg_jax.evaluate.posteriors import Posteriors, image_names, read, relative
+from vgg_jax.files import drawing, printable, writing
+from vgg_jax.inference.box_picture import check_box_picture, save_box_picture
+from vgg_jax.inference.central_boxes import CentralBoxes
+from vgg_jax.inference.localization import (
+    Asked,
+    PredictedBoxes,
+    asked_classes,
+    best_boxes,
+    box_runner,
+    dense_boxes,
+    merged_boxes,
+)
+from vgg_jax.model.specs import HIDDEN_UNITS
+from vgg_jax.progress import Progress
+from vgg_jax.weights.classes import labeled
+
+AT_ONCE = 256
+"""Images in work at once in predictions."""
+
+
+def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
+    """Evaluates networks that localize on `config.evaluate.split`; the boxes of several are merged together as well.
+
+    Args:
+      targets: the networks, one after another in memory.
+      out: where the tables go, and what belongs to a network that has no run's folder; by default the first run's.
+
+    Returns:
+      The tables, and what could not be read.
+
+    Raises:
+      UserError: the data are missing, have no boxes or are of other classes, or a file cannot be written.
+    """
+    out = out and out.absolute()
+    done: list[_Evaluation] = []
+    folders = []
+    for target in targets:
+        check_task(target, "localization")
+        out = out or (target.home and target.home.parent)
+        if not out:
+            raise ConfigError(f"{target.name}: it is in no run's folder that can be written to; {WAY_OUT}")
+        home = target.home or out / slug(target.name)
+        if jax.process_index() == 0:
+            claim_results(out, home.parent)
+        done.append(_Evaluation(target))
+        folders.append(home / "-".join(map(slug, (done[-1].source.name, done[-1].source.split))))
+        if done[-1].source.name != done[0].source.name or done[-1].source.split != done[0].source.split:
+            raise ConfigError(f"{target.name} is evaluated on other images than {done[0].target.name}: name one source")
+        if target.config.localization.posteriors != done[0].target.config.localization.posteriors:
+            raise ConfigError("config.localization.posteriors: name one file for all networks")
+    rows, curves = [], {}
+    for evaluation in done:
+        rows += evaluation.rows(curves)
+    if len(done) > 1:
+        rows.append(_dense_row(done, [evaluation.scales for evaluation in done], curves))
+    first = done[0]
+    note = "" if first.posteriors is not None else "; no config.localization.posteriors: the label is given"
+    heading = "\n".join(printable(f"{e.target.name} on {e.source.describe()}{note}") for e in done)
+    folder = folders[0] if len(folders) == 1 and out in folders[0].parents else out / folders[0].name
+    if jax.process_index() == 0:
+        with writing(folder, WAY_OUT):
+            save_box_tables(folder, rows, heading)
+            with drawing(folder / "localization.png") as path:
+                save_curves(path, curves)
+    lines = [heading, "", box_tables(rows), "", f"Tables and curves: {folder}"]
+    if problems := {name: why for evaluation in done for name, why in evaluation.problems.items()}:
+        lines += ["", f"{len(problems)} images could not be read and are not counted:"]
+        lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(problems.items())]
+    return "\n".join(lines)
+
+
+class _Evaluation:
+    """A network's boxes in the images of a source, by both protocols."""
+
+    def __init__(self, target: EvalTarget):
+        config, net = target.config, target.net
+        self.source, self.problems, self._per_class = _boxed_source(config), {}, net.num_classes > 4
+        self._of_class = np.arange(len(self.source.classes))  # which of the network's boxes is a class's
+        if self._per_class:
+            self._of_class = eval_classes(target.classes, self.source, "source", target.name).outputs
+        self._questions = questions(self.source.objects)
+        self.posteriors = _posteriors_of(config, self.source)
+        self.scale, self.scales = eval_scale(config), eval_scales(config)
+        self._images = np.unique([question.image for question in self._questions])
+        self.asked = {index: self._classes_asked(index) for index in self._images.tolist()}
+        self.sizes: dict[int, tuple[int, int]] = {}
+        options = {"threads": config.data.threads, "on_error": config.data.on_error}
+        size = config.evaluate.batch_size or None
+        central = CentralBoxes(net, self.scale, batch_size=size)
+        self.target = target._replace(net=central.runner.net)  # its parameters are let go
+        self._central = dict(central(self.source, self._images, self.problems, **options))
+        self.dense: dict[int, dict[int, np.ndarray]] = {}  # by Q and image
+        for scale in dict.fromkeys((self.scale, *self.scales)):
+            self.dense[scale], progress = {}, Progress(f"boxes, Q={scale}")
+            runner = box_runner(net, (scale,), config.data.flip, batch_size=size)
+            with scaled_images(self.source, self._images, (scale,), **options) as examples:
+                found = dense_boxes(runner, self._noted(examples), self._outputs_of)
+                for done, (index, corners) in enumerate(found, start=1):
+                    self.dense[scale][index] = corners
+                    progress(done, len(self._images) - len(self.problems))
+            progress.clear()
+
+    def _classes_asked(self, index: int) -> Asked:
+        """The five most probable classes of an image, and behind them those that are in it."""
+        inside = [question.label for question in self._questions if question.image == index]
+        if self.posteriors is None:
+            return Asked(np.array(inside), np.ones(len(inside)))
+        row = self.posteriors[index]
+        best = np.argsort(-row, kind="stable")[:5]
+        classes = np.array([*best, *(label for label in inside if label not in best)])
+        return Asked(classes, row[classes])
+
+    def _outputs_of(self, index: int) -> np.ndarray:
+        return self._of_class[self.asked[index].classes]
+
+    def _noted(self, examples: Iterator[ScaledExample]) -> Iterator[ScaledExample]:
+        for example in examples:
+            if example.problem:
+                self.problems[self.source.name_of(example.index)] = example.problem
+            self.sizes[example.index] = example.size
+            yield example
+
+    @property
+    def questions(self) -> list[Question]:
+        """Of the images that could be read."""
+        return [question for question in self._questions if question.image in self._central]
+
+    def setting(self, scales: Sequence[int]) -> str:
+        """Boxes, layers, S and Q, as in Tables 8 and 9."""
+        frozen = set(self.target.frozen)
+        layers = "all layers" if not frozen else f"all but {', '.join(sorted(frozen))}"
+        if frozen == {f"conv{stage}" for stage in range(1, 6)}:
+            layers = "fc6 and fc7"
+        smallest, largest = self.target.S
+        S = smallest if smallest == largest else f"[{smallest};{largest}]"
+        boxes = "PCR" if self.target.config.localization.per_class else "SCR"
+        return f"{boxes}, {layers} tuned, S={S}, Q={','.join(map(str, scales))}"
+
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether network and images are the paper's: net D, and the validation images of ILSVRC."""
+        net, source = self.target.net, self.source
+        of_net = net.spec.name == "D" and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224)
+        return of_net and not net.batch_norm and (len(source.classes), len(source)) == (1000, 50_000)
+
+    def rows(self, curves: dict[str, np.ndarray]) -> list[BoxRow]:
+        """A line of Table 8, and those of Table 9 at one Q and at several."""
+        given = []
+        for question in self.questions:
+            boxes = self._central[question.image]
+            own = boxes[self._of_class[question.label] if self._per_class else 0]
+            given.append(overlaps(question, own[None])[0])
+        setting = self.setting((self.scale,))
+        curves[f"central crop: {setting}"] = np.array(given)
+        rows = [box_row(8, setting, given, None, of_the_paper=self.of_the_paper)]
+        for scales in dict.fromkeys([(self.scale,), self.scales]):
+            rows.append(_dense_row([self], [scales], curves))
+        return rows
+
+
+def _dense_row(done: Sequence[_Evaluation], scales: Sequence[Sequence[int]], curves: dict[str, np.ndarray]) -> BoxRow:
+    """A line of Table 9: the boxes of networks, each at its own Q, merged together."""
+    first, config = done[0], done[0].target.config
+    given, guessed = [], []
+    answers: dict[int, PredictedBoxes] = {}
+    for question in first.questions:
+        index = question.image
+        if index not in answers:
+            every = [e.dense[q][index] for e, some in zip(done, scales, strict=True) for q in some]
+            if len({corners.shape[1] for corners in every}) > 1:  # SCR beside PCR: its box is every class's
+                most = len(first.asked[index].classes)
+                every = [np.broadcast_to(corners, (len(corners), most, 4)) for corners in every]
+            merging = {"match": config.localization.match, "threshold": config.localization.threshold}
+            answers[index] = best_boxes(np.concatenate(every), first.asked[index], first.sizes[index], **merging)
+        answer = answers[index]
+        (own,) = np.flatnonzero(answer.classes == question.label)
+        given.append(overlaps(question, answer.corners[own : own + 1])[0])
+        guessed.append(overlaps(question, answer.corners[:5], answer.classes[:5]))
+    setting = " + ".join(e.setting(some) for e, some in zip(done, scales, strict=True))
+    curves[f"dense: {setting}"] = np.array(given)
+    ours = all(evaluation.of_the_paper for evaluation in done)
+    return box_row(9, setting, given, None if first.posteriors is None else guessed, of_the_paper=ours)
+
+
+def _boxed_source(config: ConfigDict) -> Source:
+    source = open_source(config.data.source, config.evaluate.split)
+    if source.objects is None:
+        raise DataError(f"{source.describe()}: it has no boxes to evaluate a network that localizes on")
+    if source.objects.difficult.all():
+        raise DataError(f"{source.describe()}: there is no object, or none that is not difficult")
+    return source
+
+
+def _posteriors_of(config: ConfigDict, source: Source) -> Float[np.ndarray, "images classes"] | None:
+    """The posteriors of a source's images, in its order of images and classes; None without a file."""
+    if not (path := config.localization.posteriors):
+        return None
+    file = read(Path(path))
+    places = {labeled(name): place for place, name in enumerate(file.classes)}
+    if len(places) != len(source.classes) or not all(labeled(name) in places for name in source.classes):
+        raise DataError(
+            f"config.localization.posteriors={path!r}: its {len(file.classes)} classes are not the "
+            f"{len(source.classes)} of {source.describe()}"
+        )
+    rows = _rows_of(file, path, image_names(source))
+    return rows[:, [places[labeled(name)] for name in source.classes]]
+
+
+def _rows_of(file: Posteriors, path: str, names: Sequence[str]) -> Float[np.ndarray, "images classes"]:
+    """A file's posteriors, averaged over its scales, of images by name; zeros of those that could not be read."""
+    places = {name: place for place, name in enumerate(file.images)}
+    values = file.mean()
+    rows = np.zeros((len(names), values.shape[1]), np.float32)
+    for row, name in zip(rows, names, strict=True):
+        if name not in places and name not in file.unreadable:
+            raise DataError(
+                f"config.localization.posteriors={path!r}: it has no image {printable(name)}; evaluate a "
+                "classification run over the same images"
+            )
+        row[:] = values[places[name]] if name in places else 0
+    return rows
+
+
+def predict(
+    target: EvalTarget, paths: Sequence[Path], *, as_json: bool, boxes: Path | None = None, all_boxes: bool = False
+) -> int:
+    """Prints the boxes in each image, at the scales of `target.scales`, in pixels of the image.
+
+    Args:
+      target: the network.
+      paths: of the images.
+      as_json: print one JSON object per image instead of text.
+      boxes: a folder for pictures of the boxes over the images.
+      all_boxes: whether the pictures also have all dense boxes, before and after they are merged.
+
+    Returns:
+      How many images could not be read; these are reported, the others predicted.
+
+    Raises:
+      ConfigError: there are no posteriors where they are needed; a picture cannot be written, or would replace another
+        file.
+    """
+    if all_boxes and not boxes:
+        raise ConfigError("--all_boxes are drawn into the pictures of --boxes=FOLDER, which is not given")
+    asked, names = _asked_of(target, paths)
+    pictures = picture_paths(paths, boxes, "boxes", check_box_picture) if boxes else {}
+    bad = 0
+    for path, asked_here, corners, example in _dense(target, paths, asked):
+        if example.problem:
+            record, bad = {"image": str(path), "problem": example.problem}, bad + 1
+        else:
+            local = target.config.localization
+            merging = {"match": local.match, "threshold": local.threshold}
+            found = best_boxes(corners, asked_here, example.size, **merging)
+            record = {"image": str(path), "boxes": _entries(found, names)}
+        print(json.dumps(record) if as_json else _as_text(record), flush=True)
+        if pictures and not example.problem:
+            named = list(zip([entry["name"] or "object" for entry in record["boxes"]], found.corners[:, None]))
+            panels = {f"{path.stem}: {len(named)} boxes": named}
+            if all_boxes:
+                columns = list(zip([name for name, _ in named], np.moveaxis(corners, 1, 0)))
+                merged = [(name, merged_boxes(each, example.size, **merging)[0]) for name, each in columns]
+                panels |= {f"all {len(corners)} places": columns, "merged": merged}
+            save_box_picture(pictures[path], decode(path.read_bytes()), panels, of=path)
+            print(f"boxes: {printable(str(pictures[path]))}", file=sys.stderr)
+    return bad
+
+
+def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], Sequence[str]]:
+    """The classes that have a box in each image, and the names of all classes."""
+    net, file = target.net, target.config.localization.posteriors
+    if not file:
+        if net.num_classes > 4:
+            raise ConfigError(
+                f"{target.name} has a box for each of {len(target.classes)} classes, and does not say which class is "
+                "in an image: --config.localization.posteriors=FILE gives a classification run's posteriors of these"
+            )
+        return asked_classes(net, None, len(paths), 5), target.classes if len(target.classes) == 1 else ()
+    found = read(Path(file))
+    if net.num_classes > 4:
+        places = {labeled(name): place for place, name in enumerate(found.classes)}
+        if sorted(places) != sorted(map(labeled, target.classes)):
+            raise DataError(f"config.localization.posteriors={file!r}: its classes are not those of {target.name}")
+        order, names = [places[labeled(name)] for name in target.classes], target.classes
+    else:
+        order, names = list(range(len(found.classes))), found.classes
+    rows = _rows_of(found, file, relative([os.path.abspath(path) for path in paths]))
+    return asked_classes(net, rows[:, order], len(paths), 5), names
+
+
+def _dense(
+    target: EvalTarget, paths: Sequence[Path], asked: Sequence[Asked]
+) -> Iterator[tuple[Path, Asked, np.ndarray | None, ScaledExample]]:
+    """Each image with its classes and all its dense boxes, in order."""
+    config = target.config
+    size = config.evaluate.batch_size or None
+    runner = box_runner(target.net, target.scales, config.data.flip, batch_size=size)
+    options = {"threads": config.data.threads, "on_error": "skip"}
+    for first in range(0, len(paths), AT_ONCE):
+        some, of = paths[first : first + AT_ONCE], asked[first : first + AT_ONCE]
+        seen: dict[int, ScaledExample] = {}
+        found: dict[int, list[np.ndarray]] = {}
+
+        def noted(examples: Iterable[ScaledExample], seen=seen) -> Iterator[ScaledExample]:
+            for example in examples:
+                seen[example.index] = example._replace(images=())
+                yield example
+
+        with scaled_images(FileSource(some), range(len(some)), target.scales, **options) as examples:
+            for index, corners in dense_boxes(runner, noted(examples), lambda index, of=of: of[index].classes):
+                found.setdefault(index, []).append(corners)
+        for place, path in enumerate(some):
+            corners = np.concatenate(found[place]) if place in found else None
+            yield path, of[place], corners, seen[place]
+
+
+def _entries(found: PredictedBoxes, names: Sequence[str]) -> list[dict]:
+    """The boxes as in JSON."""
+    entries = []
+    for corners, number, score in zip(*found, strict=True):
+        name = names[number] if number >= 0 else (names[0] if len(names) == 1 else None)
+        edges = zip(("left", "top", "right", "bottom"), (round(float(edge), 2) for edge in corners), strict=True)
+        entries.append({"name": name, "score": round(float(score), 6), **dict(edges)})
+    return entries
+
+
+def _as_text(record: dict) -> str:
+    image = printable(record["image"])
+    if "problem" in record:
+        return f"{image}\n  no prediction: {record['problem']}"
+    lines = [
+        "  {score:7.2f}  {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}".format(**entry)
+        + (f"  {printable(entry['name'])}" if entry["name"] else "")
+        for entry in record["boxes"]
+    ]
+    return "\n".join([image, *lines])

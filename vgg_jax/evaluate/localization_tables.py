@@ -1,0 +1,94 @@
+"""Tables 8 and 9 in the paper's layout, in the terminal and in files (App. A)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from vgg_jax.evaluate.localization import localization_error
+from vgg_jax.evaluate.paper import LOCALIZATION
+from vgg_jax.evaluate.tables import table
+
+TABLES = {
+    8: "Table 8: the box of the true class in the central crop",
+    9: "Table 9: dense evaluation, boxes merged",
+}
+
+
+class BoxRow(NamedTuple):
+    """One line of a table: errors are in %."""
+
+    table: int
+    setting: str
+    """Boxes, layers, S and Q of a network, or of several."""
+    count: int
+    """Classes of images: what was to be found."""
+    top5: float | None
+    """None where there are no posteriors, so that the label is given."""
+    top1: float | None
+    given: float
+    """With the label given."""
+    iou: float
+    """The mean, with the label given."""
+    paper: float | None
+    """The paper's top-5 error, where protocol and data are the paper's."""
+
+
+def box_row(
+    table: int,
+    setting: str,
+    given: Sequence[float],
+    guessed: Sequence[Float[np.ndarray, " k"]] | None,
+    *,
+    of_the_paper: bool,
+) -> BoxRow:
+    """The line of some overlaps.
+
+    Args:
+      table: 8 or 9.
+      setting: what they are of.
+      given: of the box of the true class of each question.
+      guessed: of the boxes of the most probable classes; None where they are not known.
+      of_the_paper: whether network and data are the paper's own.
+    """
+    best = np.array(given)
+    errors = (None, None) if guessed is None else tuple(localization_error(guessed, top) for top in (5, 1))
+    comparable = of_the_paper and (table == 8 or guessed is not None)
+    paper = LOCALIZATION.get((table, setting)) if comparable else None
+    return BoxRow(table, setting, len(best), *errors, localization_error(best[:, None]), float(best.mean()), paper)
+
+
+def box_tables(rows: Sequence[BoxRow]) -> str:
+    """The rows under the paper's headings."""
+    parts = []
+    for number, heading in TABLES.items():
+        here = [row for row in rows if row.table == number]
+        if here:
+            parts += [heading, "", table([_cells(row, any(row.paper for row in here)) for row in here]), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _cells(row: BoxRow, with_paper: bool) -> dict[str, str]:
+    percent = lambda error: "–" if error is None else f"{error:.2f}"
+    cells = {"network": row.setting, "classes of images": f"{row.count:,}"}
+    if row.table == 9:
+        cells |= {"top-5 error, %": percent(row.top5), "top-1 error, %": percent(row.top1)}
+    cells |= {"label given, error, %": percent(row.given), "mean IoU": f"{row.iou:.3f}"}
+    return cells | ({"paper's top-5": f"{row.paper:.1f}" if row.paper else "–"} if with_paper else {})
+
+
+def save_box_tables(folder: Path, rows: Sequence[BoxRow], heading: str) -> None:
+    """Writes `tables.md`, `tables.csv` and `tables.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tables.md").write_text(f"{heading}\n\n{box_tables(rows)}\n", encoding="utf-8")
+    (folder / "tables.json").write_text(json.dumps([row._asdict() for row in rows], indent=1))
+    with (folder / "tables.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=BoxRow._fields)
+        writer.writeheader()
+        writer.writerows(row._asdict() for row in rows)

@@ -1,0 +1,74 @@
+"""Pictures of predicted boxes over their image, and of all dense boxes before and after merging (App. A)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from vgg_jax.files import check_replaceable, printable, writing, written_aside
+
+_COLORS = ("lime", "deepskyblue", "orange", "magenta", "yellow")
+
+
+def save_box_picture(
+    path: Path,
+    image: UInt8[np.ndarray, "h w 3"],
+    panels: dict[str, Sequence[tuple[str, Float[np.ndarray, "n 4"]]]],
+    *,
+    of: Path,
+) -> None:
+    """Writes a PNG: the image with boxes, once for each panel.
+
+    Args:
+      path: the file.
+      image: RGB.
+      panels: by title, names and their boxes, as corners in pixels of the image; each name has a color.
+      of: the image's path.
+
+    Raises:
+      ConfigError: it cannot be written.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(5 * len(panels), 5 * height / width + 0.6), layout="constrained")
+    for axes, (title, named) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        axes.imshow(image, extent=(0, width, height, 0))  # corners lie between pixels
+        for number, (name, boxes) in enumerate(named):
+            color = _COLORS[number % len(_COLORS)]
+            for left, top, right, bottom in boxes:
+                line = 2.5 if len(boxes) == 1 else 0.7
+                sides = right - left, bottom - top
+                axes.add_patch(Rectangle((left, top), *sides, fill=False, edgecolor=color, linewidth=line))
+            if len(boxes) == 1:
+                corner = max(boxes[0][0], 0), max(boxes[0][1], 0)
+                axes.text(*corner, printable(name), fontsize=8, backgroundcolor=color, va="top", parse_math=False)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.set_title(printable(title), fontsize=9, parse_math=False)
+        axes.set_axis_off()
+    with writing(path), written_aside(path) as partial:
+        figure.savefig(partial, format="png", dpi=120, metadata={"Description": _description(of)})
+
+
+def check_box_picture(path: Path, of: Path) -> None:
+    """Refuses a path at which another file lies than a former picture of the same image's boxes.
+
+    Raises:
+      ConfigError: with the name.
+    """
+
+    def is_ours(path: Path) -> bool:
+        with Image.open(path) as picture:
+            return picture.info["Description"] == _description(of)
+
+    check_replaceable(path, is_ours)
+
+
+def _description(of: Path) -> str:
+    return f"boxes of {ascii(os.path.abspath(of))} by vgg_jax"
