@@ -34,7 +34,10 @@ def run(*arguments):
         (["--config.init.from_run=no-such-run"], "no-such-run: is not there; give a run's --workdir"),
         (["--config=configs/vgg20.py"], "No such file or directory: 'configs/vgg20.py'; there are finetune, folder,"),
         (["--config=configs/vgg19.py:s512"], "no stage 's512'; there are s256"),
-        (["--mode=evalute"], "--mode=evalute: value should be one of <train|evaluate|predict|features|transfer|fuse>"),
+        (
+            ["--mode=evalute"],
+            "--mode=evalute: value should be one of <train|evaluate|predict|features|transfer|compile|fuse>",
+        ),
         (["--mode=evaluate", "--checkpoint=no-such-run"], "no-such-run: is not there"),
         (["--mode=evaluate", "--config.evaluate.scale=many"], "--config.evaluate.scale=many: invalid literal"),
         ([f"--workdir={os.fsdecode(bytes([255]))}"], "\\udcff: the folder of a run has a name in UTF-8"),

@@ -23,7 +23,7 @@ from vgg_jax.inference.scorer import dense_posteriors
 from vgg_jax.tasks.classification import classification_loss
 from vgg_jax.tasks.random_crops import split_keys
 from vgg_jax.train.optimizer import krizhevsky_momentum
-from vgg_jax.train.state import new_state
+from vgg_jax.train.state import TrainState, new_state
 from vgg_jax.train.step import Loss, make_train_step, trace_step
 
 
@@ -31,7 +31,7 @@ class Program(NamedTuple):
     """A function, traced for a mesh of devices."""
 
     traced: jax.stages.Traced
-    state: object
+    state: TrainState | nnx.State
     """Shapes and shardings of what it is given beside the images: a `TrainState`, or a network's arrays."""
     images: int
     """Of one call, over all devices."""

@@ -105,7 +105,7 @@ def lines(figures: dict) -> str:
         + " (planned)",
         f"  compiled: {_mega(room['total'])} of {_mega(room['of'])}, of it temporaries {_mega(room['temporaries'])}: "
         + ("fits" if room["fits"] else f"does not fit; change {room['change']}"),
-        f"an image: {figures['operations_per_image'] / 1e9:.1f} GFLOP, {figures['traffic_per_image'] / 1e6:.0f} MB moved",
+        f"an image: {figures['operations_per_image'] / 1e9:.1f} GFLOP, {_mega(figures['traffic_per_image'])} moved",
         *(
             f"{each['kind']} among {each['group']}: {each['count']} of {each['bytes'] / 1e6:.1f} MB a step, "
             f"each chip sends {each['sent'] / 1e6:.1f} MB"

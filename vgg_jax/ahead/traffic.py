@@ -1,8 +1,8 @@
 """Bytes that a GPU's program moves between its memory and its cores: an estimate from its compiled text.
 
 XLA's cost analysis counts them for a TPU. For a GPU each instruction of the schedule is a kernel, which reads its
-operands and writes its result: their bytes are added up. What a kernel updates in place counts as if it were read and written
-whole, and what the cache holds between two kernels counts twice.
+operands and writes its result: their bytes are added up. What a kernel updates in place counts as if it were read and
+written whole, and what the cache holds between two kernels counts twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""--mode=compile: a config and the name of accelerators in, what its program needs there and could reach out (Sec. 3.3)."""
+"""--mode=compile: a config and accelerators' name in, what its program needs and could reach there out (Sec. 3.3)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,109 @@
+"""Programs as XLA writes them, small and with bytes counted by hand: collectives and traffic."""
+
+import pytest
+
+from vgg_jax.ahead.chips import Chip
+from vgg_jax.ahead.collectives import Collective, collectives, sent
+from vgg_jax.ahead.hlo import parse
+from vgg_jax.ahead.roofline import roofline
+from vgg_jax.ahead.traffic import traffic
+
+GPU = """
+HloModule jit_step, is_scheduled=true
+
+%add.clone (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %add.9 = f32[] add(%x, %y)
+}
+
+%fused_add (param_0: bf16[8,4], param_1: bf16[8,4]) -> bf16[8,4] {
+  %param_0 = bf16[8,4]{1,0} parameter(0)
+  %param_1 = bf16[8,4]{1,0} parameter(1)
+  ROOT %add.1 = bf16[8,4]{1,0} add(%param_0, %param_1)
+}
+
+%body (carry: (s32[], f32[100])) -> (s32[], f32[100]) {
+  %carry = (s32[], f32[100]{0}) parameter(0)
+  %number = s32[] get-tuple-element(%carry), index=0
+  %sums = f32[100]{0} get-tuple-element(%carry), index=1
+  %start = f32[100]{0} all-reduce-start(%sums), channel_id=7, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add.clone
+  %done = f32[100]{0} all-reduce-done(%start)
+  ROOT %next = (s32[], f32[100]{0}) tuple(%number, %done)
+}
+
+%condition (carry.1: (s32[], f32[100])) -> pred[] {
+  %carry.1 = (s32[], f32[100]{0}) parameter(0)
+  ROOT %more = pred[] constant(true)
+}
+
+ENTRY %main.42_spmd (param.1: bf16[8,4], param.2: f32[100]) -> (bf16[8,4], f32[100]) {
+  %param.1 = bf16[8,4]{1,0} parameter(0), metadata={op_name="state (of a run)"}
+  %param.2 = f32[100]{0} parameter(1)
+  %zero = s32[] constant(0)
+  %fusion = bf16[8,4]{1,0} fusion(%param.1, %param.1), kind=kLoop, calls=%fused_add
+  %gathered-start = ((bf16[8,4]{1,0}), bf16[16,4]{1,0}) all-gather-start(%fusion), channel_id=1, \
+replica_groups=[4,2]<=[8]
+  %gathered = bf16[16,4]{1,0} all-gather-done(%gathered-start)
+  %first = (s32[], f32[100]{0}) tuple(%zero, %param.2)
+  %loop = (s32[], f32[100]{0}) while(%first), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"3"}}
+  %sums.1 = f32[100]{0} get-tuple-element(%loop), index=1
+  ROOT %result = (bf16[8,4]{1,0}, f32[100]{0}) tuple(%fusion, %sums.1)
+}
+"""
+
+TPU = """
+%fused (p: bf16[10]) -> bf16[20] {
+  %p = bf16[10]{0:T(128)(2,1)} parameter(0)
+  ROOT %all-gather.1 = bf16[20]{0:T(128)(2,1)S(1)} all-gather(%p), channel_id=46, \
+replica_groups=mesh['axis_0'=2,'axis_1'=1,'axis_2'=2], device_ids=([2,2]T(1,0)) {'axis_0'}, dimensions={0}
+}
+
+%fused.1 (q: bf16[10]) -> bf16[20] {
+  %q = bf16[10]{0:T(128)(2,1)} parameter(0)
+  ROOT %all-gather.2 = bf16[20]{0:T(128)(2,1)} all-gather(%q), channel_id=46, \
+replica_groups=mesh['axis_0'=2,'axis_1'=1,'axis_2'=2], device_ids=([2,2]T(1,0)) {'axis_0'}, dimensions={0}
+}
+
+ENTRY %main (x: bf16[10], y: f32[6]) -> f32[6] {
+  %x = bf16[10]{0:T(128)(2,1)} parameter(0)
+  %y = f32[6]{0:T(128)} parameter(1)
+  %a = bf16[20]{0:T(128)(2,1)} fusion(%x), kind=kCustom, calls=%fused
+  %b = bf16[20]{0:T(128)(2,1)} fusion(%x), kind=kCustom, calls=%fused.1
+  %r = (f32[6]{0:T(128)}, f32[6]{0:T(128)}) all-reduce(%y, %y), channel_id=2, replica_groups={}, to_apply=%fused
+  ROOT %z = f32[6]{0:T(128)} get-tuple-element(%r), index=0
+}
+"""
+
+
+def test_a_gpus_collectives_count_in_loops_as_often_as_these_run():
+    found = collectives(parse(GPU), chips=8)
+    assert found == [
+        Collective("all-reduce", 4, 3, 3 * 400),  # 100 numbers of 4 bytes, three times
+        Collective("all-gather", 2, 1, 2 * 64),  # 8 x 4 of 2 bytes from each of two
+    ]
+    assert sent(found) == 2 * 3 / 4 * 1200 + 1 / 2 * 128
+
+
+def test_a_tpus_collective_beside_several_products_counts_once():
+    assert collectives(parse(TPU), chips=4) == [
+        Collective("all-reduce", 4, 1, 48),  # among all, for no groups are named
+        Collective("all-gather", 2, 1, 40),
+    ]
+
+
+def test_traffic_is_what_kernels_read_and_write():
+    fusion = 3 * 64  # both operands and the result
+    gathered = 64  # what is read; that its end writes elsewhere is the interconnect's
+    assert traffic(parse(GPU)) == fusion + gathered + 3 * 400
+
+
+def test_a_roofline_by_hand():
+    chip = Chip(peak=100.0, memory=1.0, bandwidth=10.0, link=5.0, host=2, network=1.0)
+    near, far = Collective("all-reduce", 2, 1, 20), Collective("all-reduce", 4, 1, 20)
+    line = roofline(chip, operations=300.0, traffic=20.0, collectives=[near])
+    assert (line.products, line.memory, line.interconnect) == (3.0, 2.0, 20 / 5)
+    assert (line.alone, line.best, line.worst) == (3.0, 4.0, 7.0)
+    # 2 * 3/4 * 20 bytes over the links, and the half of it, for two share a host, over the network.
+    assert roofline(chip, 300.0, 20.0, [far]).interconnect == pytest.approx(30 / 5 + 15)
