@@ -16,7 +16,7 @@ from vgg_jax.data.open import open_source
 from vgg_jax.inference import array_folder, feature_store
 from vgg_jax.inference.feature_store import kept_features
 
-SIZES = [(40, 40), (33, 57), (44, 40), (41, 40), (57, 33), (40, 41), (33, 56)]
+SIZES = [(40, 40), (33, 57), (40, 40), (57, 33), (40, 40), (33, 57), (33, 56)]
 LAYERS, SCALES = ("pool4", "relu7"), (32, 48)
 
 
@@ -117,7 +117,7 @@ def test_a_pass_that_was_cut_off_gives_the_same_bits(ask, computed, source, tmp_
     computed.clear()
     with caplog.at_level(logging.INFO, "vgg_jax"):
         resumed = ask()
-    assert "from batch 3 on" in caplog.text and len(computed) == batches - 3 > 1
+    assert "from batch 3 on" in caplog.text and len(computed) == batches - 3 > 0
     for key, values in whole.of.items():
         np.testing.assert_array_equal(resumed.of[key][whole.there], values[whole.there])
     np.testing.assert_array_equal(resumed.there, whole.there)

@@ -65,10 +65,10 @@ def test_one_pass_serves_all_kinds(nets, images, one_device, tmp_path):
         (tmp_path / f"photographs/train/{number}").mkdir(parents=True)
         Image.fromarray(image).save(tmp_path / f"photographs/train/{number}/image.png")
     source = open_source(f"folder:{tmp_path}/photographs", "train")
-    kept = [kept_for(tmp_path / "store", net, source, kinds, mesh=one_device) for net in nets]
+    kept = [kept_for(tmp_path / "store", nets[0], source, kinds, mesh=one_device)]
     rows = np.array([1, 0, 1])
     for kind in kinds:
-        wanted = [by_definition(nets, images[kept[0].labels[row]], *kind) for row in rows]
+        wanted = [by_definition(nets[:1], images[kept[0].labels[row]], *kind) for row in rows]
         np.testing.assert_allclose(of_kept(kept, kind, rows), wanted, rtol=0, atol=1e-5)
 
 

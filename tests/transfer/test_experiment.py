@@ -99,9 +99,17 @@ def test_the_best_on_held_out_images_is_chosen_in_each_split(fit, monkeypatch):
     for metric, values in chosen.values.items():
         assert values == (each[1].values[metric][0], each[0].values[metric][1])
     assert result.probe.about["layer"] == "pool5"
+    assert result.score is chosen
     # The learning curve, by the chosen descriptors and C; its last point is the table's.
     assert sizes[6:] == [(3, 32, (1.0,)), (3, 32, (1.0,)), (6, 32, (1.0,)), (6, 32, (1.0,))]
     assert [score.shots for score in result.curve] == [1, 2, 4] and result.curve[-1] is chosen
+
+
+def test_of_several_descriptors_the_first_is_taken_where_nothing_is_held_out(fit):
+    result = fit(FEW._replace(layers=("pool5", "pool4"), curve=(1,)))
+    assert [str(score.descriptor) for score in result.scores] == ["pool5, Q = 32", "pool4, Q = 32"]
+    assert result.score is result.scores[0] is result.curve[-1] and not result.score.held_out
+    assert result.probe.about["layer"] == "pool5"
 
 
 def test_without_random_splits_the_sources_own_count(fit):

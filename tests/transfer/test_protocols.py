@@ -119,5 +119,5 @@ def test_the_papers_figures():
 )
 def test_the_figure_beside_a_result(source, classes, shots, metric, networks, text):
     score = SimpleNamespace(shots=shots, values={metric: (0.5,)})
-    result = SimpleNamespace(source=SimpleNamespace(name=source, classes=range(classes)), scores=(score,))
+    result = SimpleNamespace(source=SimpleNamespace(name=source, classes=range(classes)), score=score)
     assert papers_row(result, networks) == text

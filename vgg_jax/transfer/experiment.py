@@ -85,6 +85,8 @@ class TransferResult(NamedTuple):
     """Of the first split."""
     scores: tuple[Score, ...]
     """Of each descriptor; and last, where there are several, of those that were chosen on held-out images."""
+    score: Score
+    """One of them, whose descriptor the probe has: the last, or the first where nothing was held out to choose by."""
     curve: tuple[Score, ...]
     """Of each number of shots, with the descriptor and the C that were chosen for `settings.shots`, which is last."""
     source: Source
@@ -98,7 +100,7 @@ class TransferResult(NamedTuple):
     """Images that could not be read and are left out, and why."""
 
     def __str__(self) -> str:
-        metric, values = next(iter(self.scores[-1].values.items()))
+        metric, values = next(iter(self.score.values.items()))
         return f"{self.source.describe()}: {metric.replace('_', ' ')} {percent(values)} %"
 
 
@@ -197,12 +199,12 @@ def _tested(
             table[-1].append(fitted(kind, number))
             progress(count := count + 1, total)
     scores = [scored(kind, settings.shots, fits) for kind, fits in zip(kinds, table, strict=True)]
-    chosen = [0] * len(splits)  # where nothing is held out, the first that is given
-    if len(kinds) > 1 and scores[0].held_out:
+    chosen = [0] * len(splits)
+    if several := len(kinds) > 1 and len(scores[0].held_out) > 0:
         chosen = np.argmax([[fit.held_out for fit in fits] for fits in table], axis=0).tolist()
     best = [table[place][number] for number, place in enumerate(chosen)]
-    if len(kinds) > 1:
-        scores.append(scored(None, settings.shots, best))
+    score = scored(None, settings.shots, best) if several else scores[0]
+    scores += [score] if several else []
     curve = []
     for shots in fewer:
         fits = []
@@ -214,8 +216,8 @@ def _tested(
     kind, test = kinds[chosen[0]], splits[0].test
     probe = LinearProbe.of(best[0].svm, source.classes, kind, nets, settings.flip)
     problems = {name: reason for of in kept for name, reason in of.problems.items()}
-    curve = (*curve, scores[-1]) if curve else ()
-    return TransferResult(probe, tuple(scores), curve, source, test, best[0].decisions, truth[test], problems)
+    curve = (*curve, score) if curve else ()
+    return TransferResult(probe, tuple(scores), score, curve, source, test, best[0].decisions, truth[test], problems)
 
 
 def percent(values: Sequence[float]) -> str:

@@ -88,7 +88,7 @@ def papers_row(result: TransferResult, networks: str) -> str:
       result: on images of some source.
       networks: D, E, or D + E.
     """
-    name, score = data_set(result.source.name, len(result.source.classes)), result.scores[-1]
+    name, score = data_set(result.source.name, len(result.source.classes)), result.score
     metric = "mean_class_recall" if name in _SHOTS else "mean_ap"
     alike = _SHOTS.get(name, 0) == score.shots and next(iter(score.values)).startswith(metric)
     return str(TABLE_11.get((networks, name), "")) if alike else ""
