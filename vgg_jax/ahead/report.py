@@ -99,7 +99,7 @@ def lines(figures: dict) -> str:
     low, high = guess["images_per_second"]
     text = [
         f"net {figures['net']}, {figures['program']}, {figures['images']} images of {_sides(figures['side'])}, "
-        f"{figures['dtype']}, on {figures['topology']}: {chips} chip{'s' * (chips > 1)}, model axis {figures['model_axis']}",
+        f"{figures['dtype']}, on {figures['topology']}, {chips} in all, model axis {figures['model_axis']}",
         "memory of a chip: "
         + ", ".join(f"{name} {_mega(size)}" for name, size in room["planned"].items())
         + " (planned)",
