@@ -46,10 +46,15 @@ def test_activations_by_hand(config):
     # Net A at 1/16: channels 4, 8, 16 16, 32 32, 32 32 on maps of 64, 32, 16, 8 and 4.
     relus = 64**2 * 4, 32**2 * 8, 16**2 * 32, 8**2 * 64, 4**2 * 64
     pools = 32**2 * 4, 16**2 * 8, 8**2 * 16, 4**2 * 32, 2**2 * 32
-    gradients = 2 * 2 * relus[0]
+    gradients = 2 * relus[0]  # that of the first convolution's output; none goes to the image
     assert memory.activations(config, 2) == 2 * sum(relus) + 2 * sum(pools) + sum(pools) + gradients
     config.model.remat = True
     assert memory.activations(config, 2) == 2 * sum(pools) + (2 * relus[0] + pools[0]) + gradients
+    config.model.remat, config.model.net = False, "B"  # its first stage has two convolutions
+    assert (
+        memory.activations(config, 2)
+        == 2 * (sum(relus) + relus[0] + relus[1]) + 2 * sum(pools) + sum(pools) + 2 * gradients
+    )
 
 
 def test_what_is_named_fits(config, one_device):

@@ -99,13 +99,13 @@ def lines(figures: dict) -> str:
     low, high = guess["images_per_second"]
     text = [
         f"net {figures['net']}, {figures['program']}, {figures['images']} images of {_sides(figures['side'])}, "
-        f"{figures['dtype']}, on {figures['topology']}: {chips} chips, model axis {figures['model_axis']}",
+        f"{figures['dtype']}, on {figures['topology']}, {chips} in all, model axis {figures['model_axis']}",
         "memory of a chip: "
         + ", ".join(f"{name} {_mega(size)}" for name, size in room["planned"].items())
         + " (planned)",
         f"  compiled: {_mega(room['total'])} of {_mega(room['of'])}, of it temporaries {_mega(room['temporaries'])}: "
         + ("fits" if room["fits"] else f"does not fit; change {room['change']}"),
-        f"an image: {figures['operations_per_image'] / 1e9:.1f} GFLOP, {_mega(figures['traffic_per_image'])} moved",
+        f"an image: {figures['operations_per_image'] / 1e9:.3g} GFLOP, {_mega(figures['traffic_per_image'])} moved",
         *(
             f"{each['kind']} among {each['group']}: {each['count']} of {each['bytes'] / 1e6:.1f} MB a step, "
             f"each chip sends {each['sent'] / 1e6:.1f} MB"

@@ -1,7 +1,8 @@
 """What a training step needs of a device's memory, known before it is compiled, and what to change if that is too much.
 
-Parameters, optimizer and gradients are exact. Of the activations it is what a good program keeps for the backward pass,
-and the gradients of the two largest maps that it has beside them; a compiler may need more.
+Parameters, optimizer and gradients are exact; a compiler that updates a layer at once keeps fewer of the gradients. Of
+the activations it is what a good program keeps for the backward pass, and the gradients of one convolution's input and
+output beside them; a compiler may need more.
 """
 
 from __future__ import annotations
@@ -68,16 +69,19 @@ def activations(config: ConfigDict, itemsize: int, lanes: int = 1) -> int:
 
     With `config.model.remat` the outputs of the pools alone are kept, and one stage is there whole at a time.
     """
-    model, side, kept, stages, maps = config.model, config.data.crop, 0, [], [0]
+    model, side, kept, stages = config.model, config.data.crop, 0, []
+    before, gradients = 0, 0  # no gradient goes to the image
     for rows in spec_of(model.net).stages:
         channels = [-(-scaled(row.channels, model.width) // lanes) * lanes for row in rows]
         sizes = [side**2 * count * itemsize * (2 if model.batch_norm else 1) for count in channels]
+        for size in sizes:
+            before, gradients = size, max(gradients, before + size)
         side //= 2
-        pooled = side**2 * channels[-1]
-        stages.append(sum(sizes) + pooled)
-        maps.append(max(sizes))
-        kept += pooled * itemsize
-    return kept + (max(stages) if model.remat else sum(stages)) + 2 * max(maps)
+        windows = side**2 * channels[-1]
+        before = windows * itemsize
+        stages.append(sum(sizes) + windows)
+        kept += before
+    return kept + (max(stages) if model.remat else sum(stages)) + gradients
 
 
 def ways_out(config: ConfigDict, state: TrainState, mesh: Mesh, itemsize: int, lanes: int, capacity: float) -> str:
