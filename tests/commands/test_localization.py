@@ -11,7 +11,6 @@ import vgg_jax
 from tests.boxed import Rectangles
 from vgg_jax import ConfigError, DataError
 from vgg_jax.commands import evaluate as evaluation
-from vgg_jax.commands import localization as module
 from vgg_jax.commands import predict as prediction
 from vgg_jax.commands.localization import evaluate, predict
 from vgg_jax.commands.target import EvalTarget
@@ -32,7 +31,7 @@ def overlap(a, b):
 @pytest.fixture
 def source(monkeypatch):
     source = Rectangles("validation", 10, objects=2, difficult=True)
-    monkeypatch.setattr(module, "open_source", lambda name, split: source)
+    monkeypatch.setattr("vgg_jax.tasks.localization.open_source", lambda name, split: source)
     return source
 
 
@@ -180,9 +179,10 @@ def test_predictions_are_boxes_in_pixels_of_the_image(make_target, photographs, 
 
 
 def test_flags_of_the_other_task_and_missing_posteriors_are_named(make_target, photographs, monkeypatch):
-    flags = {"protocol": "dense", "json": False, "heat_maps": None, "boxes": None, "all_boxes": False}
+    flags = {"protocol": "dense", "json": False, "heat_maps": None, "boxes": None, "all_boxes": False, "probe": None}
+    flags["workdir"] = None
     target = make_target()
-    monkeypatch.setattr(prediction, "find_target", lambda: target)
+    monkeypatch.setattr(prediction, "find_target", lambda **network: target)
     with pytest.raises(ConfigError, match="--config.localization.posteriors=FILE gives a classification run's"):
         prediction.run([str(photographs[0])], **flags)
     with pytest.raises(ConfigError, match="there are no --heat_maps, and its --protocol is dense"):

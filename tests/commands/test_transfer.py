@@ -81,7 +81,7 @@ def test_from_photographs_to_predictions(run, weights, photographs, tmp_path, ca
     assert capsys.readouterr().out.splitlines() == printed and "features found in" in caplog.text
     # The classifier predicts, by the command; what it is unsure of is the table's.
     assert predict.run(
-        [str(photographs)], protocol="dense", json=True, heat_maps=None, probe=None,
+        [str(photographs)], protocol="dense", json=True, heat_maps=None, boxes=None, all_boxes=False, probe=None,
         **network(weights) | {"workdir": str(folder)},
     ) == 1  # fmt: skip
     answers = {record["image"]: record for record in map(json.loads, capsys.readouterr().out.splitlines())}
@@ -109,12 +109,14 @@ def test_mistakes_are_named(run, weights, photographs, tiny_net, tmp_path, capsy
     run(overrides={"transfer.combine": ("stack",)})
     ask = lambda path, *given, **more: predict.run(
         [str(photographs / "train/b")],
-        **{"protocol": "dense", "json": False, "heat_maps": None, "probe": str(path)} | network(*given) | more,
+        **{"protocol": "dense", "json": False, "heat_maps": None, "boxes": None, "all_boxes": False, "probe": str(path)}
+        | network(*given)
+        | more,
     )
     probe = tmp_path / "run/probe.npz"
     with pytest.raises(ConfigError, match="which network. The classifier is of A: give --weights=SOURCE"):
         ask(probe)
-    with pytest.raises(ConfigError, match="a linear classifier has neither --heat_maps nor --protocol"):
+    with pytest.raises(ConfigError, match="a linear classifier has neither --heat_maps nor --boxes nor --protocol"):
         ask(probe, weights, protocol="crops")
     net = tiny_net("A")
     net.conv1_1.bias[...] += 1

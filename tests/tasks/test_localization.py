@@ -212,7 +212,7 @@ def test_a_run_goes_on_with_the_same_bits(config, one_device, tmp_path, frozen):
 
 def test_sources_without_boxes_are_refused(config, sources, one_device, tmp_path):
     sources["validation"].objects = None
-    with pytest.raises(DataError, match="config.data.source='.*' has no boxes, and config.task='localization' learns"):
+    with pytest.raises(DataError, match="config.data.source='.*' has no boxes, and config.task='localization' needs"):
         make_task(config, one_device, tmp_path)
     sources["validation"] = Rectangles("validation", 8)
     sources["validation"].objects.difficult[:] = True

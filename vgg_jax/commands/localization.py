@@ -26,7 +26,6 @@ from vgg_jax.commands.workdir import WAY_OUT, claim_results, slug
 from vgg_jax.config import eval_scale, eval_scales
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
-from vgg_jax.data.open import open_source
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import ConfigError, DataError
@@ -48,6 +47,7 @@ from vgg_jax.inference.localization import (
 )
 from vgg_jax.model.specs import HIDDEN_UNITS
 from vgg_jax.progress import Progress
+from vgg_jax.tasks.localization import boxed_source
 from vgg_jax.weights.classes import labeled
 
 AT_ONCE = 256
@@ -110,7 +110,8 @@ class _Evaluation:
 
     def __init__(self, target: EvalTarget):
         config, net = target.config, target.net
-        self.source, self.problems, self._per_class = _boxed_source(config), {}, net.num_classes > 4
+        self.source, self.problems = boxed_source(config, config.evaluate.split), {}
+        self._per_class = net.num_classes > 4
         self._of_class = np.arange(len(self.source.classes))  # which of the network's boxes is a class's
         if self._per_class:
             self._of_class = eval_classes(target.classes, self.source, "source", target.name).outputs
@@ -218,15 +219,6 @@ def _dense_row(done: Sequence[_Evaluation], scales: Sequence[Sequence[int]], cur
     return box_row(9, setting, given, None if first.posteriors is None else guessed, of_the_paper=ours)
 
 
-def _boxed_source(config: ConfigDict) -> Source:
-    source = open_source(config.data.source, config.evaluate.split)
-    if source.objects is None:
-        raise DataError(f"{source.describe()}: it has no boxes to evaluate a network that localizes on")
-    if source.objects.difficult.all():
-        raise DataError(f"{source.describe()}: there is no object, or none that is not difficult")
-    return source
-
-
 def _posteriors_of(config: ConfigDict, source: Source) -> Float[np.ndarray, "images classes"] | None:
     """The posteriors of a source's images, in its order of images and classes; None without a file."""
     if not (path := config.localization.posteriors):
@@ -243,17 +235,18 @@ def _posteriors_of(config: ConfigDict, source: Source) -> Float[np.ndarray, "ima
 
 
 def _rows_of(file: Posteriors, path: str, names: Sequence[str]) -> Float[np.ndarray, "images classes"]:
-    """A file's posteriors, averaged over its scales, of images by name; zeros of those that could not be read."""
+    """A file's posteriors, averaged over its scales, of images by name."""
     places = {name: place for place, name in enumerate(file.images)}
     values = file.mean()
     rows = np.zeros((len(names), values.shape[1]), np.float32)
     for row, name in zip(rows, names, strict=True):
-        if name not in places and name not in file.unreadable:
+        if name not in places:
+            why = f", which could not be read: {file.unreadable[name]}" if name in file.unreadable else ""
             raise DataError(
-                f"config.localization.posteriors={path!r}: it has no image {printable(name)}; evaluate a "
+                f"config.localization.posteriors={path!r}: it has no image {printable(name)}{why}; evaluate a "
                 "classification run over the same images"
             )
-        row[:] = values[places[name]] if name in places else 0
+        row[:] = values[places[name]]
     return rows
 
 

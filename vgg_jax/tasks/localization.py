@@ -25,15 +25,13 @@ from vgg_jax.data.objects import EachObject, checked
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
+from vgg_jax.evaluate.localization import CORRECT
 from vgg_jax.inference.central_boxes import CentralBoxes
 from vgg_jax.model.box_outputs import boxes_of, outputs_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks.random_crops import RandomCrops
 from vgg_jax.train.step import Metrics
-
-CORRECT = 0.5
-"""A box is right if it overlaps with an object by more than this, in intersection over union."""
 
 SEEN = 0.5
 """The part of an object that a crop must show to be trained on, as in OverFeat."""
@@ -58,7 +56,7 @@ class Localization(RandomCrops):
     def __init__(self, config: ConfigDict, mesh: Mesh, workdir: Path):
         del mesh
         data = config.data
-        source, validation_source = (_with_boxes(config, s) for s in (data.train_split, data.validation_split))
+        source, validation_source = (boxed_source(config, s) for s in (data.train_split, data.validation_split))
         each = EachObject(source)
         boxes = len(each.classes) if config.localization.per_class else 1
         super().__init__(config, workdir, each, validation_source, 4 * boxes, each.objects.corners)
@@ -145,8 +143,8 @@ def localization_loss(outputs: Float[Array, "n h w channels"], batch: dict[str, 
     return sums["loss"], sums
 
 
-def _with_boxes(config: ConfigDict, split: str) -> Source:
-    """A source whose images have boxes.
+def boxed_source(config: ConfigDict, split: str) -> Source:
+    """A split of `config.data.source`, whose images have boxes, held against the images by `config.data.on_error`.
 
     Raises:
       DataError: there is no such source, or it has none; or a box does not lie in its image.
@@ -155,7 +153,7 @@ def _with_boxes(config: ConfigDict, split: str) -> Source:
     source = open_source(name, split)
     if source.objects is None:
         raise DataError(
-            f"config.data.source={name!r} has no boxes, and config.task='localization' learns them: use a source that "
+            f"config.data.source={name!r} has no boxes, and config.task='localization' needs them: use a source that "
             "has, such as voc:PATH, or config.task='classification'"
         )
     source = checked(source, on_error=config.data.on_error)
