@@ -211,6 +211,12 @@ def test_impossible_scorers_are_refused(options, message, net):
         Scorer(net, **{"scales": (32,)} | options)
 
 
+def test_what_is_no_network_is_refused(images):
+    for call in (Scorer, vgg_jax.features, lambda net: vgg_jax.class_score_map(net, images[0], 32)):
+        with pytest.raises(vgg_jax.ConfigError, match="net is of type NoneType: give a vgg_jax.VGG"):
+            call(*([None, images] if call is vgg_jax.features else [None]))
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

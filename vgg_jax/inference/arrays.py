@@ -10,6 +10,7 @@ import numpy as np
 from vgg_jax.data.decode import check_elongated, rescale
 from vgg_jax.data.pipeline import ScaledExample
 from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.model.vgg import VGG
 from vgg_jax.prefetch import in_order
 
 
@@ -43,6 +44,16 @@ def scaled_arrays(
 
     with in_order(scaled, enumerate(images), threads) as examples:
         yield examples
+
+
+def check_net(net: VGG) -> None:
+    """Refuses what is no network.
+
+    Raises:
+      ConfigError: with its type.
+    """
+    if not isinstance(net, VGG):
+        raise ConfigError(f"net is of type {type(net).__name__}: give a vgg_jax.VGG, as vgg_jax.load gives one")
 
 
 def check_scales(

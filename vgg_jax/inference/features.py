@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.inference.arrays import check_scales, scaled_arrays
+from vgg_jax.inference.arrays import check_net, check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.feature_file import FeatureFile
 from vgg_jax.inference.runner import Function, Maps, Runner, mirrored, with_mirror_images
@@ -99,6 +99,7 @@ def features(
     >>> [values.shape for values in features(net, photographs, ("relu3_3",), (32,), None)["relu3_3"]]
     [(8, 11, 16), (12, 8, 16)]
     """
+    check_net(net)
     layers = (layers,) if isinstance(layers, str) else tuple(dict.fromkeys(layers))
     channels, smallest = check_features(net, layers, scales, pool, combine)
     if isinstance(images, str | os.PathLike) or not isinstance(images, Iterable):

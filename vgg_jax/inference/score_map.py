@@ -14,7 +14,7 @@ from PIL import Image
 from vgg_jax import sharding
 from vgg_jax.data.decode import rescale
 from vgg_jax.files import check_replaceable, printable, writing, written_aside
-from vgg_jax.inference.arrays import check_scales, scaled_arrays
+from vgg_jax.inference.arrays import check_net, check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Maps, Runner
 from vgg_jax.model.vgg import VGG
@@ -35,6 +35,7 @@ def class_score_map(net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int) -> 
       ConfigError: the scale is smaller than the net's crop.
       DataError: the image is of another type or shape, or too elongated.
     """
+    check_net(net)
     check_scales((scale,), net.crop)
     with scaled_arrays([image], (scale,), threads=1) as examples:
         ((rescaled,),) = (example.images for example in examples)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax.data.pipeline import ScaledExample
 from vgg_jax.errors import ConfigError, did_you_mean
-from vgg_jax.inference.arrays import check_scales, scaled_arrays
+from vgg_jax.inference.arrays import check_net, check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Function, Runner, with_mirror_images
 from vgg_jax.model.vgg import VGG
@@ -81,6 +81,7 @@ class Scorer:
         batch_size: int | None = None,
         mesh: Mesh | None = None,
     ):
+        check_net(net)
         check_scales(scales, net.crop)
         self.views = eval_views([protocol], scales)
         self.runner = posterior_runner(net, self.views, flip, batch_size=batch_size, mesh=mesh)
