@@ -68,6 +68,15 @@ def test_without_config_or_folder_the_command_says_what_to_type():
     assert "make quickstart" in result.stderr and "Traceback" not in result.stderr
 
 
+def test_who_reads_no_further_sees_no_traceback():
+    command = [sys.executable, "-m", "vgg_jax.main", "--help"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, **pipes) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 141 and not said
+
+
 def config_of(arguments):
     """The config and the overrides of a command line."""
     values = flags.FlagValues()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -139,7 +140,7 @@ def _parse(arguments: list[str]) -> list[str]:
         rest = flags.FLAGS(arguments)
         _ = CONFIG.value.keys  # a file that is not there is reported of on first use only
         return rest
-    except UserError:
+    except (UserError, BrokenPipeError):
         raise
     except Exception as error:
         raise ConfigError(_reason(error, arguments)) from error
@@ -200,6 +201,9 @@ def run() -> None:
     except UserError as error:
         log.error("%s", error)
         sys.exit(2)
+    except BrokenPipeError:  # who reads what is printed has seen enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 if __name__ == "__main__":
