@@ -134,3 +134,9 @@ def test_damaged_and_foreign_files(probe, rng, tmp_path):
         LinearProbe.load(path)
     with pytest.raises(DataError, match="is not there"):
         LinearProbe.load(tmp_path / "none.npz")
+
+
+def test_of_text_no_pickle_is_spoken(tmp_path):
+    (tmp_path / "notes.txt").write_text("class, recall\n")
+    with pytest.raises(DataError, match=r"not a linear classifier of descriptors: .*notes.txt is no .npz$"):
+        LinearProbe.load(tmp_path / "notes.txt")

@@ -5,6 +5,7 @@ Optional arrays state the preprocessing, `mean_rgb` and `std_rgb` (three numbers
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,11 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of an `.npz`, without the help of pickle.
 
     Raises:
-      CheckpointError: a member is no array of numbers or strings, or is cut short.
+      CheckpointError: it is no zip; or a member is no array of numbers or strings, or is cut short.
     """
     found = {}
+    if path.is_file() and not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and advise to load that
+        raise CheckpointError(f"{path} is no .npz")
     with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
         for name in file.files:
             try:
