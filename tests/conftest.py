@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # they are compiled once. The user's own cache is not touched.
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"vgg_jax_tests_{_RUN}")
+os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**30)  # only a bounded cache is locked while it is written
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 

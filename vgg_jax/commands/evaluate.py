@@ -73,15 +73,9 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     """
     out = out and out.absolute()  # as the runs' folders are
     done: list[tuple[EvaluationResult, Path, Callable[[], None]]] = []
-    first_process = jax.process_index() == 0
     for target in targets:
         check_task(target, "classification")
-        out = out or (target.home and target.home.parent)
-        if not out:
-            raise ConfigError(f"{target.name}: it is in no run's folder that can be written to; {WAY_OUT}")
-        home = target.home or out / slug(target.name)
-        if first_process:
-            claim_results(out, home.parent)
+        out, home = claim_results(target.name, target.home, out)
         done.append(_evaluate_one(target, home))
         (first, *_), (last, *_) = done[0], done[-1]
         check_alike(first.any_part, last.any_part, first.name, last.name)
@@ -93,7 +87,7 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
         rows += fusion_rows(results)
     heading = "\n".join(printable(f"{result.name} on {result.source}") for result in results)
     of_tables = folders[0] if len(folders) == 1 and out in folders[0].parents else out / folders[0].name
-    if first_process:
+    if jax.process_index() == 0:
         with writing(of_tables, WAY_OUT):
             tables.save_tables(of_tables, rows, heading)
             for save in mistakes:

@@ -34,7 +34,7 @@ from vgg_jax.evaluate.localization import Question, overlaps, questions, save_cu
 from vgg_jax.evaluate.localization_tables import BoxRow, box_row, box_tables, save_box_tables
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read, relative
 from vgg_jax.files import drawing, printable, writing
-from vgg_jax.inference.box_picture import check_box_picture, save_box_picture
+from vgg_jax.inference.box_picture import BOXES, save_box_picture
 from vgg_jax.inference.central_boxes import CentralBoxes
 from vgg_jax.inference.localization import (
     Asked,
@@ -72,12 +72,7 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     folders = []
     for target in targets:
         check_task(target, "localization")
-        out = out or (target.home and target.home.parent)
-        if not out:
-            raise ConfigError(f"{target.name}: it is in no run's folder that can be written to; {WAY_OUT}")
-        home = target.home or out / slug(target.name)
-        if jax.process_index() == 0:
-            claim_results(out, home.parent)
+        out, home = claim_results(target.name, target.home, out)
         done.append(_Evaluation(target))
         folders.append(home / "-".join(map(slug, (done[-1].source.name, done[-1].source.split))))
         if done[-1].source.name != done[0].source.name or done[-1].source.split != done[0].source.split:
@@ -272,7 +267,7 @@ def predict(
     if all_boxes and not boxes:
         raise ConfigError("--all_boxes are drawn into the pictures of --boxes=FOLDER, which is not given")
     asked, names = _asked_of(target, paths)
-    pictures = picture_paths(paths, boxes, "boxes", check_box_picture) if boxes else {}
+    pictures = picture_paths(paths, boxes, "boxes", BOXES) if boxes else {}
     bad = 0
     for path, asked_here, corners, example in _dense(target, paths, asked):
         if example.problem:

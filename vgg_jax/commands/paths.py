@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vgg_jax.data.folder import SUFFIXES
 from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate.posteriors import relative
 from vgg_jax.files import printable, writing
+from vgg_jax.inference.pictures import check_picture
 
 
 def images_of(arguments: Sequence[str]) -> list[Path]:
@@ -34,16 +35,14 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
     return list(found)
 
 
-def picture_paths(
-    paths: Sequence[Path], folder: Path, flag: str, check: Callable[[Path, Path], None]
-) -> dict[Path, Path]:
+def picture_paths(paths: Sequence[Path], folder: Path, flag: str, kind: str) -> dict[Path, Path]:
     """Where the picture of each image goes: by the image's name, or its path if two share it, or that with its suffix.
 
     Args:
       paths: of the images.
       folder: where the pictures are to be.
       flag: that names it.
-      check: of (picture, image), refuses a path at which something else lies than that picture.
+      kind: what the pictures show, as in `vgg_jax.inference.pictures`.
 
     Raises:
       ConfigError: the folder cannot be written to; something else than that picture is there.
@@ -56,5 +55,5 @@ def picture_paths(
             break
     pictures = {path: folder / f"{name}.png" for path, name in zip(paths, names, strict=True)}
     for path, picture in pictures.items():
-        check(picture, path)
+        check_picture(picture, kind, path)
     return pictures

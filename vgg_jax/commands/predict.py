@@ -18,7 +18,7 @@ from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError
 from vgg_jax.files import printable
-from vgg_jax.inference.score_map import check_heat_map, save_heat_map
+from vgg_jax.inference.score_map import HEAT_MAP, save_heat_map
 from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors, scales_of
 from vgg_jax.progress import Progress
 from vgg_jax.transfer.descriptors import Descriptor, of_images
@@ -147,7 +147,7 @@ def predict(
 
 def _pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Where the heat map of each image goes; see `picture_paths`."""
-    return picture_paths(paths, folder, "heat_maps", check_heat_map)
+    return picture_paths(paths, folder, "heat_maps", HEAT_MAP)
 
 
 def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Iterator[tuple[dict, int | None]]:

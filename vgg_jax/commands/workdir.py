@@ -71,12 +71,29 @@ def is_ours(folder: Path) -> bool:
     return any(path.is_file() and path.read_bytes().startswith(beginning) for path, beginning in files.items())
 
 
-def claim_results(*folders: Path) -> None:
-    """Refuses folders of results with somebody else's files; what is in a run's folder is the run's."""
-    for folder in folders:
+def claim_results(name: str, home: Path | None, out: Path | None) -> tuple[Path, Path]:
+    """Where results go, claimed by the first process; what is in a run's folder is the run's.
+
+    Args:
+      name: of the network.
+      home: where results of it alone belong, if a run's folder can be written to.
+      out: where the user wants the tables.
+
+    Returns:
+      Where the tables go, `out` or else beside those of the network alone; and where the latter go.
+
+    Raises:
+      ConfigError: there is no such place, or it has somebody else's files.
+    """
+    out = out or (home and home.parent)
+    if not out:
+        raise ConfigError(f"{name}: it is in no run's folder that can be written to; {WAY_OUT}")
+    home = home or out / slug(name)
+    for folder in (out, home.parent) if jax.process_index() == 0 else ():
         with writing(folder, WAY_OUT):
             if not is_ours(folder.parent):
                 claim(folder)
+    return out, home
 
 
 def slug(name: str) -> str:

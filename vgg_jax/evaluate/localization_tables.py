@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from vgg_jax.evaluate.localization import localization_error
 from vgg_jax.evaluate.paper import LOCALIZATION
-from vgg_jax.evaluate.tables import table
+from vgg_jax.evaluate.tables import under_headings
 
 TABLES = {
     8: "Table 8: the box of the true class in the central crop",
@@ -66,12 +66,7 @@ def box_row(
 
 def box_tables(rows: Sequence[BoxRow]) -> str:
     """The rows under the paper's headings."""
-    parts = []
-    for number, heading in TABLES.items():
-        here = [row for row in rows if row.table == number]
-        if here:
-            parts += [heading, "", table([_cells(row, any(row.paper for row in here)) for row in here]), ""]
-    return "\n".join(parts).rstrip()
+    return under_headings(rows, TABLES, _cells)
 
 
 def _cells(row: BoxRow, with_paper: bool) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,11 +71,22 @@ def fused_row(scored: Sequence[tuple[Setting, np.ndarray]], labels: np.ndarray, 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows under the paper's headings."""
+    return under_headings(rows, TABLES, _cells)
+
+
+def under_headings(rows: Sequence, headings: dict[int, str], cells: Callable[..., dict[str, str]]) -> str:
+    """Tables of rows, in Markdown.
+
+    Args:
+      rows: each with the number of its `table`, and the `paper`'s figure or None.
+      headings: of the tables, by number, in order.
+      cells: of a row, and of whether there is a column for the paper's figures.
+    """
     parts = []
-    for number, heading in TABLES.items():
+    for number, heading in headings.items():
         here = [row for row in rows if row.table == number]
         if here:
-            parts += [heading, "", table([_cells(row, any(row.paper for row in here)) for row in here]), ""]
+            parts += [heading, "", table([cells(row, any(row.paper for row in here)) for row in here]), ""]
     return "\n".join(parts).rstrip()
 
 

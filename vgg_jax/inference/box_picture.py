@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
-from vgg_jax.files import check_replaceable, printable, writing, written_aside
+from vgg_jax.files import printable
+from vgg_jax.inference.pictures import save_picture
+
+BOXES = "boxes"
+"""The kind of these pictures."""
 
 _COLORS = ("lime", "deepskyblue", "orange", "magenta", "yellow")
 
@@ -52,23 +54,4 @@ def save_box_picture(
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_title(printable(title), fontsize=9, parse_math=False)
         axes.set_axis_off()
-    with writing(path), written_aside(path) as partial:
-        figure.savefig(partial, format="png", dpi=120, metadata={"Description": _description(of)})
-
-
-def check_box_picture(path: Path, of: Path) -> None:
-    """Refuses a path at which another file lies than a former picture of the same image's boxes.
-
-    Raises:
-      ConfigError: with the name.
-    """
-
-    def is_ours(path: Path) -> bool:
-        with Image.open(path) as picture:
-            return picture.info["Description"] == _description(of)
-
-    check_replaceable(path, is_ours)
-
-
-def _description(of: Path) -> str:
-    return f"boxes of {ascii(os.path.abspath(of))} by vgg_jax"
+    save_picture(path, figure, BOXES, of)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
-from PIL import Image
 
 from vgg_jax import sharding
 from vgg_jax.data.decode import rescale
-from vgg_jax.files import check_replaceable, printable, writing, written_aside
+from vgg_jax.files import printable
 from vgg_jax.inference.arrays import check_net, check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
+from vgg_jax.inference.pictures import save_picture
 from vgg_jax.inference.runner import Maps, Runner
 from vgg_jax.model.vgg import VGG
+
+HEAT_MAP = "heat map"
+"""The kind of its pictures."""
 
 
 def class_score_map(net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int) -> Float[np.ndarray, "h2 w2 classes"]:
@@ -98,23 +100,4 @@ def save_heat_map(
     for axes in (left, right):
         axes.set_axis_off()
     figure.colorbar(over, ax=right, shrink=0.8, label="probability")
-    with writing(path), written_aside(path) as partial:
-        figure.savefig(partial, format="png", dpi=120, metadata={"Description": _description(of)})
-
-
-def check_heat_map(path: Path, of: Path) -> None:
-    """Refuses a path at which another file lies than a former heat map of the same image.
-
-    Raises:
-      ConfigError: with the name.
-    """
-
-    def is_ours(path: Path) -> bool:
-        with Image.open(path) as picture:
-            return picture.info["Description"] == _description(of)
-
-    check_replaceable(path, is_ours)
-
-
-def _description(of: Path) -> str:
-    return f"heat map of {ascii(os.path.abspath(of))} by vgg_jax"
+    save_picture(path, figure, HEAT_MAP, of)
