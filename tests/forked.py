@@ -34,7 +34,9 @@ def joined(count: int, devices: int, folder: Path, function: Callable, *argument
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     environment = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count)}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    # Only the first process keeps compiled programs: JAX lets the others compile theirs in every run.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    environment["XLA_FLAGS"] = flags
     processes = []
     for number in range(count):
         own = environment | {"JAX_PROCESS_ID": str(number)}

@@ -61,6 +61,14 @@ def disturbed(workdir, number, devices, *arguments):
     return (one.exitcode, two.exitcode), words()
 
 
+def trained_and_evaluated(workdir, steps):
+    """A run that is left alone, in a process that is alone; it prints the tables."""
+    config = get_config()
+    config.update_from_flattened_dict(KEYS | {"train.steps": steps})
+    train(config, workdir, make_task)
+    print(evaluate([of_run(workdir)]))
+
+
 def saved(workdir):
     return max(
         (int(folder.name) for folder in (workdir / "checkpoints").glob("*") if folder.name.isdecimal()), default=0
@@ -83,9 +91,9 @@ def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     statuses, (said, _) = disturbed(two, signal.SIGTERM, 1, split)
     assert statuses == (-signal.SIGTERM, -signal.SIGTERM), said
     assert said.count(f"resumed at step {at}") == said.count(f"stopped on request at step {saved(two)}") == 1, said
-    config = get_config()
-    config.update_from_flattened_dict(KEYS | {"train.steps": saved(two)})
-    train(config, one, make_task)
+    (alone,) = joined(1, 2, tmp_path, trained_and_evaluated, one, saved(two))
+    alone.join(300)
+    assert alone.exitcode == 0, (tmp_path / "said0.txt").read_text()
     arrays = [jax.tree.leaves(read_arrays(folder / "checkpoints" / str(saved(two)))) for folder in (one, two)]
     for a, b in zip(*arrays, strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(a).max())
@@ -97,7 +105,7 @@ def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     ended = subprocess.run(launched, cwd=ROOT, env=environment, capture_output=True, text=True)
     rows = [line for line in ended.stdout.splitlines() if line.startswith("|")]
     assert ended.returncode == 0 and len(rows) == 6, ended.stderr
-    assert rows == [line for line in evaluate([of_run(one)]).splitlines() if line.startswith("|")]
+    assert rows == [line for line in (tmp_path / "said0.txt").read_text().splitlines() if line.startswith("|")]
 
 
 def test_the_launcher_ends_all_when_one_ends(tmp_path):
