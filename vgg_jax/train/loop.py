@@ -215,13 +215,12 @@ def _compiled(config, task: Task, mesh: Mesh, graphdef, optimizer, state: TrainS
 
 def _save_preview(task: Task, batch: dict[str, jax.Array], seed: int, workdir: Path) -> Path:
     """Writes the first images of batch 0 as the network sees them."""
-    # The first process's devices hold the first images of the global batch.
-    local = {
-        name: np.concatenate([np.asarray(shard.data) for shard in array.addressable_shards])[:32]
-        for name, array in batch.items()
-    }
+    parts = {name: sorted(array.addressable_shards, key=lambda part: part.index) for name, array in batch.items()}
+    local = {name: np.concatenate([np.asarray(part.data) for part in parts[name]])[:32] for name in parts}
+    keys = image_keys(seed, 0, len(batch["mask"]))
+    keys = jnp.concatenate([keys[part.index] for part in parts["mask"]])[:32]
     path = workdir / "batch.png"
-    save_batch(path, *task.preview(local, image_keys(seed, 0, len(local["mask"]))))
+    save_batch(path, *task.preview(local, keys))
     return path
 
 
