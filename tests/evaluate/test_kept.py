@@ -33,7 +33,7 @@ class Folder:
     def path(self, number):
         return self.home / "photos/test" / "ab"[number % 2] / f"{number}.png"
 
-    def compute(self, views):
+    def compute(self, views, unfinished, made_of):
         source, bright, labels, problems = self.source(), {}, [], {}
         for index in range(len(source)):
             if Path(source.name_of(index)) in self.away:

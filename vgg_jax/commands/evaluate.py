@@ -126,7 +126,7 @@ def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Pat
         source,
         classes,
         needed_views(protocols, scale, scales),
-        lambda views: _predictions(net, config, source, views),
+        lambda views, unfinished, made_of: _predictions(net, config, source, views, unfinished, made_of),
         complete=config.data.on_error == "raise",
     )
     papers_images = source.name.startswith("tfds:imagenet2012") and source.split == "validation" and not classes.note
@@ -144,10 +144,13 @@ def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Pat
     return result, folder, save
 
 
-def _predictions(net: VGG, config: ConfigDict, source: Source, views: Sequence[EvalView]) -> DatasetPredictions:
+def _predictions(
+    net: VGG, config: ConfigDict, source: Source, views: Sequence[EvalView], unfinished: Path, made_of: dict
+) -> DatasetPredictions:
     runner = posterior_runner(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
     progress = Progress(f"net {net.spec.name}, {', '.join(f'{part} Q={scale}' for part, scale in views)}")
     options = {"threads": config.data.threads, "on_error": config.data.on_error}
+    options |= {"folder": unfinished, "made_of": made_of}
     predictions = evaluate_dataset(runner, source, views, progress=progress, **options)
     progress.clear()
     log.info(
