@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import NoReturn
 
 import jax
 
@@ -52,6 +53,12 @@ def join(patience: int = PATIENCE) -> None:
     if jax.process_index():
         logging.getLogger("vgg_jax").setLevel(logging.WARNING)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+
+
+def give_up(reason: str) -> NoReturn:
+    """Ends this process with status 1, where it cannot go on without the others: JAX's own end would wait for them."""
+    log.error("%s", reason)
+    os._exit(1)
 
 
 def _place() -> tuple[int, int, int, int]:

@@ -109,8 +109,21 @@ def state_shardings(tree, mesh: Mesh, *, zero: bool = False):
 
 
 def place_state(tree, mesh: Mesh, *, zero: bool = False):
-    """A tree of arrays placed on the mesh by `state_shardings`."""
-    return jax.device_put(tree, state_shardings(tree, mesh, zero=zero))
+    """A tree of arrays placed on the mesh by `state_shardings`; all processes have the same."""
+    return jax.tree.map(_placed, tree, state_shardings(tree, mesh, zero=zero))
+
+
+def place_number(value: float, mesh: Mesh) -> jax.Array:
+    """A float32 on all devices; all processes have the same."""
+    return _placed(np.float32(value), replicated(mesh))
+
+
+def _placed(array: jax.Array | np.ndarray, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    # `jax.device_put` gathers the arrays of all processes on each of them, to compare them.
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
 
 
 def whole(array: jax.Array) -> jax.Array | np.ndarray:

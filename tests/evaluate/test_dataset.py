@@ -1,15 +1,15 @@
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
 from PIL import Image
 
 import vgg_jax
+from tests.forked import joined
 from tests.photographs import image_of, with_spread_scores
+from vgg_jax import processes
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.evaluate.dataset import evaluate_dataset
@@ -19,9 +19,11 @@ VIEWS = eval_views(["dense", "center"], [40])
 SIZES = [(33, 57), (75, 41), (20, 31), (64, 64), (41, 75), (57, 33), (90, 48)]
 
 
-@pytest.fixture(scope="module")
-def net():
+def network():
     return with_spread_scores(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
+
+
+net = pytest.fixture(network, scope="module")
 
 
 @pytest.fixture
@@ -150,27 +152,15 @@ def test_an_image_too_elongated_is_named(folder, net, one_device):
     assert [*predictions.problems] == [str(path)] and "too elongated" in predictions.problems[str(path)]
 
 
-PROCESS = """
-import sys
-import jax
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
-import numpy as np
-from flax import nnx
-import vgg_jax
-from tests.photographs import with_spread_scores
-from vgg_jax.data.open import open_source
-from vgg_jax.evaluate.dataset import evaluate_dataset
-from vgg_jax.inference.scorer import eval_views, posterior_runner
-
-assert jax.process_count() == 2
-net = with_spread_scores(vgg_jax.VGG("A", num_classes=3, crop=32, width=1 / 16, init="he", rngs=nnx.Rngs(0)))
-views = eval_views(["dense", "center"], [40])
-runner = posterior_runner(net, views)
-for split in ("test", "test[:1]"):
-    found = evaluate_dataset(runner, open_source(f"folder:{sys.argv[3]}", split), views, on_error="skip")
-    rows = {view.protocol: found.posteriors[view] for view in views} | {"bad": len(found.problems)}
-    np.savez(f"{sys.argv[4]}/{split}{sys.argv[2]}.npz", index=found.index, labels=found.labels, **rows)
-"""
+def evaluated(folder, out):
+    """In one of two processes."""
+    processes.join()
+    assert jax.process_count() == 2
+    runner = posterior_runner(network(), VIEWS)
+    for split in ("test", "test[:1]"):
+        found = evaluate_dataset(runner, open_source(f"folder:{folder}", split), VIEWS, on_error="skip")
+        rows = {view.protocol: found.posteriors[view] for view in VIEWS} | {"bad": len(found.problems)}
+        np.savez(out / f"{split}{jax.process_index()}.npz", index=found.index, labels=found.labels, **rows)
 
 
 def test_two_processes_are_one(folder, net, tmp_path, one_device):
@@ -178,20 +168,10 @@ def test_two_processes_are_one(folder, net, tmp_path, one_device):
     files, runner = files_of(folder), runner_of(net, one_device)
     files[13].unlink()
     files[2].write_bytes(b"noise")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, address, str(rank), str(folder), str(tmp_path)],
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    logs = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], logs
+    for process in (pair := joined(2, 1, tmp_path, evaluated, folder, tmp_path)):
+        process.join(300)
+    said = [(tmp_path / f"said{rank}.txt").read_text() for rank in range(2)]
+    assert [process.exitcode for process in pair] == [0, 0], said
     for split in ("test", "test[:1]"):
         expected, bad = evaluate_dataset(runner, opened(folder, split), VIEWS, on_error="skip"), 0
         for rank in range(2):

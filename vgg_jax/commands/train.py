@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
+from vgg_jax import processes
 from vgg_jax.commands.workdir import held
-from vgg_jax.errors import ConfigError, DataError, UserError
+from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.files import DISK_FULL, writing
+from vgg_jax.stopping import Stopped
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.train.loop import train
 
@@ -33,14 +36,17 @@ def run(arguments: list[str], *, config: ConfigDict | None, overrides: dict, wor
         logging.getLogger("vgg_jax").addHandler(file)
         try:
             train(config, folder, make_task)
-        except jax.errors.JaxRuntimeError as error:
-            if jax.process_count() == 1:
+        except Stopped:
+            jax.distributed.shutdown()  # the others come here too, and none may be gone before
+            raise
+        except (jax.errors.JaxRuntimeError, ValueError) as error:  # a status of XLA may be either
+            reason = (str(error).splitlines() or [""])[0]
+            if jax.process_count() == 1 or not re.match("[A-Z_]+: ", reason):
                 raise
-            reason = str(error).splitlines()[0]
-            raise UserError(
+            processes.give_up(
                 f"another process is gone, or cannot be reached: {reason}\n"
                 f"Start all of them again: they go on from the last checkpoint in {folder}"
-            ) from error
+            )
         except OSError as error:
             named = Path(os.fsdecode(error.filename or ""))
             if error.errno in DISK_FULL or named.is_relative_to(folder):  # a full disk need not name the file

@@ -12,6 +12,7 @@ import functools
 import itertools
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             with throughput.waiting():
                 batch = next(batches)
             rate = schedule.rate_at(step)
-            state, metrics = update(state, batch, jax.device_put(np.float32(rate), sharding.replicated(mesh)))
+            state, metrics = update(state, batch, sharding.place_number(rate, mesh))
             step += 1
             throughput.add(step, metrics)
             if step == first_step:
@@ -161,6 +162,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
             stopping = sharding.agreed(asked_to_stop())
+            if stopping and not asked_to_stop():  # another process was
+                signal.raise_signal(signal.SIGTERM)
             if watchdog:
                 watchdog.step()
             if unvalidated() or stopping or step % config.checkpoint.every == 0:

@@ -8,13 +8,11 @@ checkpoint.
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 
-log = logging.getLogger(__name__)
+from vgg_jax import processes
 
 
 class Watchdog:
@@ -48,6 +46,5 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._limit / 4)):
             if (last := self._last) and time.monotonic() - last > self._limit:
-                why = f"no step for {self._limit:g} seconds (config.mesh.patience): another process is stuck"
-                log.error("%s. Start all of them again: %s", why, self._report())
-                os._exit(1)
+                why = f"no step for {self._limit:g} seconds (config.mesh.patience): another process is stuck, or gone"
+                processes.give_up(f"{why}. Start all of them again: {self._report()}")
