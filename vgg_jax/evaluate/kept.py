@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from vgg_jax.data.source import Source, digest
+from vgg_jax.errors import DataError
 from vgg_jax.evaluate.classes import EvalClasses
 from vgg_jax.evaluate.dataset import DatasetPredictions
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
@@ -111,7 +112,11 @@ def _found(
     """The posteriors in a file, if they are those of this network, of these images and classes."""
     if not path.exists():
         return None
-    found = read(path)
+    try:
+        found = read(path)
+    except DataError as error:
+        log.warning("%s: computed again", error)
+        return None
     of_network = found.about | {"checkpoint": about["checkpoint"]} == about and found.classes == classes
     if not of_network or {*found.images, *found.unreadable} != {*names}:
         log.info("%s is not known to be of these weights, images and classes: computed again", path)

@@ -118,7 +118,7 @@ class LinearProbe:
         path = Path(path)
         try:
             file = npz.arrays(path)
-            about = {"regions": [*WHOLE_IMAGE]} | json.loads(str(file["about"]))  # files before 0.9 do not say it
+            about = {"regions": [*WHOLE_IMAGE]} | json.loads(str(file["about"]))  # earlier files do not say it
             found = cls(file["weights"], file["intercept"], tuple(file["classes"].tolist()), about)
         except FileNotFoundError as error:
             raise DataError(f"{path}: is not there; --mode=transfer writes such files") from error
