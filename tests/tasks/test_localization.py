@@ -189,7 +189,7 @@ def test_training_finds_the_objects(config, sources, tmp_path, caplog):
             assert min(image.size) > 200
 
 
-@pytest.mark.parametrize("frozen", ["nothing", "convolutions", "cached convolutions"])
+@pytest.mark.parametrize("frozen", ["nothing", "cached convolutions"])
 def test_a_run_goes_on_with_the_same_bits(config, one_device, tmp_path, frozen):
     config.train.freeze = () if frozen == "nothing" else FROZEN
     config.train.cached_views, config.data.color_shift, config.model.dropout = 2 * ("cached" in frozen), 0.1, 0.5
