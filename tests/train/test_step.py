@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+import vgg_jax
 from vgg_jax import sharding
 from vgg_jax.data.augment import augment
 from vgg_jax.evaluate.metrics import hits
@@ -28,7 +29,7 @@ def loss(net, batch, keys):
     return classification_loss(net(batch["image"], keys=dropout_keys), batch)
 
 
-def batches(count, size=32):
+def batches(count, size=16):
     """Batches of which every third lacks an image."""
     rng = np.random.default_rng(5)
     for number in range(count):
@@ -60,16 +61,15 @@ def difference(a, b):
     return max(np.abs(np.asarray(x) - np.asarray(y)).max() / max(np.abs(np.asarray(x)).max(), 1e-12) for x, y in pairs)
 
 
+def narrow_net():
+    return vgg_jax.VGG("A", num_classes=10, crop=32, width=1 / 32, init="he", rngs=nnx.Rngs(0))
+
+
 @pytest.fixture(scope="module")
-def on_one_device(request):
-    from flax import nnx as _nnx
-
-    import vgg_jax
-
-    net = vgg_jax.VGG("A", num_classes=10, crop=32, width=0.0625, init="he", rngs=_nnx.Rngs(0))
-    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+def on_one_device():
+    net = narrow_net()
     start = nnx.state(net, nnx.Param)
-    state, losses, _ = train(net, mesh)
+    state, losses, _ = train(net, jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",)))
     assert difference(start, state.trainable) > 1e-2  # twenty steps move the parameters
     return state, losses
 
@@ -79,26 +79,25 @@ def on_one_device(request):
     [
         (8, 1, {}),
         (1, 1, {"microbatches": 4}),
-        (8, 1, {"microbatches": 2, "zero": True}),
-        (4, 2, {}),
+        (4, 2, {"zero": True}),
         (2, 4, {"microbatches": 2, "zero": True}),
     ],
 )
-def test_twenty_steps_are_the_same_on_devices_and_in_microbatches(on_one_device, data, model, options, tiny_net):
+def test_twenty_steps_are_the_same_on_devices_and_in_microbatches(on_one_device, data, model, options):
     devices = np.array(jax.devices()[: data * model]).reshape(data, model)
-    state, losses, _ = train(tiny_net("A"), jax.sharding.Mesh(devices, ("data", "model")), **options)
+    state, losses, _ = train(narrow_net(), jax.sharding.Mesh(devices, ("data", "model")), **options)
     np.testing.assert_allclose(losses, on_one_device[1], rtol=1e-5)
     assert difference(on_one_device[0].trainable, state.trainable) < 1e-5
     assert difference(on_one_device[0].optimizer, state.optimizer) < 1e-4  # differences of gradients cancel
 
 
-def test_the_convolutions_are_computed_once_on_a_model_axis(tiny_net):
+def test_the_convolutions_are_computed_once_on_a_model_axis():
     """Flops of one device: with the batch split over the data axis alone they would be four times as many."""
 
     def flops(data, model):
         mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(data, model), ("data", "model"))
         optimizer = krizhevsky_momentum()
-        graphdef, state = new_state(tiny_net("A"), (), optimizer)
+        graphdef, state = new_state(narrow_net(), (), optimizer)
         state, batch = sharding.place_state(state, mesh), sharding.place_batch(next(batches(1)), mesh)
         with jax.set_mesh(mesh):
             update = jax.jit(make_train_step(graphdef, loss, optimizer, seed=0))
@@ -110,7 +109,7 @@ def test_the_convolutions_are_computed_once_on_a_model_axis(tiny_net):
 def test_the_gradient_is_that_of_the_mean_loss(tiny_net, one_device):
     """One step against central differences of the loss in float32 along a random direction."""
     net = tiny_net("A", dropout=0.0)
-    batch = next(batches(1, size=16))
+    batch = next(batches(1))
     optimizer = krizhevsky_momentum(0.9, 0.0)
     graphdef, state = new_state(net, (), optimizer)
     plain = lambda net, batch, keys: classification_loss(net(batch["image"], keys=keys), batch)
@@ -118,15 +117,17 @@ def test_the_gradient_is_that_of_the_mean_loss(tiny_net, one_device):
     after, metrics = jax.jit(update)(state, batch, jnp.float32(1.0))
     gradient = jax.tree.map(lambda new, old: old - new, after.trainable, state.trainable)
 
+    @jax.jit
     def mean_loss(params):
         scores = nnx.merge(graphdef, params, state.rest)(batch["image"])[:, 0, 0].astype(jnp.float32)
-        return np.float64(optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]).mean())
+        return optax.softmax_cross_entropy_with_integer_labels(scores, batch["label"]).mean()
 
     norm = optax.tree.norm(gradient)
     np.testing.assert_allclose(metrics["gradient_norm"], norm, rtol=1e-3)
     step = 1e-3 / norm
     ahead, behind = (
-        mean_loss(jax.tree.map(lambda p, g, s=sign: p + s * step * g, state.trainable, gradient)) for sign in (1, -1)
+        np.float64(mean_loss(jax.tree.map(lambda p, g, s=sign: p + s * step * g, state.trainable, gradient)))
+        for sign in (1, -1)
     )
     np.testing.assert_allclose((ahead - behind) / (2 * step), norm**2, rtol=2e-2)
 
@@ -162,7 +163,7 @@ def test_frozen_layers_stay_and_cost_no_velocity(tiny_net, one_device):
 def test_frozen_stages_at_the_bottom_cost_no_backward_pass(tiny_net):
     def convolutions(freeze):
         optimizer = krizhevsky_momentum()
-        graphdef, state = new_state(tiny_net("B"), freeze, optimizer)
+        graphdef, state = new_state(tiny_net("A"), freeze, optimizer)
         update = make_train_step(graphdef, loss, optimizer, seed=0)
         compiled = jax.jit(update).lower(state, next(batches(1)), jnp.float32(1)).compile()
         return compiled.cost_analysis()["flops"]
