@@ -73,6 +73,7 @@ def rows_of(folder):
 
 def test_protocol_1_is_the_box_of_the_true_class_in_the_central_crop(make_target, source, tmp_path):
     target = make_target()
+    target.config.data.flip = False
     text = evaluate([target], tmp_path)
     best = []
     for index, label, objects in asked(source):

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import softmax
 
 import vgg_jax
@@ -11,6 +12,7 @@ from vgg_jax.data.decode import rescale
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.central_boxes import CentralBoxes
 from vgg_jax.inference.localization import box_runner, dense_boxes, dense_rates, rating_runner
 from vgg_jax.inference.score_map import class_score_map
 from vgg_jax.model.box_outputs import boxes_of, outputs_of
@@ -106,8 +108,6 @@ def test_a_place_counts_what_a_classifier_sees_there(tiny_net):
 
 
 def test_files_and_arrays_have_the_same_boxes(tiny_net, tmp_path):
-    from PIL import Image
-
     net, image = tiny_net("A", num_classes=4), image_of((90, 130), 0)
     runner, found = box_runner(net, (64,), True), []
     for name in ("a.png", "b.jpg"):  # Pillow's road, and TensorFlow's
@@ -118,6 +118,19 @@ def test_files_and_arrays_have_the_same_boxes(tiny_net, tmp_path):
         ((_, expected),) = dense_boxes(runner, examples, lambda index: np.array([-1]))
     np.testing.assert_allclose(found[0, 0], expected, atol=1e-3)
     np.testing.assert_allclose(found[1, 0], expected, atol=2)
+
+
+def test_a_central_crop_and_its_mirror_image_have_the_same_boxes(tiny_net, tmp_path):
+    net, image = tiny_net("A", num_classes=8), image_of((50, 40), 0)
+    for name, pixels in (("a.png", image), ("b.png", image[:, ::-1])):
+        Image.fromarray(pixels).save(tmp_path / name)
+    source, found = FileSource([tmp_path / "a.png", tmp_path / "b.png"]), {}
+    for flip in (False, True):
+        found[flip] = dict(CentralBoxes(net, 40, flip)(source, range(2), {}))
+    back = lambda corners: np.stack([40 - corners[:, 2], corners[:, 1], 40 - corners[:, 0], corners[:, 3]], 1)
+    np.testing.assert_allclose(found[True][0], back(found[True][1]), atol=1e-3)
+    np.testing.assert_allclose(found[True][0], (found[False][0] + back(found[False][1])) / 2, atol=1e-3)
+    assert np.abs(found[False][0] - back(found[False][1])).max() > 0.1
 
 
 def test_the_boxes_of_the_most_probable_classes(tiny_net):

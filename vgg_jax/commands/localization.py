@@ -132,7 +132,7 @@ class _Evaluation:
         self.sizes: dict[int, tuple[int, int]] = {}
         self._reading = {"threads": config.data.threads, "on_error": config.data.on_error}
         size = config.evaluate.batch_size or None
-        central, problems = CentralBoxes(net, self.scale, batch_size=size), {}
+        central, problems = CentralBoxes(net, self.scale, config.data.flip, batch_size=size), {}
         self.target = target._replace(net=central.runner.net)  # its parameters are let go
         self._central = dict(central(self.source, self._images, problems, **self._reading))
         self.problems |= problems
