@@ -91,6 +91,9 @@ def test_protocol_1_is_the_box_of_the_true_class_in_the_central_crop(make_target
     assert "no config.localization.posteriors: the label is given" in text and f"| {row['given']:.2f} " in text
     with Image.open(next(tmp_path.rglob("localization.png"))) as picture:
         assert min(picture.size) > 200
+    with Image.open(next(tmp_path.rglob("gallery.jpg"))) as picture:
+        red, green, blue = np.moveaxis(np.asarray(picture).astype(int), 2, 0)
+    assert (green - red - blue > 100).sum() > 200 and (red - green - blue > 100).sum() > 200  # the boxes are there
 
 
 def test_protocol_2_is_that_of_the_library_call(make_target, source, about, tiny_net, tmp_path, rng, monkeypatch):

@@ -1,6 +1,7 @@
 """--mode=evaluate and --mode=predict of runs that localize: Tables 8 and 9, and boxes over images (App. A).
 
 RUN/evaluation/STEP/SOURCE/localization.png        accuracy over the IoU that a right box must have
+RUN/evaluation/STEP/SOURCE/gallery.jpg             images from the best to the worst, by protocol 1
 RUN/evaluation/STEP/SOURCE/tables.md, .csv, .json
 
 The top-5 labels are those of `config.localization.posteriors`, a file that the evaluation of a classification run over
@@ -34,7 +35,8 @@ from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.classes import eval_classes, is_ilsvrc_validation
-from vgg_jax.evaluate.localization import overlaps, questions, save_curves
+from vgg_jax.evaluate.gallery import Shown, save_gallery, spread
+from vgg_jax.evaluate.localization import Question, overlaps, questions, save_curves
 from vgg_jax.evaluate.localization_tables import BoxRow, box_row, box_tables, save_box_tables
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read, relative
 from vgg_jax.files import drawing, printable, writing
@@ -105,7 +107,9 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
             save_box_tables(folder, rows, heading)
             with drawing(folder / "localization.png") as path:
                 save_curves(path, curves)
-    lines = [heading, "", box_tables(rows), "", f"Tables and curves: {folder}"]
+            with drawing(folder / "gallery.jpg") as path:
+                save_gallery(path, first.gallery())
+    lines = [heading, "", box_tables(rows), "", f"Tables, curves and a gallery: {folder}"]
     if problems := {name: why for evaluation in done for name, why in evaluation.problems.items()}:
         lines += ["", f"{len(problems)} images could not be read and are not counted:"]
         lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(problems.items())]
@@ -200,9 +204,7 @@ class _Evaluation:
         given = np.full((len(self.questions), 1), -1.0)
         for number, question in enumerate(self.questions):
             if question.image in self._central:
-                boxes = self._central[question.image]
-                own = boxes[self._of_class[question.label] if self._per_class else 0]
-                given[number] = overlaps(question, own[None])[0]
+                given[number] = overlaps(question, self._own_box(question)[None])[0]
         given = self.known(given)[:, 0]
         setting = self.setting((self.scale,))
         curves[f"central crop: {setting}"] = given
@@ -210,6 +212,18 @@ class _Evaluation:
         for scales in dict.fromkeys([(self.scale,), self.scales]):
             rows.append(_dense_row([self], [scales], curves))
         return rows
+
+    def gallery(self) -> list[Shown]:
+        """The true class's boxes in the central crops of some of this process's images, from the best to the worst."""
+        here = [question for question in self.questions if question.image in self._central]
+        best = np.array([overlaps(question, self._own_box(question)[None])[0] for question in here])
+        pixels = lambda question: decode(self.source[question.image]["image"])
+        chosen = [(here[place], best[place]) for place in spread(best)]
+        return [Shown(pixels(of), of.corners, self._own_box(of), float(overlap)) for of, overlap in chosen]
+
+    def _own_box(self, question: Question) -> Float[np.ndarray, 4]:
+        """The box of the true class in the central crop."""
+        return self._central[question.image][self._of_class[question.label] if self._per_class else 0]
 
     def known(self, found: Float[np.ndarray, "questions k"]) -> Float[np.ndarray, "known k"]:
         """What all processes found out, each about its images: -1 where it does not know.
