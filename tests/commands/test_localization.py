@@ -1,6 +1,8 @@
 """Evaluation and predictions of networks that localize: Tables 8 and 9, and boxes in pixels of the image (App. A)."""
 
 import json
+import os
+import subprocess
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from vgg_jax.commands.localization import evaluate, predict
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
 from vgg_jax.data.decode import decode
+from vgg_jax.data.splits import select
 from vgg_jax.evaluate.posteriors import Posteriors
 from vgg_jax.model.box_outputs import outputs_of
 
@@ -235,3 +238,22 @@ def test_flags_of_the_other_task_and_missing_posteriors_are_named(make_target, p
     target.config.task = "classification"
     with pytest.raises(ConfigError, match="--boxes and --all_boxes are for a network that localizes"):
         prediction.run([str(photographs[0])], **flags | {"boxes": "x"})
+
+
+def test_in_five_folds_every_image_is_found_once_by_a_net_that_does_not_know_it(tmp_path):
+    record = tmp_path / "record"
+    (tmp_path / "python").write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" end >> {record}\n")
+    (tmp_path / "python").chmod(0o755)
+    command = ["bash", "launch/folds.sh", "voc:photographs", "runs", "--config.seed=3"]
+    subprocess.run(command, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    *runs, _ = [lines.splitlines() for lines in record.read_text().split("end\n")[:-1]]
+    assert len(runs) == 10 and all("--config.seed=3" in run for run in runs)
+    roles, found = {"train": range(229), "validation": range(229, 286)}, []
+    for training, evaluated in zip(runs[::2], runs[1::2], strict=True):
+        given = dict(argument.removeprefix("--config.").split("=", 1) for argument in training[2:])
+        assert X
+        new = select(given["data.validation_split"], roles.get)
+        assert given["evaluate.split"] == given["data.validation_split"] and 55 < len(new) < 59
+        assert sorted([*select(given["data.train_split"], roles.get), *new]) == list(range(286))
+        found += new
+    assert sorted(found) == list(range(286))
