@@ -102,6 +102,7 @@ def default_config() -> ConfigDict:
     config.localization = ConfigDict()  # App. A
     config.localization.per_class = True  # PCR: a box for each class; False: SCR, one for all
     config.localization.posteriors = ""  # file of a classification run's posteriors: the top-5 labels of protocol 2
+    config.localization.classifier = ""  # a classification run, or weights: rates each window's boxes by what it sees
     config.localization.match = "iou"  # of boxes to be merged: iou, 1 - IoU; overfeat, the score of OverFeat's text
     config.localization.threshold = 0.5  # merging ends where no two boxes match better
 

@@ -95,8 +95,9 @@ def test_a_size_is_that_of_the_upright_image(photograph, tmp_path, orientation):
         assert size(file) == decode(encoded).shape[:2]
 
 
-def test_a_size_takes_no_pixels(photograph, tmp_path):
-    (tmp_path / "image").write_bytes(encode(photograph)[:1000])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_a_size_takes_no_pixels(photograph, tmp_path, file_format):
+    (tmp_path / "image").write_bytes(encode(photograph, file_format)[:1000])
     with open(tmp_path / "image", "rb") as file:
         assert size(file) == (334, 500)
 

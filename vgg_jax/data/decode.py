@@ -146,7 +146,9 @@ def size(file: BinaryIO) -> tuple[int, int]:
       DataError: it is no image.
     """
     with _opened(file) as image:
-        lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        lies = False
+        with contextlib.suppress(Exception):  # a PNG has it behind the pixels: of a damaged one, `decode` says so
+            lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         return image.size if lies else image.size[::-1]
 
 
