@@ -7,8 +7,9 @@
 Boxes are random, around one object or all over the image: their programs are compiled before, and the median of the
 repeats counts. Dense boxes are a net's with four outputs per class, at Q = 384 with the mirror image, and of the five
 best classes merged; dense classification is that of the same net with one output per class. Both begin at arrays in
-memory and take turns, so that a busy machine slows both alike; boxes are as fast by the median of the ratios of
-neighboring runs.
+memory and take turns; boxes are as fast by the median of the ratios of neighboring runs.
+
+On a CPU time is the process's own, of all its threads, so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ def main() -> None:
         dense(arguments)
 
 
-def seconds(function: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def seconds(function: Callable[[], object], clock: Callable[[], float] = time.process_time) -> float:
+    begin = clock()
     function()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def merging(repeats: int) -> None:
@@ -85,7 +86,8 @@ def dense(arguments: argparse.Namespace) -> None:
     }
     for run in ours.values():
         run()
-    times = np.array([[seconds(run) for run in ours.values()] for _ in range(arguments.repeats)])
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    times = np.array([[seconds(run, clock) for run in ours.values()] for _ in range(arguments.repeats)])
     print(f"\nnet {arguments.net}, width {arguments.width:g}, {len(images)} images at Q = {SCALE}")
     for name, middle in zip(ours, np.median(times, 0), strict=True):
         print(f"{name}: {len(images) / middle:.2f} images/s")

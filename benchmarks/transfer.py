@@ -1,4 +1,4 @@
-"""The SVM of Caltech-101's size: scikit-learn's liblinear beside L-BFGS on the device, C chosen by both (App. B).
+"""The SVM of Caltech-101's size: scikit-learn's liblinear beside Newton's method on the device, C chosen (App. B).
 
     python -m benchmarks.transfer [--classes 102] [--shots 30] [--dimensions 4096] [--repeats 2]
 

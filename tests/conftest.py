@@ -7,11 +7,12 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The same small programs are compiled by many tests; across the workers of one run, and the processes that they start,
-# they are compiled once. The user's own cache is not touched.
+# The same small programs are compiled by many tests; in one worker of a run, and in the processes that it starts, they
+# are compiled once. Workers do not share them: JAX locks a folder of programs only if it is bounded, and then reads
+# every file of it for each program that it adds. The user's own cache is not touched.
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
-os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"vgg_jax_tests_{_RUN}")
-os.environ["JAX_COMPILATION_CACHE_MAX_SIZE"] = str(2**30)  # only a bounded cache is locked while it is written
+_WORKER = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / f"vgg_jax_tests_{_RUN}_{_WORKER}")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 

@@ -21,7 +21,10 @@ for ax, photograph in zip(axes, photographs):
     assert tuple(heat.get_extent()) == map_extent(net, heat.get_array().shape) != tuple(image.get_extent())
 """,
     "cell-14": 'assert features["relu7"].shape == (2, 256)',
-    "cell-probe-code": "assert probe.score(descriptors[48:], number[48:]) > 0.75",
+    "cell-probe-code": """
+assert result.score.values["accuracy"][0] > 0.75 and result.decisions.shape == (48, 2)
+assert vgg_jax.LinearProbe.load(folder / "probe.npz").classes == ("china", "flower")
+""",
     "cell-16": "assert distances[-1] < distances[0]",
 }
 """What is checked in the kernel after a cell."""

@@ -102,6 +102,7 @@ def default_config() -> ConfigDict:
     config.localization = ConfigDict()  # App. A
     config.localization.per_class = True  # PCR: a box for each class; False: SCR, one for all
     config.localization.posteriors = ""  # file of a classification run's posteriors: the top-5 labels of protocol 2
+    config.localization.classifier = ""  # a classification run, or weights: rates each window's boxes by what it sees
     config.localization.match = "iou"  # of boxes to be merged: iou, 1 - IoU; overfeat, the score of OverFeat's text
     config.localization.threshold = 0.5  # merging ends where no two boxes match better
 
@@ -110,13 +111,14 @@ def default_config() -> ConfigDict:
     # Of several evaluate.scales: stack, average or max; or single, each by itself; of several the best is chosen.
     config.transfer.combine = ("stack",)
     config.transfer.C = (0.01, 0.1, 1.0, 10.0, 100.0)  # the SVM's, of several the best is chosen
-    config.transfer.solver = "liblinear"  # or device: L-BFGS on the accelerator
+    config.transfer.solver = "liblinear"  # or device: Newton's method on the accelerator
     config.transfer.metric = "mean_class_recall"  # accuracy; mean_ap or mean_ap_11 where an image has several classes
     config.transfer.splits = 3  # at random, of data.train_split; 0: that to train on, evaluate.split to test on
     config.transfer.shots = 30  # images of a class to train on, 0 for all
     config.transfer.test_per_class = 50  # at most, 0 for all
     config.transfer.curve = ()  # other numbers of shots, for a learning curve
     config.transfer.regions = ()  # ("image", "box"): each box is an example, described by the whole image and by itself
+    config.transfer.rest = ""  # with regions: a class of what is of no other, which has no classifier
 
     config.log = ConfigDict()
     config.log.every = 100  # steps
@@ -347,6 +349,10 @@ def _check_transfer(config: ConfigDict) -> None:
         raise ConfigError(f"config.transfer.C={tuple(transfer.C)}: one or more positive numbers, (0.1, 1.0, 10.0)")
     if not all(region in ("image", "box") for region in transfer.regions):
         raise ConfigError(f"config.transfer.regions={tuple(transfer.regions)}: 'image', 'box', both, or () for images")
+    if transfer.rest and not transfer.regions:
+        raise ConfigError(
+            f"config.transfer.rest={transfer.rest!r} is for boxes: config.transfer.regions=('image', 'box')"
+        )
     if not all(isinstance(shots, int) and shots > 0 for shots in transfer.curve):
         raise ConfigError(f"config.transfer.curve={tuple(transfer.curve)}: numbers of images of a class, (1, 5, 15)")
 

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from tests.photographs import image_of
-from vgg_jax import CheckpointError, ConfigError, DataError, LinearProbe, save_torchvision
+from vgg_jax import CheckpointError, ConfigError, DataError, LinearProbe, load, save_torchvision
 from vgg_jax.commands import predict, transfer
 from vgg_jax.config import default_config
+from vgg_jax.transfer.descriptors import Descriptor, of_images
+from vgg_jax.transfer.probe import provenance
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,30 @@ def test_from_photographs_to_predictions(run, weights, photographs, tmp_path, ca
     assert len(right) == 24 and np.mean(right) > 0.8
     decisions = [entry["decision"] for entry in next(iter(answers.values()))["classes"]]
     assert decisions == sorted(decisions, reverse=True) and len(decisions) == 3
+
+
+def test_a_classifier_of_boxes_decides_on_those_of_a_source(weights, photographs, rng, tmp_path, capsys):
+    net, kind = load(weights), Descriptor("pool5", (32,))
+    made = rng.normal(size=(64, 2)).astype("f4"), rng.normal(size=2).astype("f4")
+    about = provenance(kind, [net], True, ("image", "box"))
+    LinearProbe(*made, ("runs", "sits"), about).save(tmp_path / "probe.npz")
+    image = sorted(photographs.glob("train/b/*.png"))[0]
+    boxes = [[0, 4, 16, 40], [8, 0, 40, 24]]
+    line = {"image": str(image), "objects": [{"class": "?", "box": box} for box in boxes], "split": "test"}
+    (tmp_path / "boxes.jsonl").write_text(json.dumps(line))
+    given = {"protocol": "dense", "json": True, "heat_maps": None, "boxes": None, "all_boxes": False}
+    given |= {"probe": str(tmp_path / "probe.npz")} | network(weights) | {"overrides": {"evaluate.split": "test"}}
+    assert predict.run([f"boxes:{tmp_path}/boxes.jsonl"], **given) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    pixels = np.asarray(Image.open(image))
+    for record, (left, top, right, bottom) in zip(records, boxes, strict=True):
+        assert record["image"] == str(image) and record["box"] == [left, top, right, bottom]
+        whole, part = of_images([net], [pixels, pixels[top:bottom, left:right]], kind)
+        wanted = np.concatenate([whole, part]) @ made[0] + made[1]
+        found = {entry["name"]: entry["decision"] for entry in record["classes"]}
+        np.testing.assert_allclose([found["runs"], found["sits"]], wanted, atol=1e-4)
+    with pytest.raises(ConfigError, match="decides on boxes: give, in place of images, one source that has them"):
+        predict.run([str(image)], **given)
 
 
 def test_mistakes_are_named(run, weights, photographs, tiny_net, tmp_path, capsys):

@@ -34,10 +34,11 @@ def test_rescaled_size_refuses_what_is_no_size(sizes):
 @pytest.mark.parametrize("smaller_side", [64, 97, 200, 256, 334, 400, 512, 1000])
 @pytest.mark.parametrize("portrait", [False, True])
 def test_a_crop_is_pillows_resize_then_crop(photograph, smaller_side, portrait):
-    image = np.asarray(photograph.transpose(Image.Transpose.ROTATE_90) if portrait else photograph)
+    upright = photograph.transpose(Image.Transpose.ROTATE_90) if portrait else photograph
+    image = np.asarray(upright)
     corners = [(0.0, 0.0), (0.0, 1 - 1e-9), (1 - 1e-9, 0.0), (1 - 1e-9, 1 - 1e-9)]
     for place in [*corners, (0.5, 0.5), *np.random.default_rng(smaller_side).random((5, 2))]:
-        found, _ = crop(image, smaller_side, np.array(place), 64)
+        found, _ = crop(upright, smaller_side, np.array(place), 64)
         difference = np.abs(found.astype(int) - pillow_crop(image, smaller_side, place, 64))
         assert difference.max() <= 1 and (difference == 0).mean() > 0.98  # a box is held in float32
 
@@ -45,7 +46,7 @@ def test_a_crop_is_pillows_resize_then_crop(photograph, smaller_side, portrait):
 def test_the_window_is_what_the_crop_shows(photograph):
     """Oracle: the window cut out of the image first and rescaled alone, but for the filter's reach at its border."""
     image = np.asarray(photograph)
-    found, (top, left, height, width) = crop(image, 167, np.array((0.3, 0.8)), 64)
+    found, (top, left, height, width) = crop(photograph, 167, np.array((0.3, 0.8)), 64)
     assert (height, width) == pytest.approx((128, 128)) and 0 < top < 334 - 128 and 0 < left < 500 - 128
     alone = image[round(top) : round(top + height), round(left) : round(left + width)]
     difference = np.abs(found.astype(float) - triangle_filter(alone, 64, 64))[2:-2, 2:-2]
@@ -66,22 +67,20 @@ def test_an_elongated_image_is_refused():
 
 
 def test_a_crop_without_rescaling_is_the_image_itself(photograph):
-    np.testing.assert_array_equal(
-        crop(np.asarray(photograph), 334, np.zeros(2), 224)[0], np.asarray(photograph)[:224, :224]
-    )
+    np.testing.assert_array_equal(crop(photograph, 334, np.zeros(2), 224)[0], np.asarray(photograph)[:224, :224])
 
 
 def test_the_center_is_rounded_half_up(photograph):
     ramp = Image.fromarray(np.broadcast_to(np.arange(9, dtype=np.uint8)[:, None, None], (9, 9, 3)).copy())
     middle = np.array((0.5, 0.5))
-    assert [crop(np.asarray(ramp), 9, middle, size)[0][0, 0, 0] for size in (9, 8, 7, 6, 5)] == [0, 1, 1, 2, 2]
+    assert [crop(ramp, 9, middle, size)[0][0, 0, 0] for size in (9, 8, 7, 6, 5)] == [0, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (3, 200), (500, 2), (31, 33)])
 def test_a_small_image_is_enlarged(height, width):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     place = np.array((0.3, 0.8))
-    difference = np.abs(crop(image, 32, place, 32)[0].astype(int) - pillow_crop(image, 32, place, 32))
+    difference = np.abs(crop(Image.fromarray(image), 32, place, 32)[0].astype(int) - pillow_crop(image, 32, place, 32))
     assert difference.max() <= 1
 
 

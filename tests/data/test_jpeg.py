@@ -42,7 +42,9 @@ def test_a_crop_is_pillows_resize_then_crop(photograph, smaller_side, portrait):
         for place in places:
             found, window = fast_crop(encoded, smaller_side, place, 64)
             assert_within_a_gray_level(found, pillow_crop(whole, smaller_side, place, 64))
-            np.testing.assert_array_equal(window, decode.crop(whole, smaller_side, np.array(place), 64)[1])
+            np.testing.assert_array_equal(
+                window, decode.crop(Image.fromarray(whole), smaller_side, np.array(place), 64)[1]
+            )
 
 
 @pytest.mark.parametrize("height, width", [(334, 500), (97, 41), (33, 50), (1, 300), (31, 2), (255, 257)])

@@ -95,8 +95,9 @@ def test_a_size_is_that_of_the_upright_image(photograph, tmp_path, orientation):
         assert size(file) == decode(encoded).shape[:2]
 
 
-def test_a_size_takes_no_pixels(photograph, tmp_path):
-    (tmp_path / "image").write_bytes(encode(photograph)[:1000])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_a_size_takes_no_pixels(photograph, tmp_path, file_format):
+    (tmp_path / "image").write_bytes(encode(photograph, file_format)[:1000])
     with open(tmp_path / "image", "rb") as file:
         assert size(file) == (334, 500)
 
@@ -118,3 +119,9 @@ def test_each_box_is_an_example_with_the_classes_of_its_objects(boxed, tmp_path)
     assert decode(boxes[place]["image"]).tolist() == pixels[2:8, 1:11].tolist()
     assert decode(whole[place]["image"]).tolist() == pixels.tolist()
     assert boxes.fingerprint() != whole.fingerprint() and "3 boxes" in boxes.describe()
+    rest = EachBox(source, "image", rest="b")  # what is b alone is of no class, and still an example
+    assert rest.classes == ("a", "c") and [rest.name_of(i) for i in range(3)] == [whole.name_of(i) for i in range(3)]
+    assert presence(rest).tolist() == [[row[0], row[2]] for row in presence(whole).tolist()]
+    assert sorted(rest[i]["label"] for i in range(3)) == [-1, -1, 0]
+    with pytest.raises(DataError, match="there is no class 'other'; there are a, b, c"):
+        EachBox(source, "box", rest="other")

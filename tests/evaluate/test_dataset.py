@@ -73,6 +73,40 @@ def test_every_image_once_in_the_sources_order(folder, net, one_device, eight_de
             assert not predictions.problems
 
 
+@pytest.mark.parametrize("cut", [1, 9, 25])
+def test_a_pass_that_is_cut_off_goes_on_with_the_same_bits(folder, net, one_device, tmp_path, cut, caplog):
+    """Crops too, 25 of an image, which lie in several batches."""
+    views, (bad, *_) = eval_views(["dense", "crops"], [40]), files_of(folder)
+    bad.write_bytes(b"noise")
+    options = {"on_error": "skip", "made_of": {"weights": "a"}}
+    evaluated = lambda **more: evaluate_dataset(
+        posterior_runner(net, views, mesh=one_device, batch_size=3), opened(folder), views, **options, **more
+    )
+    whole = evaluated(folder=tmp_path / "whole")
+
+    class Stopped(Exception):
+        pass
+
+    def stop(done, of):
+        assert of >= 26
+        if done == cut:
+            raise Stopped
+
+    first, rest = [], []
+    with pytest.raises(Stopped):
+        evaluated(folder=tmp_path / "cut", progress=lambda done, of: (first.append(done), stop(done, of)))
+    with caplog.at_level("INFO"):
+        cut_off = evaluated(folder=tmp_path / "cut", progress=lambda done, of: rest.append(done))
+    assert ("going on from batch" in caplog.text) == (cut > 1) and len(rest) < 26 - cut + 5 and rest[-1] == 26
+    assert cut_off.problems == whole.problems and list(whole.problems) == [str(bad)]
+    np.testing.assert_array_equal(cut_off.labels, whole.labels)
+    for view in views:
+        np.testing.assert_array_equal(cut_off.posteriors[view], whole.posteriors[view])
+    options["made_of"] = {"weights": "b"}
+    assert evaluated(folder=tmp_path / "cut").index.tolist() == list(range(1, 14))
+    assert "made otherwise (weights: a -> b): computed again" in caplog.text
+
+
 def test_an_unreadable_image_stops_the_run_or_is_left_out(folder, net, one_device):
     files, runner, reported = files_of(folder), runner_of(net, one_device), []
     bad, empty = files[3], files[9]

@@ -1,6 +1,7 @@
 """Kept posteriors are found again for the very same images and weights, and for nothing else."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ class Folder:
     def path(self, number):
         return self.home / "photos/test" / "ab"[number % 2] / f"{number}.png"
 
-    def compute(self, views):
+    def compute(self, views, unfinished, made_of):
         source, bright, labels, problems = self.source(), {}, [], {}
         for index in range(len(source)):
             if Path(source.name_of(index)) in self.away:
@@ -85,6 +86,14 @@ def test_other_weights_are_computed_again(folder):
     folder.kept()
     folder.kept(ABOUT | {"weights": "87654321"})
     assert len(folder.asked) == 2
+
+
+def test_a_damaged_file_is_named_and_computed_again(folder, caplog):
+    first, path = folder.kept(), folder.home / "kept/dense.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert same(folder.kept(), first) and folder.asked[1:] == [eval_views(["dense"], [32, 40])]
+    assert re.search(rf"{path}: not a file of posteriors: .*: computed again", caplog.text)
+    assert same(folder.kept(), first) and len(folder.asked) == 2
 
 
 @pytest.mark.parametrize("what", ["size", "time"])

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
+from scipy.special import softmax
 
 import vgg_jax
 from tests.photographs import image_of
@@ -10,7 +12,9 @@ from vgg_jax.data.decode import rescale
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.inference.arrays import scaled_arrays
-from vgg_jax.inference.localization import box_runner, dense_boxes
+from vgg_jax.inference.central_boxes import CentralBoxes
+from vgg_jax.inference.localization import box_runner, dense_boxes, dense_rates, rating_runner
+from vgg_jax.inference.score_map import class_score_map
 from vgg_jax.model.box_outputs import boxes_of, outputs_of
 
 SIZES = [(50, 77), (120, 64), (64, 64), (33, 140)]
@@ -30,29 +34,28 @@ def test_every_place_predicts_in_its_own_window(tiny_net):
     runner = box_runner(net, SCALES, True)
     with scaled_arrays(images, SCALES) as examples:
         found = list(dense_boxes(runner, examples, lambda index: np.array([-1])))
-    assert sorted(index for index, _ in found) == sorted([*range(4)] * 2)
-    for index, corners in found:
+    assert sorted(place for place, _ in found) == [(index, number) for index in range(4) for number in range(2)]
+    for (index, number), corners in found:
         height, width = SIZES[index]
-        options = []
-        for scale in SCALES:
-            rows, columns = rescale(images[index], scale).shape[:2]
-            expected = [
-                # the left half of the window, from (32 i, 32 j) on; of the mirror image's the right half, mirrored
-                np.array([left, 32 * i, left + 32, 32 * i + 64]) * ([width / columns, height / rows] * 2)
-                for mirrored in (False, True)
-                for i in range(1 + (rows - 64) // 32)
-                for j in range(1 + (columns - 64) // 32)
-                for left in [columns - 32 * j - 32 if mirrored else 32 * j]
-            ]
-            options.append(np.array(expected))
-        fitting = [option for option in options if option.shape == corners[:, 0].shape]
-        assert any(np.allclose(corners[:, 0], option, atol=1e-3) for option in fitting)
+        rows, columns = rescale(images[index], SCALES[number]).shape[:2]
+        expected = [
+            # the left half of the window, from (32 i, 32 j) on; of the mirror image's the right half, mirrored
+            np.array([left, 32 * i, left + 32, 32 * i + 64]) * ([width / columns, height / rows] * 2)
+            for mirrored in (False, True)
+            for i in range(1 + (rows - 64) // 32)
+            for j in range(1 + (columns - 64) // 32)
+            for left in [columns - 32 * j - 32 if mirrored else 32 * j]
+        ]
+        np.testing.assert_allclose(corners[:, 0], expected, atol=1e-3)
 
 
 def test_boxes_of_a_padded_batch_are_those_of_each_image_alone(tiny_net, one_device, eight_devices):
     net, images = tiny_net("A", num_classes=12), [image_of(size, number) for number, size in enumerate(SIZES)]
     posteriors = np.random.default_rng(0).dirichlet(np.ones(3), 4)
     wanted = lambda index: np.array([2, 0])
+    runner = rating_runner(net, [net], (64,), True, mesh=one_device)
+    with scaled_arrays(images, (64,)) as examples:
+        rates = dict(dense_rates(runner, examples, wanted))
     for mesh, batch_size in ((one_device, 1), (one_device, 16), (eight_devices, None)):
         runner = box_runner(net, (64,), True, batch_size=batch_size, mesh=mesh)
         with scaled_arrays(images, (64,)) as examples:
@@ -61,6 +64,8 @@ def test_boxes_of_a_padded_batch_are_those_of_each_image_alone(tiny_net, one_dev
             scaled = rescale(image, 64)
             maps = [np.asarray(net(view[None]))[0] for view in (scaled, scaled[:, ::-1])]
             boxes = boxes_of(np.stack(maps))[:, :, :, [2, 0]]
+            seen = softmax(np.stack(maps), axis=-1)[..., [2, 0]].reshape(-1, 2)
+            np.testing.assert_allclose(rates[index, 0], seen, rtol=1e-4)
             i, j = np.indices(boxes.shape[1:3])[..., None]
             x, y, w, h = np.moveaxis(boxes, -1, 0)
             edges = [32 * (j + x - w / 2), 32 * (i + y - h / 2), 32 * (j + x + w / 2), 32 * (i + y + h / 2)]
@@ -68,7 +73,7 @@ def test_boxes_of_a_padded_batch_are_those_of_each_image_alone(tiny_net, one_dev
             left[1], right[1] = scaled.shape[1] - right[1], scaled.shape[1] - left[1]
             back = image.shape[1] / scaled.shape[1], image.shape[0] / scaled.shape[0]
             expected = np.stack([left * back[0], top * back[1], right * back[0], bottom * back[1]], -1)
-            np.testing.assert_allclose(found[index], expected.reshape(-1, 2, 4), rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(found[index, 0], expected.reshape(-1, 2, 4), rtol=1e-4, atol=1e-3)
     alone = [vgg_jax.localize(net, [image], row[None], scales=(64,)) for image, row in zip(images, posteriors)]
     together = vgg_jax.localize(net, images, posteriors, scales=(64,))
     for (one,), other in zip(alone, together, strict=True):
@@ -76,9 +81,33 @@ def test_boxes_of_a_padded_batch_are_those_of_each_image_alone(tiny_net, one_dev
         np.testing.assert_allclose(one.corners, other.corners, atol=1e-2)
 
 
-def test_files_and_arrays_have_the_same_boxes(tiny_net, tmp_path):
-    from PIL import Image
+def test_a_place_counts_what_a_classifier_sees_there(tiny_net):
+    net, images = constant_net(tiny_net, (0.25, 0.5, 0.5, 1.0)), [image_of(size, 0) for size in SIZES[:2]]
+    classifier, posteriors = tiny_net("B", num_classes=3), np.array([[0.2, 0.5, 0.3], [0.6, 0.3, 0.1]])
+    alone = {"scales": (75,), "flip": False, "threshold": 0.0}  # no two of the boxes are merged
+    found = vgg_jax.localize(net, images, posteriors, classifier=classifier, **alone)
+    for image, boxes in zip(images, found, strict=True):
+        scores = class_score_map(classifier, image, 75)
+        ratio = np.tile(np.divide(image.shape[:2], rescale(image, 75).shape[:2])[::-1], 2)
+        for number, corners, score in zip(boxes.classes, boxes.corners, boxes.scores, strict=True):
+            i, j = np.unravel_index(scores[:, :, number].argmax(), scores.shape[:2])
+            expected = np.array([32 * j, 32 * i, 32 * j + 16, 32 * i + 32]) * ratio
+            np.testing.assert_allclose(corners, expected, atol=1e-2)
+            assert score == pytest.approx(scores[i, j, number], rel=1e-4)
+    # One that sees the same everywhere changes no box.
+    classifier.fc8.kernel[...] = jnp.zeros_like(classifier.fc8.kernel[...])
+    classifier.fc8.bias[...] = jnp.log(jnp.array([0.5, 0.2, 0.3]))
+    net, options = constant_net(tiny_net, (0.5, 0.5, 2.0, 2.0)), alone | {"threshold": 0.9}
+    rated = vgg_jax.localize(net, images, posteriors, classifier=classifier, **options)
+    plain = vgg_jax.localize(net, images, posteriors, **options)
+    for ours, theirs, row in zip(rated, plain, posteriors, strict=True):
+        np.testing.assert_allclose(ours.corners, theirs.corners, atol=1e-2)
+        counts = theirs.scores / row[theirs.classes]
+        np.testing.assert_allclose(ours.scores, counts * np.array([0.5, 0.2, 0.3])[theirs.classes], rtol=1e-4)
+        assert counts.max() > 1
 
+
+def test_files_and_arrays_have_the_same_boxes(tiny_net, tmp_path):
     net, image = tiny_net("A", num_classes=4), image_of((90, 130), 0)
     runner, found = box_runner(net, (64,), True), []
     for name in ("a.png", "b.jpg"):  # Pillow's road, and TensorFlow's
@@ -87,8 +116,21 @@ def test_files_and_arrays_have_the_same_boxes(tiny_net, tmp_path):
         found = dict(dense_boxes(runner, examples, lambda index: np.array([-1])))
     with scaled_arrays([image], (64,)) as examples:
         ((_, expected),) = dense_boxes(runner, examples, lambda index: np.array([-1]))
-    np.testing.assert_allclose(found[0], expected, atol=1e-3)
-    np.testing.assert_allclose(found[1], expected, atol=2)
+    np.testing.assert_allclose(found[0, 0], expected, atol=1e-3)
+    np.testing.assert_allclose(found[1, 0], expected, atol=2)
+
+
+def test_a_central_crop_and_its_mirror_image_have_the_same_boxes(tiny_net, tmp_path):
+    net, image = tiny_net("A", num_classes=8), image_of((50, 40), 0)
+    for name, pixels in (("a.png", image), ("b.png", image[:, ::-1])):
+        Image.fromarray(pixels).save(tmp_path / name)
+    source, found = FileSource([tmp_path / "a.png", tmp_path / "b.png"]), {}
+    for flip in (False, True):
+        found[flip] = dict(CentralBoxes(net, 40, flip)(source, range(2), {}))
+    back = lambda corners: np.stack([40 - corners[:, 2], corners[:, 1], 40 - corners[:, 0], corners[:, 3]], 1)
+    np.testing.assert_allclose(found[True][0], back(found[True][1]), atol=1e-3)
+    np.testing.assert_allclose(found[True][0], (found[False][0] + back(found[False][1])) / 2, atol=1e-3)
+    assert np.abs(found[False][0] - back(found[False][1])).max() > 0.1
 
 
 def test_the_boxes_of_the_most_probable_classes(tiny_net):
@@ -130,5 +172,10 @@ def test_mistakes_are_named(tiny_net):
         vgg_jax.localize(net, images, np.ones((1, 4)))
     with pytest.raises(vgg_jax.ConfigError, match="Q = 31 is below the net's crop"):
         vgg_jax.localize(net, images, np.ones((1, 3)), scales=(31,))
+    options = {"scales": (64,), "classifier": tiny_net("A", num_classes=3, crop=64)}
+    with pytest.raises(vgg_jax.ConfigError, match="classifier sees windows of 64 pixels, the network that"):
+        vgg_jax.localize(net, images, np.ones((1, 3)), **options)
+    with pytest.raises(vgg_jax.ConfigError, match="posteriors of the 3 classes of the classifier are missing"):
+        vgg_jax.localize(tiny_net("A", num_classes=4), images, **options)
     with pytest.raises(vgg_jax.ConfigError, match="nets of 3, 1 boxes cannot be merged"):
         vgg_jax.localize([net, tiny_net("A", num_classes=4)], images, np.ones((1, 3)), scales=(32,))

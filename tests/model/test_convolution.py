@@ -77,10 +77,16 @@ def assert_close(actual, expected, tolerance=TOLERANCE):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max(), err_msg=name)
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 7])
-@pytest.mark.parametrize("c, k", [(3, 64), (5, 3), (64, 64), (128, 128), (128, 256), (256, 128)])
-@pytest.mark.parametrize("h, w", [(1, 1), (2, 2), (7, 7), (5, 8), (12, 6)])
-def test_same_convolution_and_gradients_match_the_direct_ones(h, w, c, k, size):
+CHANNELS = [(3, 64), (5, 3), (64, 64), (128, 128), (128, 256), (256, 128)]
+MAPS = [(1, 1), (2, 2), (7, 7), (5, 8), (12, 6)]
+
+
+@pytest.mark.parametrize(
+    "size, c, k, h, w",
+    [(3, *channels, *sides) for channels in CHANNELS for sides in MAPS]  # of which some go by tiles
+    + [(size, *channels, *sides) for size in (1, 5, 7) for channels in CHANNELS[1::2] for sides in MAPS[::3]],
+)
+def test_same_convolution_and_gradients_match_the_direct_ones(size, c, k, h, w):
     data = arrays(h, w, c, k, size, "SAME")
     assert_close(jax.jit(forward_and_gradients("SAME"))(*data), direct(*data, "SAME"))
 
@@ -104,7 +110,7 @@ def test_3x3_float32_on_the_cpu_goes_by_tiles(tiled, c, k, conv):
 def test_tiles_can_be_asked_for_on_any_backend_and_in_any_dtype(tiled, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     data = [jnp.asarray(array, jnp.bfloat16) for array in arrays(3, 4, 128, 128, 3, "SAME")]
-    actual = forward_and_gradients("SAME", "winograd")(*data)
+    actual = jax.jit(forward_and_gradients("SAME", "winograd"))(*data)
     assert len(tiled) == 3 and {array.dtype for array in actual} == {jnp.dtype(jnp.bfloat16)}
     assert_close([np.float64(array) for array in actual], direct(*data, "SAME"), tolerance=0.01)
 
@@ -155,7 +161,8 @@ def test_forward_mode_passes_by_lax(size, padding):
     """The tangent of the product rule, each term a direct convolution in float64."""
     data = arrays(4, 4, 128, 128, size, padding)
     primals, tangents = data[:3], [np.roll(array, 1) for array in data[:3]]
-    y, tangent = jax.jvp(lambda *inputs: convolution(*inputs, padding, "lax"), primals, tangents)
+    convolve = jax.jit(lambda *inputs: convolution(*inputs, padding, "lax"))
+    y, tangent = jax.jvp(convolve, primals, tangents)
     (x, kernel, bias), (dx, dkernel, dbias) = primals, tangents
     of = lambda x, kernel, bias: direct(x, kernel, bias, data[3], padding)[0]
     np.testing.assert_allclose(y, of(x, kernel, bias), rtol=0, atol=TOLERANCE * np.abs(y).max())
@@ -174,7 +181,8 @@ def test_symbolic_sizes_are_left_to_lax(tiled):
 
 def test_one_image_of_a_batch_is_computed_as_alone():
     x, *others, _ = arrays(6, 6, 128, 128, 3, "SAME", n=4)
-    together, alone = (convolution(images, *others, "SAME", "winograd") for images in (x, x[2:3]))
+    by_tiles = jax.jit(lambda images: convolution(images, *others, "SAME", "winograd"))
+    together, alone = by_tiles(x), by_tiles(x[2:3])
     np.testing.assert_allclose(together[2:3], alone, rtol=0, atol=TOLERANCE * np.abs(alone).max())
 
 
@@ -185,7 +193,7 @@ def test_second_derivatives_are_those_of_lax(size):
     def second(conv):
         energy = lambda *inputs: jnp.sum(dy * convolution(*inputs, "SAME", conv) ** 2)
         slope = lambda *inputs: sum(jnp.sum(g**2) for g in jax.grad(energy, argnums=(0, 1, 2))(*inputs))
-        return jax.grad(slope, argnums=(0, 1, 2))(*inputs)
+        return jax.jit(jax.grad(slope, argnums=(0, 1, 2)))(*inputs)
 
     for actual, expected in zip(second("winograd"), second("lax"), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())

@@ -19,7 +19,7 @@ from vgg_jax.checkpoint import read_arrays
 from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.target import of_run
 from vgg_jax.config import default_config
-from vgg_jax.data.decode import crop, decode
+from vgg_jax.data.decode import crop, upright
 from vgg_jax.data.open import open_source
 from vgg_jax.data.statistics import IMAGENET
 from vgg_jax.inference import array_folder
@@ -107,7 +107,7 @@ def test_a_view_is_a_window_that_may_be_flipped_and_shifted_in_color(config, one
     plain = np.asarray(made(config, one_device, tmp_path).views(index, view)["image"])
     flipped = 0
     for image, pixels in zip(index, plain):
-        photograph = decode(source[image]["image"])
+        photograph = upright(source[image]["image"])
         windows = [crop(photograph, 33, (row / 2, column / 8), 32)[0] for row in range(2) for column in range(8)]
         assert any(np.array_equal(pixels, window) for window in windows) or (
             any(np.array_equal(pixels[:, ::-1], window) for window in windows)

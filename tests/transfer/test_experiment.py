@@ -164,9 +164,13 @@ def test_a_box_is_described_by_its_image_and_by_itself(net, one_device, tmp_path
     assert result.source.classes == ("reads", "runs", "sits") and len(result.source) == 12
     assert sorted(result.truth.tolist()) == [[0, 0, 1], [0, 0, 1], [1, 1, 0], [1, 1, 0]]
     assert result.probe.weights.shape == (2 * 32, 3) and result.scores[0].values["mean_ap"] == (1.0,)
-    # The whole image says nothing of which of its boxes is red.
-    alone = fit_probe(net, f"boxes:{tmp_path}/boxes.jsonl", settings._replace(regions=("image",)), **options)
-    assert alone.probe.weights.shape == (32, 3) and alone.scores[0].values["mean_ap"][0] < 0.7
+    assert result.probe.of_boxes
+    # The whole image says nothing of which of its boxes is red. Who only sits is of no class, and counts as a negative.
+    alone = settings._replace(regions=("image",), rest="sits")
+    alone = fit_probe(net, f"boxes:{tmp_path}/boxes.jsonl", alone, **options)
+    assert alone.probe.weights.shape == (32, 2) and alone.probe.classes == ("reads", "runs")
+    assert sorted(alone.truth.tolist()) == [[0, 0], [0, 0], [1, 1], [1, 1]] and not alone.probe.of_boxes
+    assert alone.scores[0].values["mean_ap"][0] < 0.7
 
 
 def test_mistakes_are_named(fit, photographs):

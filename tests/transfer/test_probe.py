@@ -1,5 +1,6 @@
 """The classifier in a file: there and back, what it refuses to answer for, what it refuses to read."""
 
+import dataclasses
 import json
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ class Kind(NamedTuple):
 
 
 ABOUT = {"layer": "pool5", "scales": [256, 384], "combine": "stack", "flip": True, "normalization": "l2"}
-ABOUT |= {"weights": ["0a1b2c3d"], "networks": ["D"]}
+ABOUT |= {"weights": ["0a1b2c3d"], "networks": ["D"], "regions": ["image"]}
 
 
 @pytest.fixture
@@ -40,7 +41,9 @@ def test_there_and_back(probe, rng, tmp_path):
         rtol=1e-5,
     )
     assert (again.classes, again.about) == (probe.classes, ABOUT)
-    again.save(path)  # in the place of its like
+    older = dataclasses.replace(probe, about={key: fact for key, fact in ABOUT.items() if key != "regions"})
+    older.save(path)  # in the place of its like
+    assert vgg_jax.LinearProbe.load(path).about == ABOUT  # files that do not say it are of whole images
     with np.load(path, allow_pickle=False) as file:
         assert set(file.files) == {"weights", "intercept", "classes", "about"}
 
@@ -59,6 +62,7 @@ def test_of_a_fitted_svm_and_networks(tiny_net, rng):
         provenance(Kind(scales=(384, 256)), nets, True),
         provenance(Kind(combine="max"), nets, True),
         provenance(Kind(layer="relu5_3"), nets, True),
+        provenance(Kind(), nets, True, ("box",)),
     ):
         with pytest.raises(DataError, match="was trained on descriptors of"):
             probe.decide(rows, other)

@@ -7,7 +7,7 @@ import pytest
 from sklearn.svm import LinearSVC
 
 from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.transfer import lbfgs, liblinear
+from vgg_jax.transfer import liblinear, newton
 from vgg_jax.transfer.metrics import METRICS
 from vgg_jax.transfer.svm import fit_svm
 
@@ -132,9 +132,9 @@ def test_processes_change_no_bit(rng, monkeypatch):
 
 def test_the_device_says_when_it_has_not_converged(rng, monkeypatch, caplog):
     rows, labels = task(rng)
-    monkeypatch.setattr(lbfgs, "STEPS", 3)
+    monkeypatch.setattr(newton, "STEPS", 1)
     fit_svm(rows, labels, RECALL, grid=[100], solver="device")
-    assert "4 classes have not converged in 3 steps" in caplog.text
+    assert "4 classes have not converged in 1 steps" in caplog.text
 
 
 @pytest.mark.parametrize(

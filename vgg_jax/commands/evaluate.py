@@ -27,7 +27,7 @@ from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate import tables
-from vgg_jax.evaluate.classes import eval_classes
+from vgg_jax.evaluate.classes import eval_classes, is_ilsvrc_validation
 from vgg_jax.evaluate.dataset import DatasetPredictions, evaluate_dataset
 from vgg_jax.evaluate.kept import checksum, kept_posteriors
 from vgg_jax.evaluate.metrics import warn_of_few_classes
@@ -126,10 +126,10 @@ def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Pat
         source,
         classes,
         needed_views(protocols, scale, scales),
-        lambda views: _predictions(net, config, source, views),
+        lambda views, unfinished, made_of: _predictions(net, config, source, views, unfinished, made_of),
         complete=config.data.on_error == "raise",
     )
-    papers_images = source.name.startswith("tfds:imagenet2012") and source.split == "validation" and not classes.note
+    papers_images = is_ilsvrc_validation(source) and not classes.note
     of_the_paper = about["of_the_papers_size"] and papers_images and not any(p.unreadable for p in parts.values())
     on = f"{source.describe()}{classes.note}"
     result = EvaluationResult(target.name, scale, scales, protocols, parts, on, of_the_paper)
@@ -144,10 +144,13 @@ def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Pat
     return result, folder, save
 
 
-def _predictions(net: VGG, config: ConfigDict, source: Source, views: Sequence[EvalView]) -> DatasetPredictions:
+def _predictions(
+    net: VGG, config: ConfigDict, source: Source, views: Sequence[EvalView], unfinished: Path, made_of: dict
+) -> DatasetPredictions:
     runner = posterior_runner(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
     progress = Progress(f"net {net.spec.name}, {', '.join(f'{part} Q={scale}' for part, scale in views)}")
     options = {"threads": config.data.threads, "on_error": config.data.on_error}
+    options |= {"folder": unfinished, "made_of": made_of}
     predictions = evaluate_dataset(runner, source, views, progress=progress, **options)
     progress.clear()
     log.info(

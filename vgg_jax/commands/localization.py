@@ -1,23 +1,28 @@
 """--mode=evaluate and --mode=predict of runs that localize: Tables 8 and 9, and boxes over images (App. A).
 
 RUN/evaluation/STEP/SOURCE/localization.png        accuracy over the IoU that a right box must have
+RUN/evaluation/STEP/SOURCE/gallery.jpg             images from the best to the worst, by protocol 1
 RUN/evaluation/STEP/SOURCE/tables.md, .csv, .json
 
 The top-5 labels are those of `config.localization.posteriors`, a file that the evaluation of a classification run over
-the same images wrote; without it the label is given.
+the same images wrote; without it the label is given. `config.localization.classifier`, a run or weights, rates the
+boxes of every window by what it sees there.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jax.experimental import multihost_utils
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from vgg_jax.commands.paths import picture_paths
@@ -29,7 +34,8 @@ from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.evaluate.classes import eval_classes
+from vgg_jax.evaluate.classes import eval_classes, is_ilsvrc_validation
+from vgg_jax.evaluate.gallery import Shown, save_gallery, spread
 from vgg_jax.evaluate.localization import Question, overlaps, questions, save_curves
 from vgg_jax.evaluate.localization_tables import BoxRow, box_row, box_tables, save_box_tables
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read, relative
@@ -43,12 +49,19 @@ from vgg_jax.inference.localization import (
     best_boxes,
     box_runner,
     dense_boxes,
+    dense_rates,
     merged_boxes,
+    rating_runner,
 )
+from vgg_jax.inference.runner import Runner
 from vgg_jax.model.specs import HIDDEN_UNITS
+from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks.localization import boxed_source
 from vgg_jax.weights.classes import labeled
+
+TOP = 5
+"""The most probable classes of an image, which have a box."""
 
 AT_ONCE = 256
 """Images in work at once in predictions."""
@@ -77,8 +90,9 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
         folders.append(home / "-".join(map(slug, (done[-1].source.name, done[-1].source.split))))
         if done[-1].source.name != done[0].source.name or done[-1].source.split != done[0].source.split:
             raise ConfigError(f"{target.name} is evaluated on other images than {done[0].target.name}: name one source")
-        if target.config.localization.posteriors != done[0].target.config.localization.posteriors:
-            raise ConfigError("config.localization.posteriors: name one file for all networks")
+        for key in ("posteriors", "classifier"):
+            if target.config.localization[key] != done[0].target.config.localization[key]:
+                raise ConfigError(f"config.localization.{key}: name one for all networks")
     rows, curves = [], {}
     for evaluation in done:
         rows += evaluation.rows(curves)
@@ -93,7 +107,9 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
             save_box_tables(folder, rows, heading)
             with drawing(folder / "localization.png") as path:
                 save_curves(path, curves)
-    lines = [heading, "", box_tables(rows), "", f"Tables and curves: {folder}"]
+            with drawing(folder / "gallery.jpg") as path:
+                save_gallery(path, first.gallery())
+    lines = [heading, "", box_tables(rows), "", f"Tables, curves and a gallery: {folder}"]
     if problems := {name: why for evaluation in done for name, why in evaluation.problems.items()}:
         lines += ["", f"{len(problems)} images could not be read and are not counted:"]
         lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(problems.items())]
@@ -105,57 +121,65 @@ class _Evaluation:
 
     def __init__(self, target: EvalTarget):
         config, net = target.config, target.net
-        self.source, self.problems = boxed_source(config, config.evaluate.split), {}
+        self.source = boxed_source(config, config.evaluate.split)
         self._per_class = net.num_classes > 4
         self._of_class = np.arange(len(self.source.classes))  # which of the network's boxes is a class's
         if self._per_class:
             self._of_class = eval_classes(target.classes, self.source, "source", target.name).outputs
-        self._questions = questions(self.source.objects)
-        self.posteriors = _posteriors_of(config, self.source)
+        self.questions = questions(self.source.objects)
+        self.posteriors, self.problems = _posteriors_of(config, self.source)
         self.scale, self.scales = eval_scale(config), eval_scales(config)
-        self._images = np.unique([question.image for question in self._questions])
-        self.asked = {index: self._classes_asked(index) for index in self._images.tolist()}
+        images = sorted({question.image for question in self.questions})
+        images = [image for image in images if self.source.name_of(image) not in self.problems]
+        self._images = images[jax.process_index() :: jax.process_count()]
+        self.asked = {index: self._classes_asked(index) for index in self._images}
         self.sizes: dict[int, tuple[int, int]] = {}
-        options = {"threads": config.data.threads, "on_error": config.data.on_error}
+        self._reading = {"threads": config.data.threads, "on_error": config.data.on_error}
         size = config.evaluate.batch_size or None
-        central = CentralBoxes(net, self.scale, batch_size=size)
+        central, problems = CentralBoxes(net, self.scale, config.data.flip, batch_size=size), {}
         self.target = target._replace(net=central.runner.net)  # its parameters are let go
-        self._central = dict(central(self.source, self._images, self.problems, **options))
+        self._central = dict(central(self.source, self._images, problems, **self._reading))
+        self.problems |= problems
         self.dense: dict[int, dict[int, np.ndarray]] = {}  # by Q and image
+        self.rates: dict[int, dict[int, np.ndarray]] = {}
+        judge = _classifier_of(config, self.source.classes)
         for scale in dict.fromkeys((self.scale, *self.scales)):
-            self.dense[scale], progress = {}, Progress(f"boxes, Q={scale}")
             runner = box_runner(net, (scale,), config.data.flip, batch_size=size)
-            with scaled_images(self.source, self._images, (scale,), **options) as examples:
-                found = dense_boxes(runner, self._noted(examples), self._outputs_of)
-                for done, (index, corners) in enumerate(found, start=1):
-                    self.dense[scale][index] = corners
-                    progress(done, len(self._images) - len(self.problems))
-            progress.clear()
+            of_index = lambda index: self._of_class[self.asked[index].classes]
+            self.dense[scale] = self._at_places(f"boxes, Q={scale}", dense_boxes, runner, scale, of_index)
+            if judge:
+                runner = rating_runner(judge.net, [net], (scale,), config.data.flip, batch_size=size)
+                of_index = lambda index: judge.outputs[self.asked[index].classes]
+                self.rates[scale] = self._at_places(f"ratings, Q={scale}", dense_rates, runner, scale, of_index)
+
+    def _at_places(self, what: str, function: Callable, runner: Runner, scale: int, classes: Callable) -> dict:
+        """What `dense_boxes` or `dense_rates` gives of this process's images at a scale, by image."""
+        found, progress, problems = {}, Progress(what), {}
+
+        def noted(examples: Iterator[ScaledExample]) -> Iterator[ScaledExample]:
+            for example in examples:
+                if example.problem:
+                    problems[self.source.name_of(example.index)] = example.problem
+                self.sizes[example.index] = example.size
+                yield example
+
+        with scaled_images(self.source, self._images, (scale,), **self._reading) as examples:
+            for (index, _), values in function(runner, noted(examples), classes):
+                found[index] = values
+                progress(len(found), len(self._images) - len(problems))
+        progress.clear()
+        self.problems |= problems
+        return found
 
     def _classes_asked(self, index: int) -> Asked:
         """The five most probable classes of an image, and behind them those that are in it."""
-        inside = [question.label for question in self._questions if question.image == index]
+        inside = [question.label for question in self.questions if question.image == index]
         if self.posteriors is None:
             return Asked(np.array(inside), np.ones(len(inside)))
         row = self.posteriors[index]
-        best = np.argsort(-row, kind="stable")[:5]
+        best = np.argsort(-row, kind="stable")[:TOP]
         classes = np.array([*best, *(label for label in inside if label not in best)])
         return Asked(classes, row[classes])
-
-    def _outputs_of(self, index: int) -> np.ndarray:
-        return self._of_class[self.asked[index].classes]
-
-    def _noted(self, examples: Iterator[ScaledExample]) -> Iterator[ScaledExample]:
-        for example in examples:
-            if example.problem:
-                self.problems[self.source.name_of(example.index)] = example.problem
-            self.sizes[example.index] = example.size
-            yield example
-
-    @property
-    def questions(self) -> list[Question]:
-        """Of the images that could be read."""
-        return [question for question in self._questions if question.image in self._central]
 
     def setting(self, scales: Sequence[int]) -> str:
         """Boxes, layers, S and Q, as in Tables 8 and 9."""
@@ -170,54 +194,117 @@ class _Evaluation:
 
     @property
     def of_the_paper(self) -> bool:
-        """Whether network and images are the paper's: net D, and the validation images of ILSVRC."""
+        """Whether network and images are the paper's: net D, and all validation images of ILSVRC."""
         net, source = self.target.net, self.source
         of_net = net.spec.name == "D" and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224)
-        return of_net and not net.batch_norm and (len(source.classes), len(source)) == (1000, 50_000)
+        return of_net and not net.batch_norm and not self.problems and is_ilsvrc_validation(source)
 
     def rows(self, curves: dict[str, np.ndarray]) -> list[BoxRow]:
         """A line of Table 8, and those of Table 9 at one Q and at several."""
-        given = []
-        for question in self.questions:
-            boxes = self._central[question.image]
-            own = boxes[self._of_class[question.label] if self._per_class else 0]
-            given.append(overlaps(question, own[None])[0])
+        given = np.full((len(self.questions), 1), -1.0)
+        for number, question in enumerate(self.questions):
+            if question.image in self._central:
+                given[number] = overlaps(question, self._own_box(question)[None])[0]
+        given = self.known(given)[:, 0]
         setting = self.setting((self.scale,))
-        curves[f"central crop: {setting}"] = np.array(given)
+        curves[f"central crop: {setting}"] = given
         rows = [box_row(8, setting, given, None, of_the_paper=self.of_the_paper)]
         for scales in dict.fromkeys([(self.scale,), self.scales]):
             rows.append(_dense_row([self], [scales], curves))
         return rows
 
+    def gallery(self) -> list[Shown]:
+        """The true class's boxes in the central crops of some of this process's images, from the best to the worst."""
+        here = [question for question in self.questions if question.image in self._central]
+        best = np.array([overlaps(question, self._own_box(question)[None])[0] for question in here])
+        pixels = lambda question: decode(self.source[question.image]["image"])
+        chosen = [(here[place], best[place]) for place in spread(best)]
+        return [Shown(pixels(of), of.corners, self._own_box(of), float(overlap)) for of, overlap in chosen]
+
+    def _own_box(self, question: Question) -> Float[np.ndarray, 4]:
+        """The box of the true class in the central crop."""
+        return self._central[question.image][self._of_class[question.label] if self._per_class else 0]
+
+    def known(self, found: Float[np.ndarray, "questions k"]) -> Float[np.ndarray, "known k"]:
+        """What all processes found out, each about its images: -1 where it does not know.
+
+        Raises:
+          DataError: nothing is known.
+        """
+        found = np.reshape(multihost_utils.process_allgather(found), (-1, *found.shape)).max(0)
+        known = found[:, 0] >= 0
+        for question in itertools.compress(self.questions, ~known):  # why is known to the process that read it
+            self.problems.setdefault(self.source.name_of(question.image), "could not be read")
+        if not known.any():
+            raise DataError(f"{self.source.describe()}: no image could be read, there is nothing to evaluate on")
+        return found[known]
+
 
 def _dense_row(done: Sequence[_Evaluation], scales: Sequence[Sequence[int]], curves: dict[str, np.ndarray]) -> BoxRow:
     """A line of Table 9: the boxes of networks, each at its own Q, merged together."""
     first, config = done[0], done[0].target.config
-    given, guessed = [], []
+    merging = {"match": config.localization.match, "threshold": config.localization.threshold}
+    passes = [(e, q) for e, some in zip(done, scales, strict=True) for q in some]
+    found = np.full((len(first.questions), 1 + TOP), -1.0)  # with the label given; of the most probable classes
     answers: dict[int, PredictedBoxes] = {}
-    for question in first.questions:
+    for number, question in enumerate(first.questions):
         index = question.image
+        if not all(index in e.dense[q] for e, q in passes):
+            continue
         if index not in answers:
-            every = [e.dense[q][index] for e, some in zip(done, scales, strict=True) for q in some]
+            every = [e.dense[q][index] for e, q in passes]
             if len({corners.shape[1] for corners in every}) > 1:  # SCR beside PCR: its box is every class's
                 most = len(first.asked[index].classes)
                 every = [np.broadcast_to(corners, (len(corners), most, 4)) for corners in every]
-            merging = {"match": config.localization.match, "threshold": config.localization.threshold}
-            answers[index] = best_boxes(np.concatenate(every), first.asked[index], first.sizes[index], **merging)
+            rates = np.concatenate([e.rates[q][index] for e, q in passes]) if first.rates else None
+            corners, size = np.concatenate(every), first.sizes[index]
+            answers[index] = best_boxes(corners, first.asked[index], size, rates, **merging)
         answer = answers[index]
         (own,) = np.flatnonzero(answer.classes == question.label)
-        given.append(overlaps(question, answer.corners[own : own + 1])[0])
-        guessed.append(overlaps(question, answer.corners[:5], answer.classes[:5]))
+        guessed = overlaps(question, answer.corners[:TOP], answer.classes[:TOP])
+        found[number] = 0
+        found[number, 0] = overlaps(question, answer.corners[own : own + 1])[0]
+        found[number, 1 : 1 + len(guessed)] = guessed
+    given, guessed = np.split(first.known(found), [1], axis=1)
+    given = given[:, 0]
     setting = " + ".join(e.setting(some) for e, some in zip(done, scales, strict=True))
-    curves[f"dense: {setting}"] = np.array(given)
+    curves[f"dense: {setting}"] = given
     ours = all(evaluation.of_the_paper for evaluation in done)
     return box_row(9, setting, given, None if first.posteriors is None else guessed, of_the_paper=ours)
 
 
-def _posteriors_of(config: ConfigDict, source: Source) -> Float[np.ndarray, "images classes"] | None:
-    """The posteriors of a source's images, in its order of images and classes; None without a file."""
-    if not (path := config.localization.posteriors):
+class _Classifier(NamedTuple):
+    """What rates the places of dense boxes."""
+
+    net: VGG
+    outputs: Int[np.ndarray, " classes"]
+    """Its outputs for the classes that boxes are of."""
+
+
+def _classifier_of(config: ConfigDict, classes: Sequence[str]) -> _Classifier | None:
+    """The network of `config.localization.classifier`, if one is named; raises DataError where it lacks a class."""
+    from vgg_jax.weights import load
+
+    if not (name := config.localization.classifier):
         return None
+    net = load(name)
+    places = {labeled(label): place for place, label in enumerate(net.classes)}
+    if unknown := [label for label in classes if labeled(label) not in places]:
+        raise DataError(
+            f"config.localization.classifier={name!r} has no class {unknown[0]!r}: it cannot rate its boxes"
+        )
+    return _Classifier(net, np.array([places[labeled(label)] for label in classes]))
+
+
+def _posteriors_of(
+    config: ConfigDict, source: Source
+) -> tuple[Float[np.ndarray, "images classes"] | None, dict[str, str]]:
+    """The posteriors of a source's images, in its order of images and classes; None without a file.
+
+    And of which images there are none, for they could not be read, by name.
+    """
+    if not (path := config.localization.posteriors):
+        return None, {}
     file = read(Path(path))
     places = {labeled(name): place for place, name in enumerate(file.classes)}
     if len(places) != len(source.classes) or not all(labeled(name) in places for name in source.classes):
@@ -225,24 +312,33 @@ def _posteriors_of(config: ConfigDict, source: Source) -> Float[np.ndarray, "ima
             f"config.localization.posteriors={path!r}: its {len(file.classes)} classes are not the "
             f"{len(source.classes)} of {source.describe()}"
         )
-    rows = _rows_of(file, path, image_names(source))
-    return rows[:, [places[labeled(name)] for name in source.classes]]
+    rows, problems = _rows_of(file, path, image_names(source))
+    unread = {source.name_of(index): reason for index, reason in problems.items()}
+    return rows[:, [places[labeled(name)] for name in source.classes]], unread
 
 
-def _rows_of(file: Posteriors, path: str, names: Sequence[str]) -> Float[np.ndarray, "images classes"]:
-    """A file's posteriors, averaged over its scales, of images by name."""
+def _rows_of(
+    file: Posteriors, path: str, names: Sequence[str]
+) -> tuple[Float[np.ndarray, "images classes"], dict[int, str]]:
+    """A file's posteriors, averaged over its scales, of images by name; and of which there are none, and why.
+
+    Raises:
+      DataError: it does not know an image.
+    """
     places = {name: place for place, name in enumerate(file.images)}
-    values = file.mean()
+    values, problems = file.mean(), {}
     rows = np.zeros((len(names), values.shape[1]), np.float32)
-    for row, name in zip(rows, names, strict=True):
-        if name not in places:
-            why = f", which could not be read: {file.unreadable[name]}" if name in file.unreadable else ""
+    for number, name in enumerate(names):
+        if name in places:
+            rows[number] = values[places[name]]
+        elif name in file.unreadable:
+            problems[number] = f"it has no posteriors: {file.unreadable[name]}"
+        else:
             raise DataError(
-                f"config.localization.posteriors={path!r}: it has no image {printable(name)}{why}; evaluate a "
+                f"config.localization.posteriors={path!r}: it has no image {printable(name)}; evaluate a "
                 "classification run over the same images"
             )
-        row[:] = values[places[name]]
-    return rows
+    return rows, problems
 
 
 def predict(
@@ -266,32 +362,38 @@ def predict(
     """
     if all_boxes and not boxes:
         raise ConfigError("--all_boxes are drawn into the pictures of --boxes=FOLDER, which is not given")
-    asked, names = _asked_of(target, paths)
+    asked, names, problems = _asked_of(target, paths)
     pictures = picture_paths(paths, boxes, "boxes", BOXES) if boxes else {}
-    bad = 0
-    for path, asked_here, corners, example in _dense(target, paths, asked):
-        if example.problem:
-            record, bad = {"image": str(path), "problem": example.problem}, bad + 1
+    local = target.config.localization
+    if local.classifier and not local.posteriors:
+        raise ConfigError(
+            "config.localization.classifier rates the boxes of classes: --config.localization.posteriors=FILE says of "
+            "which, by its posteriors of these images"
+        )
+    judge, bad = _classifier_of(target.config, names), 0
+    for place, (path, corners, rates, example) in enumerate(_dense(target, paths, asked, judge)):
+        if problem := example.problem or problems.get(place):
+            record, bad = {"image": str(path), "problem": problem}, bad + 1
         else:
-            local = target.config.localization
             merging = {"match": local.match, "threshold": local.threshold}
-            found = best_boxes(corners, asked_here, example.size, **merging)
+            found = best_boxes(corners, asked[place], example.size, rates, **merging)
             record = {"image": str(path), "boxes": _entries(found, names)}
         print(json.dumps(record) if as_json else _as_text(record), flush=True)
-        if pictures and not example.problem:
+        if pictures and not problem:
             named = list(zip([entry["name"] or "object" for entry in record["boxes"]], found.corners[:, None]))
             panels = {f"{path.stem}: {len(named)} boxes": named}
             if all_boxes:
                 columns = list(zip([name for name, _ in named], np.moveaxis(corners, 1, 0)))
-                merged = [(name, merged_boxes(each, example.size, **merging)[0]) for name, each in columns]
+                ones = np.ones((len(corners), 1))
+                merged = [(name, merged_boxes(each, example.size, ones, **merging)[0]) for name, each in columns]
                 panels |= {f"all {len(corners)} places": columns, "merged": merged}
             save_box_picture(pictures[path], decode(path.read_bytes()), panels, of=path)
             print(f"boxes: {printable(str(pictures[path]))}", file=sys.stderr)
     return bad
 
 
-def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], Sequence[str]]:
-    """The classes that have a box in each image, and the names of all classes."""
+def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], Sequence[str], dict[int, str]]:
+    """The classes that have a box in each image, the names of all classes, and which images have no posteriors."""
     net, file = target.net, target.config.localization.posteriors
     if not file:
         if net.num_classes > 4:
@@ -299,7 +401,7 @@ def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], S
                 f"{target.name} has a box for each of {len(target.classes)} classes, and does not say which class is "
                 "in an image: --config.localization.posteriors=FILE gives a classification run's posteriors of these"
             )
-        return asked_classes(net, None, len(paths), 5), target.classes if len(target.classes) == 1 else ()
+        return asked_classes(net, None, len(paths), TOP), target.classes if len(target.classes) == 1 else (), {}
     found = read(Path(file))
     if net.num_classes > 4:
         places = {labeled(name): place for place, name in enumerate(found.classes)}
@@ -308,34 +410,39 @@ def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], S
         order, names = [places[labeled(name)] for name in target.classes], target.classes
     else:
         order, names = list(range(len(found.classes))), found.classes
-    rows = _rows_of(found, file, relative([os.path.abspath(path) for path in paths]))
-    return asked_classes(net, rows[:, order], len(paths), 5), names
+    rows, problems = _rows_of(found, file, relative([os.path.abspath(path) for path in paths]))
+    return asked_classes(net, rows[:, order], len(paths), TOP), names, problems
 
 
 def _dense(
-    target: EvalTarget, paths: Sequence[Path], asked: Sequence[Asked]
-) -> Iterator[tuple[Path, Asked, np.ndarray | None, ScaledExample]]:
-    """Each image with its classes and all its dense boxes, in order."""
-    config = target.config
-    size = config.evaluate.batch_size or None
-    runner = box_runner(target.net, target.scales, config.data.flip, batch_size=size)
-    options = {"threads": config.data.threads, "on_error": "skip"}
+    target: EvalTarget, paths: Sequence[Path], asked: Sequence[Asked], judge: _Classifier | None
+) -> Iterator[tuple[Path, np.ndarray | None, np.ndarray | None, ScaledExample]]:
+    """Each image with all its dense boxes and what they are rated by, in order."""
+    config, scales = target.config, target.scales
+    options = {"batch_size": config.evaluate.batch_size or None}
+    reading = {"threads": config.data.threads, "on_error": "skip"}
+    passes = [(dense_boxes, box_runner(target.net, scales, config.data.flip, **options), lambda classes: classes)]
+    if judge:
+        runner = rating_runner(judge.net, [target.net], scales, config.data.flip, **options)
+        passes.append((dense_rates, runner, lambda classes: judge.outputs[classes]))
     for first in range(0, len(paths), AT_ONCE):
         some, of = paths[first : first + AT_ONCE], asked[first : first + AT_ONCE]
         seen: dict[int, ScaledExample] = {}
-        found: dict[int, list[np.ndarray]] = {}
 
         def noted(examples: Iterable[ScaledExample], seen=seen) -> Iterator[ScaledExample]:
             for example in examples:
                 seen[example.index] = example._replace(images=())
                 yield example
 
-        with scaled_images(FileSource(some), range(len(some)), target.scales, **options) as examples:
-            for index, corners in dense_boxes(runner, noted(examples), lambda index, of=of: of[index].classes):
-                found.setdefault(index, []).append(corners)
+        found = []
+        for function, runner, outputs in passes:
+            with scaled_images(FileSource(some), range(len(some)), scales, **reading) as examples:
+                classes = lambda index, of=of, outputs=outputs: outputs(of[index].classes)
+                found.append(dict(function(runner, noted(examples), classes)))
         for place, path in enumerate(some):
-            corners = np.concatenate(found[place]) if place in found else None
-            yield path, of[place], corners, seen[place]
+            keys = [(place, number) for number in range(len(scales)) if (place, number) in found[0]]
+            values = [np.concatenate([each[key] for key in keys]) if keys else None for each in found]
+            yield path, values[0], values[1] if judge else None, seen[place]
 
 
 def _entries(found: PredictedBoxes, names: Sequence[str]) -> list[dict]:

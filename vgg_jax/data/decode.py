@@ -90,11 +90,11 @@ def rescale(image: np.ndarray, smaller_side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def crop(image: np.ndarray, smaller_side: int, place: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+def crop(image: Image.Image, smaller_side: int, place: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """A window of the isotropically rescaled image.
 
     Args:
-      image: RGB uint8 (height, width, 3).
+      image: in RGB, of `upright`.
       smaller_side: S, at least `size`, in pixels. A smaller image is enlarged.
       place: in [0, 1), where the window lies in the free room, vertically and horizontally. Every window is equally
         wide in it; 0.5 is the center, rounded half up.
@@ -104,12 +104,14 @@ def crop(image: np.ndarray, smaller_side: int, place: np.ndarray, size: int) -> 
       RGB uint8 (size, size, 3), and the window that it shows, in pixels of the image: float32 (4,), its top, left,
       height and width.
     """
-    sides = np.array(image.shape[:2])
-    rescaled = np.array(rescaled_size(*sides.tolist(), smaller_side))
-    ratio = sides / rescaled
-    first = (place * (rescaled - size + 1)).astype(np.int64) * ratio
-    (top, left), (bottom, right) = first, np.minimum(first + size * ratio, sides)
-    pixels = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom))
+    sides = image.height, image.width
+    spans = []
+    for side, rescaled, free in zip(sides, rescaled_size(*sides, smaller_side), place.tolist(), strict=True):
+        ratio = side / rescaled
+        first = int(free * (rescaled - size + 1)) * ratio
+        spans.append((first, min(first + size * ratio, side)))
+    (top, bottom), (left, right) = spans
+    pixels = image.resize((size, size), Image.Resampling.BILINEAR, (left, top, right, bottom))
     return np.asarray(pixels), np.array([top, left, bottom - top, right - left], np.float32)
 
 
@@ -123,12 +125,18 @@ def decode(encoded: bytes) -> np.ndarray:
       DataError: these bytes are no image, or a broken, truncated or absurdly large one. The message is the reason
         alone; the caller knows the file.
     """
+    return np.asarray(upright(encoded))
+
+
+def upright(encoded: bytes) -> Image.Image:
+    """As `decode`, as an image of Pillow's."""
     if not encoded:
         raise DataError("the file is empty")
     with _opened(io.BytesIO(encoded)) as image:
         if image.width * image.height > MAX_ENCODED_PIXELS:
             raise DataError(f"{image.width} x {image.height} are more than {MAX_ENCODED_PIXELS:,} pixels")
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
 
 
 def size(file: BinaryIO) -> tuple[int, int]:
@@ -138,7 +146,9 @@ def size(file: BinaryIO) -> tuple[int, int]:
       DataError: it is no image.
     """
     with _opened(file) as image:
-        lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        lies = False
+        with contextlib.suppress(Exception):  # a PNG has it behind the pixels: of a damaged one, `decode` says so
+            lies = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
         return image.size if lies else image.size[::-1]
 
 

@@ -172,22 +172,34 @@ class EachObject(Source):
 class EachBox(Source):
     """A source with an example for every box, whose classes are those of the objects that have it (App. B, actions).
 
-    Its own `objects` say in `image` which example they are about; `image_of` says which image an example is of.
+    Its own `objects` say in `image` which example they are about; `image_of` says which image an example is of, and
+    `corners` what its box is.
 
     Args:
       source: images with objects.
       region: what an example shows: "image", the whole image, or "box", what is in the box alone.
+      rest: the class, if there is one, of what is of no other, as VOC's action `other`: it is no class here, and its
+        boxes are of none.
+
+    Raises:
+      DataError: its images have no boxes, or it has no such class.
     """
 
-    def __init__(self, source: Source, region: str):
-        super().__init__(source.name, source.split, source.classes, source.note)
+    def __init__(self, source: Source, region: str, rest: str = ""):
+        classes = tuple(name for name in source.classes if name != rest)
+        super().__init__(source.name, source.split, classes, source.note)
         of = source.objects
         if of is None:
             raise DataError(f"{source.name}: its images have no boxes")
+        if rest and classes == source.classes:
+            raise DataError(f"{source.name}: there is no class {rest!r}; there are {', '.join(classes)}")
         boxes, example = np.unique(np.column_stack([of.image, of.corners]), axis=0, return_inverse=True)
         order = np.argsort(example, kind="stable")
-        self.objects = Objects(example[order], of.label[order], of.corners[order], of.difficult[order])
-        self.image_of, self._corners = boxes[:, 0].astype(np.int64), boxes[:, 1:]
+        if rest:
+            order = order[of.label[order] != source.classes.index(rest)]
+        number = np.array([classes.index(name) if name != rest else -1 for name in source.classes], np.int32)
+        self.objects = Objects(example[order], number[of.label[order]], of.corners[order], of.difficult[order])
+        self.image_of, self.corners = boxes[:, 0].astype(np.int64), boxes[:, 1:]
         self._source, self._region, self.jpegs = source, region, source.jpegs and region == "image"
 
     def describe(self) -> str:
@@ -201,14 +213,15 @@ class EachBox(Source):
 
     def __getitem__(self, index: int) -> dict:
         example = self._source[int(self.image_of[index])]
-        label = int(self.objects.label[np.searchsorted(self.objects.image, index)])
+        of, place = self.objects, np.searchsorted(self.objects.image, index)
+        label = int(of.label[place]) if place < len(of.image) and of.image[place] == index else -1
         if self._region == "image":
             return {"image": example["image"], "label": label}
         pixels, file = decode(example["image"]), io.BytesIO()
-        left, top, right, bottom = np.round(self._corners[index]).astype(int).clip(0)
+        left, top, right, bottom = np.round(self.corners[index]).astype(int).clip(0)
         Image.fromarray(pixels[top : max(bottom, top + 1), left : max(right, left + 1)]).save(file, "PNG")
         return {"image": file.getvalue(), "label": label}
 
     def name_of(self, index: int) -> str:
-        corners = ", ".join(f"{corner:g}" for corner in self._corners[index])
+        corners = ", ".join(f"{corner:g}" for corner in self.corners[index])
         return f"{self._source.name_of(int(self.image_of[index]))}, box ({corners})"

@@ -189,8 +189,8 @@ class TrainingBatches:
         for row in np.setdiff1d(np.flatnonzero(index >= 0), rows):
             try:
                 example = self._source[int(index[row])]
-                pixels = decode.decode(example["image"])
-                image[row], window[row] = decode.crop(pixels, int(side[row]), place[row], self._crop)
+                whole = decode.upright(example["image"])
+                image[row], window[row] = decode.crop(whole, int(side[row]), place[row], self._crop)
                 label[row], mask[row] = example["label"], 1
             except (OSError, DataError) as error:
                 reason[row] = _reason(error).encode()

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
-from vgg_jax.weights.classes import labeled
+from vgg_jax.weights.classes import imagenet, labeled
 
 
 class EvalClasses(NamedTuple):
@@ -77,3 +77,10 @@ def eval_classes(known: Sequence[str], source: Source, choice: str, name: str) -
         f"--config.evaluate.classes=source evaluates over these {len(asked):,}, by renormalized posteriors; "
         f"--config.evaluate.classes=all over all {len(known):,}"
     )
+
+
+def is_ilsvrc_validation(source: Source) -> bool:
+    """Whether these are the images of the paper's tables: all of ILSVRC-2012's validation."""
+    of_imagenet = tuple(map(labeled, source.classes)) == imagenet()
+    altered = source.name.startswith("tfds:imagenet2012_")  # such as imagenet2012_corrupted
+    return source.split == "validation" and len(source) == 50_000 and of_imagenet and not altered

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,8 +14,12 @@ import numpy as np
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
+from vgg_jax.files import check_room, writing
+from vgg_jax.inference import array_folder
 from vgg_jax.inference.runner import Runner
-from vgg_jax.inference.scorer import EvalView, posteriors, scales_of
+from vgg_jax.inference.scorer import EvalView, posterior_batches, scales_of
+
+log = logging.getLogger(__name__)
 
 
 class DatasetPredictions(NamedTuple):
@@ -36,16 +43,21 @@ def evaluate_dataset(
     threads: int = 0,
     on_error: str = "raise",
     progress: Callable[[int, int], None] | None = None,
+    folder: Path | None = None,
+    made_of: dict | None = None,
 ) -> DatasetPredictions:
     """The posteriors of every image of a source. Each process computes its share, and gets all of them.
 
     Args:
-      runner: from `posterior_runner`.
+      runner: from `posterior_runner`; with a folder a new one.
       source: the images.
       views: protocols and scales, `eval_views(protocols, scales)`.
       threads: how many read and decode, 0 for one per core.
       on_error: "raise", or "skip" to leave out what cannot be read or is too elongated.
       progress: is reported how many of how many posteriors this process has.
+      folder: keeps what is computed, so that a pass that was cut off goes on, to the bit; each process has its own in
+        it. It is the caller's to remove.
+      made_of: JSON values that say which network and which images these are, for the folder.
 
     Raises:
       DataError: the source is empty; an image cannot be read or is too elongated, or all are.
@@ -53,27 +65,63 @@ def evaluate_dataset(
     if not len(source):
         raise DataError(f"{source.describe()}: the source is empty, there is nothing to evaluate on")
     indices = range(jax.process_index(), len(source), jax.process_count())
-    labels = np.full(len(indices), -1, np.int32)
-    rows = {view: np.zeros((len(indices), runner.net.num_classes), np.float32) for view in views}
-    problems: dict[str, str] = {}
+    names = {view: f"{view.protocol}-Q{view.scale}" for view in views}
+    made_of = (made_of or {}) | {"share": [indices.start, indices.step], "on_error": on_error}
+    made_of |= {"batches": [jax.default_backend(), *runner.batcher.size]}
+    made_of |= {
+        "arrays": {"label": ((), "int32")} | dict.fromkeys(names.values(), ((runner.net.num_classes,), "float32"))
+    }
 
-    def noted(examples: Iterator[ScaledExample]) -> Iterator[ScaledExample]:
-        for example in examples:
-            if example.problem:
-                problems[source.name_of(example.index)] = example.problem
-            else:
-                labels[indices.index(example.index)] = example.label
-            yield example
+    with _rows(folder and folder / f"process{jax.process_index()}", made_of, len(indices)) as unfinished:
+        rows, problems = unfinished.arrays, unfinished.problems
 
-    with scaled_images(source, indices, scales_of(views), threads=threads, on_error=on_error) as examples:
-        for done, (index, view, posterior) in enumerate(posteriors(runner, noted(examples), views), start=1):
-            rows[view][indices.index(index)] = posterior
-            if progress:
-                progress(done, (len(indices) - len(problems)) * len(views))
-    index, labels, rows = _gathered(np.array(indices, np.int64), labels, rows)
+        def noted(examples: Iterator[ScaledExample]) -> Iterator[ScaledExample]:
+            for example in examples:
+                row = indices.index(example.index)
+                rows["label"][row] = -1 if example.problem else example.label
+                if example.problem:
+                    problems[source.name_of(example.index)] = example.problem
+                yield example
+
+        done = sum(int(np.count_nonzero(rows[name].any(1))) for name in names.values())
+        with (
+            scaled_images(source, indices, scales_of(views), threads=threads, on_error=on_error) as examples,
+            contextlib.closing(posterior_batches(runner, noted(examples), views, unfinished.rows)) as batches,
+        ):
+            for going_on, batch in batches:
+                for index, view, posterior in batch:
+                    row = indices.index(index)
+                    done += not rows[names[view]][row].any()
+                    rows[names[view]][row] = posterior
+                    if progress:
+                        progress(done, (len(indices) - len(problems)) * len(views))
+                unfinished.complete(going_on)
+    posteriors = {view: np.asarray(rows[name]) for view, name in names.items()}
+    index, labels, posteriors = _gathered(np.array(indices, np.int64), np.asarray(rows["label"]), posteriors)
     if not len(index):
         raise DataError(f"{source.describe()}: no image could be read, there is nothing to evaluate on")
-    return DatasetPredictions(index, labels, rows, problems)
+    return DatasetPredictions(index, labels, posteriors, problems)
+
+
+@contextlib.contextmanager
+def _rows(folder: Path | None, made_of: dict, count: int) -> Iterator[array_folder.Unfinished]:
+    """The arrays to be filled; `rows` is the batch to begin with."""
+    if folder is None:
+        yield array_folder.in_memory(made_of, (count,))
+        return
+    if folder.is_dir():  # complete, but its results were written nowhere
+        folder.replace(array_folder.aside(folder))
+    with writing(folder):
+        if first := array_folder.rows_in(folder, made_of):
+            log.info("going on from batch %d of the pass that was cut off", first)
+        else:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            size = sum(
+                count * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in made_of["arrays"].values()
+            )
+            check_room(folder.parent, size, f"the posteriors of {count:,} images")
+        with array_folder.writing(folder, made_of, (count,), first) as unfinished:
+            yield unfinished
 
 
 def _gathered(

@@ -1,11 +1,13 @@
 """Posteriors that are computed once: kept in files, and found again for the same weights and images (Sec. 4.3, 4.4).
 
-A folder is of one network on one source: `dense.npz`, `crops.npz` and `center.npz`, what the protocols average.
+A folder is of one network on one source: `dense.npz`, `crops.npz` and `center.npz`, what the protocols average; and
+`unfinished/`, what a pass that was cut off leaves to the next.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +16,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from vgg_jax.data.source import Source
+from vgg_jax.data.source import Source, digest
+from vgg_jax.errors import DataError
 from vgg_jax.evaluate.classes import EvalClasses
 from vgg_jax.evaluate.dataset import DatasetPredictions
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
@@ -39,7 +42,7 @@ def kept_posteriors(
     source: Source,
     classes: EvalClasses,
     views: Sequence[EvalView],
-    compute: Callable[[Sequence[EvalView]], DatasetPredictions],
+    compute: Callable[[Sequence[EvalView], Path, dict], DatasetPredictions],
     *,
     complete: bool,
 ) -> dict[str, Posteriors]:
@@ -53,7 +56,8 @@ def kept_posteriors(
       source: the images: their names, sizes and times of modification must be those of the file.
       classes: which classes the posteriors are of.
       views: protocols and scales that are needed.
-      compute: predictions for some of them.
+      compute: predictions for some of them; a folder for what a pass that is cut off leaves to the next, and JSON
+        values that it depends on.
       complete: whether files that lack an image that could not be read do not count.
 
     Raises:
@@ -62,8 +66,9 @@ def kept_posteriors(
     """
     names = image_names(source)
     about = about | {"source": source.name, "split": source.split, "content": source.fingerprint()}
-
-    computed = lambda views: _posteriors(compute(views), source, names, classes, about)
+    made_of = {key: about[key] for key in about if key != "checkpoint"} | {"names": digest(names)}
+    unfinished = folder / "unfinished"
+    computed = lambda views: _posteriors(compute(views, unfinished, made_of), source, names, classes, about)
     parts = {}
     for part in dict.fromkeys(view.protocol for view in views):
         if found := _found(folder / f"{part}.npz", about | {"protocol": part}, names, classes.names, complete):
@@ -77,6 +82,8 @@ def kept_posteriors(
         parts[part] = parts[part].joined(posteriors) if part in parts else posteriors
         if jax.process_index() == 0:
             parts[part].save(folder / f"{part}.npz")
+    if jax.process_index() == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
     if not new:
         log.info("posteriors found in %s: nothing had to be computed", folder)
     return parts
@@ -105,7 +112,11 @@ def _found(
     """The posteriors in a file, if they are those of this network, of these images and classes."""
     if not path.exists():
         return None
-    found = read(path)
+    try:
+        found = read(path)
+    except DataError as error:
+        log.warning("%s: computed again", error)
+        return None
     of_network = found.about | {"checkpoint": about["checkpoint"]} == about and found.classes == classes
     if not of_network or {*found.images, *found.unreadable} != {*names}:
         log.info("%s is not known to be of these weights, images and classes: computed again", path)

@@ -43,8 +43,8 @@ class BoxRow(NamedTuple):
 def box_row(
     table: int,
     setting: str,
-    given: Sequence[float],
-    guessed: Sequence[Float[np.ndarray, " k"]] | None,
+    given: Float[np.ndarray, " n"],
+    guessed: Float[np.ndarray, "n k"] | None,
     *,
     of_the_paper: bool,
 ) -> BoxRow:
@@ -57,11 +57,10 @@ def box_row(
       guessed: of the boxes of the most probable classes; None where they are not known.
       of_the_paper: whether network and data are the paper's own.
     """
-    best = np.array(given)
     errors = (None, None) if guessed is None else tuple(localization_error(guessed, top) for top in (5, 1))
     comparable = of_the_paper and (table == 8 or guessed is not None)
     paper = LOCALIZATION.get((table, setting)) if comparable else None
-    return BoxRow(table, setting, len(best), *errors, localization_error(best[:, None]), float(best.mean()), paper)
+    return BoxRow(table, setting, len(given), *errors, localization_error(given[:, None]), float(given.mean()), paper)
 
 
 def box_tables(rows: Sequence[BoxRow]) -> str:

@@ -77,7 +77,7 @@ def read(folder: Path, mode: str = "r") -> tuple[Arrays, dict[str, str]]:
 
 
 class Unfinished:
-    """Arrays to be filled row by row.
+    """Arrays to be filled row by row; in memory alone if there is no folder.
 
     Attributes:
       arrays: the arrays.
@@ -85,7 +85,7 @@ class Unfinished:
       rows: how many rows are complete.
     """
 
-    def __init__(self, folder: Path, made_of: dict, arrays: Arrays, problems: dict[str, str], rows: int):
+    def __init__(self, folder: Path | None, made_of: dict, arrays: Arrays, problems: dict[str, str], rows: int):
         self._folder, self._made_of = folder, made_of
         self.arrays, self.problems, self.rows, self._kept = arrays, problems, rows, 0.0
 
@@ -97,6 +97,8 @@ class Unfinished:
 
     def keep(self) -> None:
         """Writes what is complete to the disk, and then how much that is."""
+        if self._folder is None:
+            return
         for array in self.arrays.values():
             array.flush()
         # A copy, for a thread may be filling it.
@@ -104,6 +106,12 @@ class Unfinished:
         with written_aside(self._folder / "of.json") as partial:
             partial.write_text(json.dumps(about, indent=1))
         self._kept = time.monotonic()
+
+
+def in_memory(made_of: dict, shape: tuple[int, ...]) -> Unfinished:
+    """Arrays that nobody keeps; the arguments are those of `writing`."""
+    arrays = {name: np.zeros((*shape, *of_row), dtype) for name, (of_row, dtype) in made_of["arrays"].items()}
+    return Unfinished(None, made_of, arrays, {}, 0)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,11 @@ MOST_WASTE = 0.1
 """The fraction of the pixels that belong to no image up to which programs are saved at the price of pixels."""
 
 
+_TRIED = 32
+"""Moves to larger buckets of which the best is taken, those that add the fewest pixels: images of any two sides have
+hundreds of buckets."""
+
+
 class Bucket(NamedTuple):
     """Height and width of a bucket in pixels, and the functions that its images are for."""
 
@@ -145,13 +150,18 @@ class Batcher:
         many, fewer pixels, and no tenth of all pixels is wasted for it; `came`: the pixels of all images."""
         best, (programs, pixels) = None, self._cost(counts)
         allowed = max(pixels, came / (1 - MOST_WASTE) - self.bucket_pixels)
+        moves = []
         for bucket in counts:
             larger = [other for other in {*counts, *self._known} if other != bucket and other.holds(bucket)]
             if larger:
-                move = bucket, min(larger, key=_size)
-                after = self._cost(_moved(counts, *move))
-                if after < (programs, pixels) and after[1] <= allowed:
-                    best, (programs, pixels) = move, after
+                moves.append((bucket, min(larger, key=_size)))
+        added = lambda move: counts[move[0]] * (move[1].pixels - move[0].pixels)
+        for tried, move in enumerate(sorted(moves, key=added)):
+            if best and tried >= _TRIED:
+                break
+            after = self._cost(_moved(counts, *move))
+            if after < (programs, pixels) and after[1] <= allowed:
+                best, (programs, pixels) = move, after
         return best
 
     def _cost(self, counts: Counter[Bucket]) -> tuple[int, int]:
@@ -170,10 +180,12 @@ class Batcher:
                 places = self._places(bucket, min(left[bucket], self._full(bucket)))
                 plans.append(_Plan(bucket, places, Counter()))
                 for other in order[position:]:
-                    if bucket.holds(other):
+                    if left[other] and bucket.holds(other):
                         plans[-1].counts[other] = taken = min(left[other], places)
                         left[other] -= taken
                         places -= taken
+                        if not places:
+                            break
         return plans
 
     def _places(self, bucket: Bucket, count: int) -> int:

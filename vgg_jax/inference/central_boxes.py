@@ -1,15 +1,21 @@
-"""Protocol 1 of localization: the boxes that a network sees in the central crop of an image (App. A)."""
+"""Protocol 1 of localization: the boxes that a network sees in the central crop of an image (App. A).
+
+They are averaged, coordinate by coordinate, with those of the mirror image, as posteriors are (Sec. 3.2); Appendix A
+does not say whether the paper's are.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from vgg_jax.data.boxes import from_window
+from vgg_jax.data.boxes import from_window, mirrored
 from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
@@ -28,15 +34,17 @@ class CentralBoxes:
     Args:
       net: the network.
       scale: Q, what an image's smaller side is rescaled to, in pixels.
+      flip: whether the mirror image counts too.
       batch_size, mesh: as in `vgg_jax.inference.runner.Runner`.
 
     Raises:
       ConfigError: the scale is smaller than the net's crop.
     """
 
-    def __init__(self, net: VGG, scale: int, *, batch_size: int | None = None, mesh: Mesh | None = None):
+    def __init__(self, net: VGG, scale: int, flip: bool, *, batch_size: int | None = None, mesh: Mesh | None = None):
         check_scales((scale,), net.crop)
-        self._scale, self.runner = scale, Runner(net, _boxes, smallest=net.crop, batch_size=batch_size, mesh=mesh)
+        self._scale = scale
+        self.runner = Runner(net, _FUNCTIONS[flip], smallest=net.crop, batch_size=batch_size, mesh=mesh)
 
     def __call__(
         self, source: Source, indices: Sequence[int], problems: dict[str, str], *, threads: int = 0, on_error="raise"
@@ -75,7 +83,14 @@ class CentralBoxes:
             yield int(index), from_window(outputs["boxes"], np.array(window))
 
 
-def _boxes(net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"]) -> dict[str, Array]:
-    """The boxes in images of the crop's size; `sizes` are known."""
+def _boxes(net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"], *, flip: bool) -> dict[str, Array]:
+    """The boxes in images of the crop's size, or their averages with those of the mirror images; `sizes` are known."""
     del sizes
-    return {"boxes": boxes_of(net(images[:, : net.crop, : net.crop])[:, 0, 0])}
+    crops = images[:, : net.crop, : net.crop]
+    both = jnp.stack([crops, crops[:, :, ::-1]] if flip else [crops], 1)
+    boxes = boxes_of(net(both.reshape(-1, *crops.shape[1:]))[:, 0, 0])
+    boxes = boxes.reshape(*both.shape[:2], *boxes.shape[1:])
+    return {"boxes": (boxes[:, 0] + mirrored(boxes[:, 1], jnp)) / 2 if flip else boxes[:, 0]}
+
+
+_FUNCTIONS = {flip: functools.partial(_boxes, flip=flip) for flip in (False, True)}  # so that programs are shared

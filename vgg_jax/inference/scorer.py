@@ -162,6 +162,21 @@ def posteriors(
     Yields:
       (the example's index, view, posterior), once for every view of every example.
     """
+    for _, batch in posterior_batches(runner, examples, views):
+        yield from batch
+
+
+def posterior_batches(
+    runner: Runner, examples: Iterable[ScaledExample], views: Sequence[EvalView], first: int = 0
+) -> Iterator[tuple[int, list[tuple[int, EvalView, Float[np.ndarray, " classes"]]]]]:
+    """What `posteriors` gives, batch by batch.
+
+    Args:
+      first: the batch to begin with, 0 or one that was yielded; of a new runner and the same examples.
+
+    Yields:
+      The batch that a pass may go on from when it has these results, and what `posteriors` yields.
+    """
     scales, crop = scales_of(views), runner.net.crop
 
     def scaled_images() -> Iterator[ScaledImage]:
@@ -170,13 +185,17 @@ def posteriors(
                 for image in PARTS[view.protocol].images(example.images[scales.index(view.scale)], crop):
                     yield ScaledImage((example.index, view), image, (view.protocol,))
 
-    pending: dict[tuple[int, EvalView], list[np.ndarray]] = {}  # views of which more crops are to come
-    for key, outputs in runner(scaled_images()):
-        index, view = key
-        parts = pending.setdefault(key, [])
-        parts.append(outputs["posterior"])
-        if len(parts) == PARTS[view.protocol].count:
-            yield index, view, np.mean(pending.pop(key), axis=0)
+    # Views of which more crops are to come: the batch of the first crop, and the posteriors of the crops.
+    pending: dict[tuple[int, EvalView], tuple[int, list[np.ndarray]]] = {}
+    for number, batch in enumerate(runner.batches(scaled_images(), first), start=first):
+        done = []
+        for (index, view), outputs in batch:
+            _, parts = pending.setdefault((index, view), (number, []))
+            parts.append(outputs["posterior"])
+            if len(parts) == PARTS[view.protocol].count:
+                del pending[index, view]
+                done.append((index, view, np.mean(parts, axis=0)))
+        yield min((began for began, _ in pending.values()), default=number + 1), done
 
 
 @functools.cache

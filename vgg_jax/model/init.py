@@ -67,9 +67,11 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
         key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, out_sharding=None
     ) -> jax.Array:
         del out_sharding
-        result = jax.ShapeDtypeStruct(shape, jnp.float32)
-        # A callback, so that `eval_shape` samples nothing and a jitted constructor works too.
         words = jax.random.key_data(key)
+        if not isinstance(words, jax.core.Tracer):
+            return jnp.asarray(sample(words, tuple(shape)), dtype)
+        # A callback, so that `eval_shape` samples nothing and a jitted constructor works too.
+        result = jax.ShapeDtypeStruct(shape, jnp.float32)
         return jax.pure_callback(lambda words: sample(words, tuple(shape)), result, words).astype(dtype)
 
     return initialize

@@ -77,7 +77,8 @@ class Localization(RandomCrops):
         """
         config, source = self.config, self.validation_source
         if self._boxes is None:  # its program is compiled once
-            self._boxes = CentralBoxes(net, eval_scale(config), batch_size=config.evaluate.batch_size or None)
+            size = config.evaluate.batch_size or None
+            self._boxes = CentralBoxes(net, eval_scale(config), config.data.flip, batch_size=size)
         self._boxes.runner.use(nnx.state(net))
         counted = ~source.objects.difficult
         image, label, corners = (of[counted] for of in source.objects[:3])

@@ -22,8 +22,9 @@ def save_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
     """
     columns = min(8, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(1.5 * columns, 1.7 * rows), layout="constrained")
+    figure = Figure(figsize=(1.5 * columns, 1.7 * rows))
     places = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    figure.subplots_adjust(0.02, 0.02, 0.98, 1 - 0.15 / rows, wspace=0.05, hspace=0.2)
     for axes in places:
         axes.set_axis_off()
     for axes, image, title in zip(places, images, titles, strict=False):  # the last row may have empty places
@@ -35,8 +36,9 @@ def save_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
 def save_curves(workdir: Path) -> Path:
     """Loss, the task's other metrics and the learning rate over the steps, from `metrics.jsonl`, as `curves.png`."""
     rows = metric_writer.read(workdir)
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.6))
     loss, others, learning_rate = figure.subplots(1, 3)
+    figure.subplots_adjust(0.06, 0.14, 0.99, 0.91, wspace=0.18)
     for column in dict.fromkeys(column for row in rows for column in row if column != "step"):
         name = column.partition("_")[2]
         axes = {"loss": loss, "learning_rate": learning_rate}.get(name, others)

@@ -23,7 +23,7 @@ from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.transfer.descriptors import Descriptor, candidates, kept_for, of_kept
 from vgg_jax.transfer.metrics import METRICS
-from vgg_jax.transfer.probe import LinearProbe
+from vgg_jax.transfer.probe import WHOLE_IMAGE, LinearProbe
 from vgg_jax.transfer.protocols import Split, first_of_each, random_splits
 from vgg_jax.transfer.svm import GRID, LinearSVM, Solver, fit_svm
 
@@ -47,6 +47,7 @@ class TransferSettings(NamedTuple):
     test_per_class: int = 50
     curve: tuple[int, ...] = ()
     regions: tuple[str, ...] = ()
+    rest: str = ""
     seed: int = 0
 
     @property
@@ -145,7 +146,7 @@ def fit_probe(
         folder = Path(store) if store else Path(at_end.enter_context(tempfile.TemporaryDirectory()))
         if settings.regions and images.objects:
             images = checked(images, on_error=reading.get("on_error", "raise"))
-        parts = [EachBox(images, region) for region in settings.regions] or [images]
+        parts = [EachBox(images, region, settings.rest) for region in settings.regions] or [images]
         images, image_of = parts[0], parts[0].image_of if settings.regions else np.arange(len(images))
         kept = [kept_for(folder, net, part, kinds, flip=settings.flip, **reading) for net in nets for part in parts]
         there = np.logical_and.reduce([of.there for of in kept])
@@ -159,13 +160,14 @@ def fit_probe(
             options = {"train": settings.shots, "test": settings.test_per_class, "seed": settings.seed}
             options |= {"classes": images.classes}
             splits = random_splits(truth, settings.splits, rows=np.flatnonzero(there), **options)
-        return _tested(nets, kept, images, kinds, splits, truth, settings)
+        return _tested(nets, kept, images, image_of, kinds, splits, truth, settings)
 
 
 def _tested(
     nets: Sequence[VGG],
     kept: Sequence[KeptFeatures],
     source: Source,
+    image_of: np.ndarray,
     kinds: Sequence[Descriptor],
     splits: Sequence[Split],
     truth: np.ndarray,
@@ -178,9 +180,8 @@ def _tested(
         train = first_of_each(train, truth, shots) if shots else train
         metrics = [METRICS[name] for name in settings.metrics]
         grid = (C,) if C else settings.C
-        seed = settings.seed + number
-        of_training = of_kept(kept, kind, train)
-        svm = fit_svm(of_training, truth[train], metrics[0], grid=grid, seed=seed, solver=settings.solver)
+        options = {"grid": grid, "groups": image_of[train], "seed": settings.seed + number, "solver": settings.solver}
+        svm = fit_svm(of_kept(kept, kind, train), truth[train], metrics[0], **options)
         decisions = svm.decide(of_kept(kept, kind, test))
         values = tuple(metric(decisions, truth[test]) for metric in metrics)
         return _Fit(svm, decisions, values, max(svm.validation.values(), default=np.nan))
@@ -214,7 +215,8 @@ def _tested(
         curve.append(scored(None, shots, fits))
     progress.clear()
     kind, test = kinds[chosen[0]], splits[0].test
-    probe = LinearProbe.of(best[0].svm, source.classes, kind, nets, settings.flip)
+    regions = settings.regions or WHOLE_IMAGE
+    probe = LinearProbe.of(best[0].svm, source.classes, kind, nets, settings.flip, regions)
     problems = {name: reason for of in kept for name, reason in of.problems.items()}
     curve = (*curve, score) if curve else ()
     return TransferResult(probe, tuple(scores), score, curve, source, test, best[0].decisions, truth[test], problems)

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from vgg_jax.transfer.descriptors import Descriptor
     from vgg_jax.transfer.svm import LinearSVM
 
+WHOLE_IMAGE = ("image",)
+"""The regions of a classifier of images; one of boxes has ("image", "box") or ("box",)."""
+
 FACTS = {
     "networks": [str],
     "layer": str,
@@ -37,6 +40,7 @@ FACTS = {
     "flip": bool,
     "normalization": str,
     "weights": [str],
+    "regions": [str],
 }
 """What `about` must say: the type of a value, or of the members of a list."""
 
@@ -53,10 +57,21 @@ class LinearProbe:
 
     @classmethod
     def of(
-        cls, svm: LinearSVM, classes: Sequence[str], descriptor: Descriptor, nets: Sequence[VGG], flip: bool
+        cls,
+        svm: LinearSVM,
+        classes: Sequence[str],
+        descriptor: Descriptor,
+        nets: Sequence[VGG],
+        flip: bool,
+        regions: Sequence[str] = WHOLE_IMAGE,
     ) -> LinearProbe:
-        """A fitted SVM, with the networks and the kind of descriptor that it was fitted to."""
-        return cls(svm.weights, svm.intercept, tuple(classes), provenance(descriptor, nets, flip))
+        """A fitted SVM, with what it was fitted to: the arguments are those of `provenance`."""
+        return cls(svm.weights, svm.intercept, tuple(classes), provenance(descriptor, nets, flip, regions))
+
+    @property
+    def of_boxes(self) -> bool:
+        """Whether it decides on boxes, not on images."""
+        return "box" in self.about["regions"]
 
     def decide(self, descriptors: Float[np.ndarray, "n d"], about: dict) -> Float[np.ndarray, "n classes"]:
         """The decisions, positive on the side of a class; the largest is the answer where there is one.
@@ -103,7 +118,7 @@ class LinearProbe:
         path = Path(path)
         try:
             file = npz.arrays(path)
-            about = dict(json.loads(str(file["about"])))
+            about = {"regions": [*WHOLE_IMAGE]} | json.loads(str(file["about"]))  # earlier files do not say it
             found = cls(file["weights"], file["intercept"], tuple(file["classes"].tolist()), about)
         except FileNotFoundError as error:
             raise DataError(f"{path}: is not there; --mode=transfer writes such files") from error
@@ -127,16 +142,17 @@ class LinearProbe:
         return f"`about` does not say {', '.join(wrong)}" if wrong else ""
 
 
-def provenance(descriptor: Descriptor, nets: Sequence[VGG], flip: bool) -> dict:
+def provenance(descriptor: Descriptor, nets: Sequence[VGG], flip: bool, regions: Sequence[str] = WHOLE_IMAGE) -> dict:
     """How descriptors are made: `layer`, `scales` Q, `combine`, whether with mirror images, and each network's weights.
 
     Args:
       descriptor: their kind.
       nets: the networks, in the order in which theirs are stacked.
       flip: whether they are averaged with the mirror images'.
+      regions: what is described, one region after the other: "image", "box" (`vgg_jax.data.objects.EachBox`).
     """
     facts = descriptor._asdict() | {"flip": flip, "normalization": "l2", "weights": [checksum(net) for net in nets]}
-    return _as_json(facts | {"networks": [net.spec.name for net in nets]})
+    return _as_json(facts | {"networks": [net.spec.name for net in nets], "regions": regions})
 
 
 def _is_of(value: object, kind: type | list[type]) -> bool:

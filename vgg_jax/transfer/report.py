@@ -71,7 +71,8 @@ def save_report(folder: Path, result: TransferResult, heading: str, networks: st
         read = lambda place: decode(source[int(result.test[place])]["image"])
         save_mistakes(folder, result.decisions, result.truth, classes, images, read, "decision")
     else:
-        each = average_precisions(result.decisions, result.truth)
+        points = "11-point" if "mean_ap_11" in result.score.values else "all"
+        each = average_precisions(result.decisions, result.truth, interpolation=points)
         counts = (result.truth == 1).sum(0)
         rows = [
             {"class": n, "images": c, "average_precision": f"{a:.4f}"}

@@ -53,6 +53,7 @@ def fit_svm(
     *,
     grid: Sequence[float] = GRID,
     held_out: float = 0.2,
+    groups: Int[np.ndarray, " n"] | None = None,
     seed: int = 0,
     solver: Solver = "liblinear",
 ) -> LinearSVM:
@@ -64,8 +65,9 @@ def fit_svm(
       metric: of decisions and targets (`metrics.METRICS`). Of equal ones the smallest C is taken.
       grid: the values of C; of a single one nothing is held out.
       held_out: the fraction of the images that C is chosen on, of each class where they have labels: the paper's 20 %.
+      groups: numbers of what is held out or learned from together, as the persons of an image; by default nothing is.
       seed: for which ones, and for liblinear's order.
-      solver: "liblinear", scikit-learn's, on all cores; "device", L-BFGS in float32, for all classes at once.
+      solver: "liblinear", scikit-learn's, on all cores; "device", Newton's method in float32, for all classes at once.
 
     Raises:
       DataError: a descriptor is not finite, their number is not that of the targets, or a class has no image.
@@ -74,7 +76,8 @@ def fit_svm(
     signs = _signs(targets)
     _check(descriptors, signs)
     grid = sorted(grid)
-    held = _held_out(targets, signs, held_out, seed) if len(grid) > 1 else np.zeros(len(targets), bool)
+    groups = np.arange(len(targets)) if groups is None else groups
+    held = _held_out(targets, signs, groups, held_out, seed) if len(grid) > 1 else np.zeros(len(targets), bool)
     if len(grid) > 1 and not held.any():
         log.info("%d images, and none can be held out to choose C: it is %g", len(targets), FALLBACK)
         grid = [FALLBACK]
@@ -91,9 +94,9 @@ def fit_svm(
 
 def _solver(name: str) -> Callable:
     if name == "device":
-        from vgg_jax.transfer import lbfgs  # imports JAX, which processes of liblinear do without
+        from vgg_jax.transfer import newton  # imports JAX, which processes of liblinear do without
 
-        return lbfgs.solve
+        return newton.solve
     from vgg_jax.transfer import liblinear
 
     return liblinear.solve
@@ -121,14 +124,16 @@ def _check(descriptors: np.ndarray, signs: np.ndarray) -> None:
             raise DataError(f"{what} {np.flatnonzero(~(signs == sign).any(0))[0]} to learn from")
 
 
-def _held_out(targets: Targets, signs: np.ndarray, fraction: float, seed: int) -> Bool[np.ndarray, " n"]:
+def _held_out(
+    targets: Targets, signs: np.ndarray, groups: np.ndarray, fraction: float, seed: int
+) -> Bool[np.ndarray, " n"]:
     """Which images C is chosen on: of each label, if there are labels, one at least if it has more than one."""
     rng = np.random.default_rng(seed)
     strata = targets if targets.ndim == 1 else np.zeros(len(targets), int)
     held = np.zeros(len(targets), bool)
     for stratum in np.unique(strata):
-        members = rng.permutation(np.flatnonzero(strata == stratum))
-        held[members[: max(1, round(fraction * len(members))) if len(members) > 1 else 0]] = True
+        members = rng.permutation(np.unique(groups[strata == stratum]))
+        held |= np.isin(groups, members[: max(1, round(fraction * len(members))) if len(members) > 1 else 0])
     for sign in (1, -1):  # what a class has must not all be held out
         for of_class in (signs == sign).T:
             if not (of_class & ~held).any():
