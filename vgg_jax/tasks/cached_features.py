@@ -105,6 +105,10 @@ class CachedFeatures:
 
         return (batch(k) for k in itertools.count(start))
 
+    def images(self, k: int) -> list[str]:
+        """The names of the images of batch k."""
+        return list(map(self.source.name_of, self._order(k)[0].tolist()))
+
     def loss(self, net: VGG, batch: dict[str, Array], keys: Array) -> tuple[Array, Metrics]:
         """The task's criterion of the FC layers: a view was augmented before the convolutions."""
         return self._task.criterion(net.head(batch["pool5"], keys=split_keys(keys)[1]), batch)

@@ -103,18 +103,25 @@ class RandomCrops(ABC):
     def batches(self, net: VGG, start: int) -> TrainingBatches:
         """Random crops at random scales: `image` uint8 (n, crop, crop, 3), the `targets`, and `mask` (n,)."""
         del net
+        rows = sharding.local_rows(self.mesh, self.config.train.batch_size)
+        stream = self.crops(self._sampler(rows), start=start)
+        self.problems.maps.append(stream.problems)
+        return stream
+
+    def images(self, k: int) -> list[str]:
+        """The names of the images of batch k."""
+        return list(map(self.source.name_of, self._sampler()(k).index.tolist()))
+
+    def _sampler(self, rows: np.ndarray | None = None) -> Sampler:
         config = self.config
-        sampler = Sampler(
+        return Sampler(
             len(self.source),
             batch_size=config.train.batch_size,
             crop=config.data.crop,
             scale=tuple(config.data.scale),
             seed=config.seed,
-            rows=sharding.local_rows(self.mesh, config.train.batch_size),
+            rows=rows,
         )
-        stream = self.crops(sampler, start=start)
-        self.problems.maps.append(stream.problems)
-        return stream
 
     def crops(self, requests: Callable[[int], Requests], **span: int) -> TrainingBatches:
         """The crops that are asked for, with their targets; `span` is `start` and `stop`."""
