@@ -100,6 +100,8 @@ class Checkpoints:
           ConfigError: there is no room on the disk.
         """
         self.wait()
+        with self._writing():
+            self._remove_unfinished()  # of a save that failed: it takes the room of this one
         size, refusal = sum(array.nbytes for array in jax.tree.leaves(arrays)), None
         try:
             check_room(self._folder, size, f"the checkpoint of step {step}")
@@ -171,8 +173,6 @@ class Checkpoints:
         except (CheckpointError, ConfigError) as error:
             if not may_be:
                 raise
-            with contextlib.suppress(OSError):
-                self._remove_unfinished()  # half of it would take the room of the next one
             log.warning("%s\nThe run goes on without it; the last one is of step %s", error, self.latest or "none")
 
     def close(self) -> None:
