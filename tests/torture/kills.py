@@ -1,11 +1,13 @@
 """A small run that is killed at random moments ends with the bits of a run that was left alone.
 
     python -m tests.torture.kills --count=200
+    python -m tests.torture.kills --count=20 --pair
 
 The run trains the FC layers on kept activations, with validations and checkpoints, and is evaluated: the same two
 commands are given again and again, and killed by SIGKILL, SIGTERM or Ctrl-C in a phase that is drawn, at a moment in it
 that is drawn. When both have come to their end, everything that they wrote is compared with the undisturbed run's, and
-another run begins, until there were as many kills as were asked for.
+another run begins, until there were as many kills as were asked for. With --pair a run is of two processes, both of
+which are killed at once by SIGKILL.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ import jax
 import numpy as np
 from absl import logging as absl_logging
 
+from tests import forked
 from vgg_jax.checkpoint import read_arrays, read_meta
 from vgg_jax.commands.workdir import MARK, RUN
 
@@ -78,20 +81,56 @@ class Ended(NamedTuple):
     """The seconds from the signal to the end."""
 
 
-def drawn(seed: int) -> Iterator[Kill]:
+class Pair:
+    """Two processes that are one run, in the place of `subprocess.Popen`.
+
+    Args:
+      arguments: of the command line.
+      folder: what the first one says goes to its file `said0.txt`.
+    """
+
+    def __init__(self, arguments: Sequence[str], folder: Path):
+        self._processes = forked.joined(2, 1, folder, forked.command, "--multihost", *arguments)
+        self.pid = self._processes[0].pid
+
+    def poll(self) -> int | None:
+        """The status of the first process when both have ended."""
+        return None if any(process.exitcode is None for process in self._processes) else self.returncode
+
+    @property
+    def returncode(self) -> int | None:
+        return self._processes[0].exitcode
+
+    def wait(self, timeout: float | None = None) -> None:
+        for process in self._processes:
+            process.join(timeout)
+
+    def kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+    def send_signal(self, number: int) -> None:
+        for process in self._processes:
+            os.kill(process.pid, number)
+
+
+def drawn(seed: int, signals: Sequence[signal.Signals] = SIGNALS) -> Iterator[Kill]:
     """Kills without end."""
     draws = random.Random(seed)
     while True:
-        yield Kill(draws.choice(SIGNALS), draws.choice(PHASES), draws.random())
+        yield Kill(draws.choice(signals), draws.choice(PHASES), draws.random())
 
 
-def torture(kills: Iterable[Kill], folder: Path, show: Callable[[str], None] = print) -> collections.Counter:
+def torture(
+    kills: Iterable[Kill], folder: Path, show: Callable[[str], None] = print, *, pair: bool = False
+) -> collections.Counter:
     """Kills runs until no kill is left, and compares each run with one that was left alone.
 
     Args:
       kills: the next one waits until its phase comes, in this run or in another.
       folder: where the runs go.
       show: is given a line on every kill and every run.
+      pair: whether a run is of two processes.
 
     Returns:
       How many kills there were, by (phase, signal).
@@ -102,12 +141,12 @@ def torture(kills: Iterable[Kill], folder: Path, show: Callable[[str], None] = p
     kills, counts = iter(kills), collections.Counter()
     alone, killed, phases = folder / "alone", folder / "killed", {}
     for command in (TRAIN, EVALUATE):
-        phases |= _finished(_attempt(command, alone, None, {})).phases
+        phases |= _finished(_attempt(command, alone, None, {}, pair)).phases
     kill = next(kills, None)
     while kill:
         commands, began = [TRAIN, EVALUATE], counts.total()
         while commands:
-            ended = _attempt(commands[0], killed, kill, phases)
+            ended = _attempt(commands[0], killed, kill, phases, pair)
             if not ended.killed_in:
                 phases |= _finished(ended).phases  # shorter ones, since compiled programs were kept
                 del commands[0]
@@ -145,12 +184,17 @@ def _rows(workdir: Path) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in timed} for row in rows]
 
 
-def _attempt(command: Sequence[str], workdir: Path, kill: Kill | None, phases: dict[str, float]) -> Ended:
+def _attempt(command: Sequence[str], workdir: Path, kill: Kill | None, phases: dict[str, float], pair: bool) -> Ended:
     """Runs a command until its end, or until the kill's phase has come and lasted for its part of the usual time."""
-    said, sent, now, seen, last, heard = workdir.with_name("said.txt"), 0.0, "", {}, {}, False
-    arguments = [sys.executable, "-m", "vgg_jax.main", f"--workdir={workdir}", *command]
+    said, sent, now, seen, last, heard = workdir.with_name("said0.txt"), 0.0, "", {}, {}, False
+    arguments = [f"--workdir={workdir}", *command]
     with said.open("wb") as file:
-        process = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=file)
+        alone = [sys.executable, "-m", "vgg_jax.main", *arguments]
+        process = (
+            Pair(arguments, said.parent)
+            if pair
+            else subprocess.Popen(alone, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=file)
+        )
     try:
         while process.poll() is None:
             time.sleep(0.005)
@@ -190,7 +234,10 @@ def _phase(said: str, workdir: Path) -> str:
 
 def _listens(pid: int) -> bool:
     """Whether a process has come so far that it handles SIGTERM."""
-    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    try:
+        caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    except FileNotFoundError:  # it has ended just now, and was not this process's own
+        return False
     return bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
@@ -213,13 +260,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200, help="of the kills")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
+    parser.add_argument("--pair", action="store_true", help="kill runs of two processes")
     given = parser.parse_args()
     absl_logging.set_verbosity(absl_logging.FATAL)  # of Orbax, as the commands do
     with tempfile.TemporaryDirectory() as folder:
         ENVIRONMENT["XDG_CACHE_HOME"] = folder  # of compiled programs: the user's own is not for what is killed
+        os.environ.update(ENVIRONMENT)
         show = lambda line: print(line, flush=True)
-        counts = torture(itertools.islice(drawn(given.seed), given.count), Path(folder), show)
-    names = [number.name for number in SIGNALS]
+        signals = (signal.SIGKILL,) if given.pair else SIGNALS
+        kills = itertools.islice(drawn(given.seed, signals), given.count)
+        counts = torture(kills, Path(folder), show, pair=given.pair)
+    names = [number.name for number in signals]
     print(f"\n{'killed in':<18}" + "".join(f"{name:>9}" for name in names))
     for phase in PHASES:
         print(f"{phase:<18}" + "".join(f"{counts[phase, name]:>9}" for name in names))
