@@ -1,5 +1,6 @@
 import contextlib
 import json
+import resource
 import shutil
 from types import SimpleNamespace
 
@@ -377,6 +378,30 @@ def test_checkpoints_that_cannot_be_written_are_reported_in_a_line(tmp_path, con
     with pytest.raises(CheckpointError, match=r"cannot be written: RESOURCE_EXHAUSTED: No space left on device$"):
         checkpoints.save(1, arrays_of(state_of(config)), meta(config))
     checkpoints.close()
+
+
+def test_a_full_disk_costs_a_checkpoint_that_may_be_left_out(tmp_path, config, caplog):
+    """No file may grow beyond 4 kB while step 2 is saved, which the writing thread finds."""
+    state, limits = state_of(config), resource.getrlimit(resource.RLIMIT_FSIZE)
+    with contextlib.closing(Checkpoints(tmp_path, 3)) as checkpoints:
+        checkpoints.save(1, arrays_of(state), meta(config))
+        checkpoints.wait()
+        for may_be, raised in ((False, pytest.raises(CheckpointError)), (True, contextlib.nullcontext())):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+            try:
+                with raised, checkpoints.left_out(may_be):
+                    checkpoints.save(2, arrays_of(state), meta(config))
+                    checkpoints.wait()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert checkpoints.latest == 1
+        (said,) = (record.message for record in caplog.records if record.name.startswith("vgg_jax"))
+        assert "a checkpoint cannot be written: " in said
+        assert said.endswith("The run goes on without it; the last one is of step 1")
+        checkpoints.save(3, arrays_of(state), meta(config))
+        checkpoints.wait()
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"1", "3"}  # and no half of another
+    assert same(restored(tmp_path, state_of(config, seed=1))[0].trainable, state.trainable)
 
 
 def layers(config, classes=10):

@@ -37,7 +37,7 @@ from ml_collections import ConfigDict
 
 from vgg_jax import sharding
 from vgg_jax.config import with_defaults
-from vgg_jax.errors import CheckpointError
+from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.files import check_room, printable, set_aside, written_aside
 from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
@@ -74,8 +74,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             with self._writing():
                 self._folder.mkdir(parents=True, exist_ok=True)
-                for unfinished in self._folder.glob(f"*{_UNFINISHED}*"):  # of a run that was killed
-                    shutil.rmtree(unfinished)
+                self._remove_unfinished()  # of a run that was killed
 
     @property
     def latest(self) -> int | None:
@@ -101,8 +100,15 @@ class Checkpoints:
           ConfigError: there is no room on the disk.
         """
         self.wait()
-        size = sum(array.nbytes for array in jax.tree.leaves(arrays))
-        check_room(self._folder, size, f"the checkpoint of step {step}")
+        with self._writing():
+            self._remove_unfinished()  # of a save that failed: it takes the room of this one
+        size, refusal = sum(array.nbytes for array in jax.tree.leaves(arrays)), None
+        try:
+            check_room(self._folder, size, f"the checkpoint of step {step}")
+        except ConfigError as error:
+            refusal = error
+        if sharding.agreed(refusal is not None):  # or those that see room would wait for the others
+            raise refusal or ConfigError(f"{self._folder}: another process sees no room for step {step}")
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         meta = meta | {"step": step, "checksums": {name: checksums(tree) for name, tree in arrays.items()}}
         items["meta"] = ocp.args.JsonSave(_sealed(meta))
@@ -159,10 +165,24 @@ class Checkpoints:
                     # Renamed first: what a kill leaves is half a checkpoint, and its name says so.
                     shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}{_UNFINISHED}")))
 
+    @contextlib.contextmanager
+    def left_out(self, may_be: bool) -> Iterator[None]:
+        """A context in which a checkpoint that cannot be written is left out with a warning, if it may be."""
+        try:
+            yield
+        except (CheckpointError, ConfigError) as error:
+            if not may_be:
+                raise
+            log.warning("%s\nThe run goes on without it; the last one is of step %s", error, self.latest or "none")
+
     def close(self) -> None:
         """Waits, and ends the writing threads."""
         with self._writing():
             self._writer.close()
+
+    def _remove_unfinished(self) -> None:
+        for unfinished in self._folder.glob(f"*{_UNFINISHED}*") if jax.process_index() == 0 else ():
+            shutil.rmtree(unfinished)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

@@ -126,6 +126,7 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5_000  # steps; and before every validation
     config.checkpoint.keep = 3  # the last so many, and the best
+    config.checkpoint.on_error = "raise"  # one that cannot be written: raise, or skip (said) unless it is the last
     return config
 
 
@@ -145,6 +146,7 @@ _CHOICES = {
     "init.preprocessing": ("", *PREPROCESSING),
     "data.statistics": ("computed", "imagenet"),
     "data.on_error": ("raise", "skip"),
+    "checkpoint.on_error": ("raise", "skip"),
     "schedule.kind": ("plateau", "step", "fixed"),
     "evaluate.validation": PROTOCOLS,
     "evaluate.classes": ("", "all", "source"),

@@ -155,13 +155,26 @@ def _batch_over(x: Array, axes: str | tuple[str, ...]) -> Array:
     return jax.lax.with_sharding_constraint(x, P(axes))
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that lie on this process's devices, rising: its share, and all that it has to read."""
+    parts = split_batch(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique([np.arange(batch_size)[part] for part in parts])
+
+
 def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """One global batch out of each process's share of it; returns while the copy is still under way.
 
     Args:
-      batch: this process's share, arrays of shape (local_batch, ...).
+      batch: this process's share, arrays of its `local_rows`.
     """
-    return {name: jax.make_array_from_process_local_data(split_batch(mesh), share) for name, share in batch.items()}
+
+    def placed(share: np.ndarray) -> jax.Array:
+        size = len(share) * mesh.size // len(mesh.local_devices)
+        rows = local_rows(mesh, size)
+        part = lambda index: share[np.searchsorted(rows, np.arange(size)[index[0]])]
+        return jax.make_array_from_callback((size, *share.shape[1:]), split_batch(mesh), part)
+
+    return {name: placed(share) for name, share in batch.items()}
 
 
 def agreed(answer: bool) -> bool:

@@ -1,10 +1,13 @@
 """The batches of training and the examples of evaluation, from sources of every kind."""
 
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.data.conftest import encode, pillow_crop, pixels, with_orientation
+from vgg_jax.data import retry
 from vgg_jax.data.decode import decode, rescale
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.open import open_source
@@ -89,12 +92,38 @@ def test_the_batches_can_start_anywhere(source):
 
 def test_processes_share_each_batch(source):
     whole = batches_of(source, 5)[0]
-    shares = [batches_of(source, 5, process_index=index, process_count=3)[0] for index in range(3)]
+    shares = [batches_of(source, 5, rows=np.arange(start, start + 2))[0] for start in (0, 2, 4)]
     together = [
         {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]} for batches in zip(*shares)
     ]
     assert all(len(batch["label"]) == 2 for batch in shares[0])
     assert_equal(whole, together)
+
+
+class Flaky(InMemory):
+    """Of every third image the first reads fail."""
+
+    def __init__(self, source: Source, failures: int):
+        super().__init__(source)
+        self._left = dict.fromkeys(range(0, len(source), 3), failures)
+
+    def __getitem__(self, index):
+        if self._left.get(index):
+            self._left[index] -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return super().__getitem__(index)
+
+
+def test_what_fails_now_and_then_is_read_again_counted_and_named(source, monkeypatch, caplog):
+    monkeypatch.setattr(retry, "WAITS", (0.0, 0.0))
+    assert_equal(batches_of(Flaky(source, 2), 6)[0], batches_of(InMemory(source), 6)[0])
+    count = 2 * len(range(0, len(source), 3))
+    assert len(caplog.records) == count and f"(failed attempts so far: {count})" in caplog.text
+    assert f"{source.name_of(3)}: Input/output error; it is read again" in caplog.text
+    with scaled_images(Flaky(source, 2), range(len(source)), [32]) as examples:
+        assert [example.index for example in examples] == [*range(len(source))]
+    with pytest.raises(DataError, match="Input/output error"):
+        batches_of(Flaky(source, 99), 6)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The run as a whole, on small generated photographs: learning, resuming, diverging, bad images."""
 
+import contextlib
 import functools
 import importlib
 import json
@@ -7,18 +8,21 @@ import math
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from vgg_jax import CheckpointError, ConfigError, DataError
-from vgg_jax.checkpoint import load_network, read_arrays, read_meta
+from vgg_jax import CheckpointError, ConfigError, DataError, sharding
+from vgg_jax.checkpoint import Checkpoints, load_network, read_arrays, read_meta
 from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.target import of_run
 from vgg_jax.commands.workdir import RUN
 from vgg_jax.config import default_config
+from vgg_jax.data.sampler import Sampler
 from vgg_jax.stopping import Stopped
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.tasks.classification import Classification
@@ -295,6 +299,55 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert "config.train.learning_rate" in str(caught.value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays(tmp_path)))
     assert load_network(tmp_path)[1]["step"] == 12
+
+
+def test_a_loss_that_is_no_number_on_one_device_stops_all_and_names_the_images(config, tmp_path, monkeypatch):
+    """Image 5 of batch 4, which one of the eight devices has, gives no number."""
+    config.train.steps, config.log.every = 12, 1
+    task, sound = make_task(config, sharding.device_mesh(), tmp_path / "other"), Classification.loss
+    with contextlib.closing(task.batches(None, 4)) as batches:
+        bad = next(batches)["image"][5].astype(int).sum()
+
+    def loss(self, net, batch, keys):
+        total, metrics = sound(self, net, batch, keys)
+        is_bad = batch["image"].astype(int).sum((1, 2, 3)) == bad
+        metrics["loss"] += (spoilt := jnp.where(is_bad, jnp.nan, 0).sum())
+        return total + spoilt, metrics
+
+    monkeypatch.setattr(Classification, "loss", loss)
+    said = (
+        r"step 5: the loss is nan .*no checkpoint was saved yet .*\nThe 16 images of its batch are listed in .*diverged"
+    )
+    with pytest.raises(Diverged, match=said) as caught:
+        train(config, tmp_path)
+    names = (tmp_path / "diverged.txt").read_text().splitlines()
+    assert names == [
+        task.source.name_of(index) for index in Sampler(72, batch_size=16, crop=32, scale=(32, 40), seed=0)(4).index
+    ]
+    assert f"the first is {names[0]}" in str(caught.value)
+
+
+def test_a_full_disk_stops_the_run_or_costs_a_checkpoint(config, tmp_path, monkeypatch, caplog):
+    config.train.steps, config.evaluate.every, config.checkpoint.every = 9, 6, 3
+    save, full = Checkpoints.save, 6
+
+    def save_on(checkpoints, step, arrays, meta):
+        with monkeypatch.context() as patched:
+            patched.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**3 if step == full else 10**12))
+            save(checkpoints, step, arrays, meta)
+
+    monkeypatch.setattr(Checkpoints, "save", save_on)
+    with pytest.raises(ConfigError, match="no room for the checkpoint of step 6"):
+        train(config, tmp_path / "raise")
+    assert load_network(tmp_path / "raise")[1]["step"] == 3
+    config.checkpoint.on_error = "skip"
+    train(config, tmp_path / "skip")
+    assert caplog.text.count("The run goes on without it; the last one is of step 3") == 1
+    assert sorted(path.name for path in (tmp_path / "skip/checkpoints").iterdir()) == ["3", "9"]
+    assert [row["step"] for row in metric_writer.read(tmp_path / "skip") if "validation_loss" in row] == [6, 9]
+    full = 9  # the last one is what a run is for
+    with pytest.raises(ConfigError, match="no room for the checkpoint of step 9"):
+        train(config, tmp_path / "raise")
 
 
 def test_a_bad_image_stops_the_run_or_is_counted(config, tmp_path, photographs, caplog):

@@ -52,6 +52,9 @@ class Rectangles:
             box[:] = (left + width / 2) / 32, (top + height / 2) / 32, width / 32, height / 32
         return {"image": images, "boxes": boxes, "mask": np.ones(self.size, np.float32)}
 
+    def images(self, k):
+        return [f"rectangle {row} of batch {k}" for row in range(self.size)]
+
     def batches(self, net, start):
         return (self.batch(k) for k in itertools.count(start))
 

@@ -28,8 +28,8 @@ WAY_OUT = "give --workdir=DIR for results"
 
 RUN = frozenset(
     {
-        *("checkpoints", "metrics.jsonl", "tensorboard", "log.txt", "unreadable.txt", "batch.png", "curves.png"),
-        *("colors.json", "views", "views.partial", "evaluation"),
+        *("checkpoints", "metrics.jsonl", "tensorboard", "log.txt", "batch.png", "curves.png"),
+        *("unreadable.txt", "diverged.txt", "colors.json", "views", "views.partial", "evaluation"),
     }
 )
 """What a run writes in its folder, beside the mark."""

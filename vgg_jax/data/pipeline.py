@@ -18,6 +18,7 @@ import numpy as np
 
 from vgg_jax.data import decode
 from vgg_jax.data.boxes import in_window
+from vgg_jax.data.retry import Retrying
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
@@ -82,6 +83,7 @@ class TrainingBatches:
         _check_on_error(on_error)
         self.problems: dict[str, str] = {}
         self._source, self._sampler, self._crop, self._stop = source, sampler, crop, stop
+        self._examples = Retrying(source)
         self._corners = corners
         self._skip, self._size, self._unreadable = on_error == "skip", len(sampler(start).index), 0
         self._planned_at_once = max(1, _PLANNED // self._size)
@@ -176,7 +178,7 @@ class TrainingBatches:
         given, label = np.full(len(index), b"", object), np.zeros(len(index), np.int32)
         for row in np.flatnonzero(index >= 0):
             with contextlib.suppress(OSError, DataError):
-                example = self._source[int(index[row])]
+                example = self._examples[int(index[row])]
                 given[row], label[row] = example["image"], example["label"]
         return given, label
 
@@ -188,7 +190,7 @@ class TrainingBatches:
         label, reason = label.copy(), np.full(self._size, b"", object)
         for row in np.setdiff1d(np.flatnonzero(index >= 0), rows):
             try:
-                example = self._source[int(index[row])]
+                example = self._examples[int(index[row])]
                 whole = decode.upright(example["image"])
                 image[row], window[row] = decode.crop(whole, int(side[row]), place[row], self._crop)
                 label[row], mask[row] = example["label"], 1
@@ -273,18 +275,18 @@ def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], thread
     """The graph: a `tf.data.Dataset` of index, label, size, images and problem of each example."""
     tf, jpeg = _tensorflow()
     graph = tf.autograph.experimental.do_not_convert
-    files = source.files
+    files, examples = source.files, Retrying(source)
 
     def record(index: np.int64) -> tuple[bytes, np.int32]:
         try:
-            example = source[int(index)]
+            example = examples[int(index)]
             return example["image"], np.int32(example["label"])
         except (OSError, DataError):  # the slower road says why
             return b"", np.int32(0)
 
     def anything(index: np.int64) -> tuple:
         try:
-            example = source[int(index)]
+            example = examples[int(index)]
             image = decode.decode(example["image"])
             decode.check_elongated(*image.shape[:2], [scale for scale in scales if scale])
             images = [decode.rescale(image, scale) if scale else image for scale in scales]

@@ -68,7 +68,7 @@ class Sampler:
       crop: side of the crop, in pixels.
       scale: (Smin, Smax), the range of S in pixels; equal for a fixed S.
       seed: of all draws.
-      process_index, process_count: this process gets the `process_index`-th of `process_count` shares.
+      rows: int64 (b,), which of the batch are asked for; None for all.
 
     Raises:
       DataError: the numbers do not fit together.
@@ -82,34 +82,20 @@ class Sampler:
         crop: int,
         scale: tuple[int, int],
         seed: int,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: np.ndarray | None = None,
     ):
         smallest, largest = scale
         if not crop <= smallest <= largest:
             raise DataError(f"scale={tuple(scale)} with crop={crop}: needs crop <= Smin <= Smax")
         self._order = EpochOrder(size, batch_size, seed)
         self._batch_size, self._scale, self._seed = batch_size, (smallest, largest), seed
-        self._share = process_slice(batch_size, process_index, process_count)
+        self._rows = slice(None) if rows is None else rows
 
     def __call__(self, k: int) -> Requests:
-        """This process's share of batch k."""
+        """These rows of batch k."""
         index, _ = self._order(k)
-        # The whole global batch is drawn and then cut, so it is the same however many processes share it.
+        # The whole global batch is drawn, so it is the same however many processes share it.
         draws = generator(self._seed, CROPS, k)
         smaller_side = draws.integers(*self._scale, size=self._batch_size, dtype=np.int32, endpoint=True)
         place = draws.random((self._batch_size, 2))
-        return Requests(index[self._share], smaller_side[self._share], place[self._share])
-
-
-def process_slice(batch_size: int, process_index: int, process_count: int) -> slice:
-    """The rows of a global batch that one of several processes reads.
-
-    Raises:
-      DataError: the batch does not divide evenly.
-    """
-    rows, rest = divmod(batch_size, process_count)
-    if batch_size < 1 or rest:
-        fits = max(batch_size - rest, process_count)
-        raise DataError(f"batch_size={batch_size} does not divide over {process_count} processes; use {fits}")
-    return slice(process_index * rows, (process_index + 1) * rows)
+        return Requests(index[self._rows], smaller_side[self._rows], place[self._rows])

@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 from vgg_jax import compiler, sharding
 from vgg_jax.data import sampler
 from vgg_jax.data.pipeline import TrainingBatches
-from vgg_jax.data.sampler import Requests, process_slice
+from vgg_jax.data.sampler import Requests
 from vgg_jax.errors import ConfigError
 from vgg_jax.inference import array_folder
 from vgg_jax.model.specs import scaled, spec_of
@@ -105,6 +105,10 @@ class CachedFeatures:
 
         return (batch(k) for k in itertools.count(start))
 
+    def images(self, k: int) -> list[str]:
+        """The names of the images of batch k."""
+        return list(map(self.source.name_of, self._order(k)[0].tolist()))
+
     def loss(self, net: VGG, batch: dict[str, Array], keys: Array) -> tuple[Array, Metrics]:
         """The task's criterion of the FC layers: a view was augmented before the convolutions."""
         return self._task.criterion(net.head(batch["pool5"], keys=split_keys(keys)[1]), batch)
@@ -117,7 +121,7 @@ class CachedFeatures:
     def places(self, k: int) -> Places:
         """This process's share of batch k."""
         index, epoch = self._order(k)
-        mine = process_slice(len(index), jax.process_index(), jax.process_count())
+        mine = sharding.local_rows(self._mesh, len(index))
         return index[mine], epoch[mine] % self._view_count
 
     def views(self, index: np.ndarray, view: np.ndarray) -> dict[str, Array]:
@@ -142,7 +146,7 @@ class CachedFeatures:
 
         views, images = self._shape[:2]
         size, total = _TOGETHER * self._mesh.size, views * images
-        mine = process_slice(size, jax.process_index(), jax.process_count())
+        mine = sharding.local_rows(self._mesh, size)
 
         def places(k: int) -> Places:
             number = start + k * size + np.arange(size)

@@ -41,12 +41,11 @@ class Classification(RandomCrops):
     monitor = "top1"
 
     def __init__(self, config: ConfigDict, mesh: Mesh, workdir: Path):
-        del mesh
         data = config.data
         source, validation_source = (open_source(data.source, s) for s in (data.train_split, data.validation_split))
         _check_classes(source)
         warn_of_few_classes(len(source.classes))
-        super().__init__(config, workdir, source, validation_source, len(source.classes))
+        super().__init__(config, mesh, workdir, source, validation_source, len(source.classes))
         self._views = eval_views([config.evaluate.validation], [eval_scale(config)])
         self._runner: Runner | None = None
 

@@ -54,12 +54,11 @@ class Localization(RandomCrops):
     monitor = "localized"
 
     def __init__(self, config: ConfigDict, mesh: Mesh, workdir: Path):
-        del mesh
         data = config.data
         source, validation_source = (boxed_source(config, s) for s in (data.train_split, data.validation_split))
         each = EachObject(source)
         boxes = len(each.classes) if config.localization.per_class else 1
-        super().__init__(config, workdir, each, validation_source, 4 * boxes, each.objects.corners)
+        super().__init__(config, mesh, workdir, each, validation_source, 4 * boxes, each.objects.corners)
         self._boxes: CentralBoxes | None = None
 
     def criterion(self, outputs: Float[Array, "n h w channels"], batch: dict[str, Array]) -> tuple[Array, Metrics]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
+from vgg_jax import sharding
 from vgg_jax.config import eval_scale
 from vgg_jax.data.augment import augment
 from vgg_jax.data.open import open_source
@@ -36,6 +38,7 @@ class RandomCrops(ABC):
 
     Args:
       config: the run's.
+      mesh: all devices.
       workdir: the run's folder; the color statistics are kept in its `colors.json`.
       source, validation_source: the images.
       outputs: channels of the network's last layer.
@@ -53,6 +56,7 @@ class RandomCrops(ABC):
     def __init__(
         self,
         config: ConfigDict,
+        mesh: Mesh,
         workdir: Path,
         source: Source,
         validation_source: Source,
@@ -60,7 +64,8 @@ class RandomCrops(ABC):
         corners: Float[np.ndarray, "n 4"] | None = None,
     ):
         data = config.data
-        self.config, self.source, self.validation_source, self.corners = config, source, validation_source, corners
+        self.config, self.mesh, self.corners = config, mesh, corners
+        self.source, self.validation_source = source, validation_source
         log.info("training on %s; validation on %s", source.describe(), validation_source.describe())
         _announce_evaluation(config)
         self.classes, self.outputs = source.classes, outputs
@@ -98,19 +103,25 @@ class RandomCrops(ABC):
     def batches(self, net: VGG, start: int) -> TrainingBatches:
         """Random crops at random scales: `image` uint8 (n, crop, crop, 3), the `targets`, and `mask` (n,)."""
         del net
+        rows = sharding.local_rows(self.mesh, self.config.train.batch_size)
+        stream = self.crops(self._sampler(rows), start=start)
+        self.problems.maps.append(stream.problems)
+        return stream
+
+    def images(self, k: int) -> list[str]:
+        """The names of the images of batch k."""
+        return list(map(self.source.name_of, self._sampler()(k).index.tolist()))
+
+    def _sampler(self, rows: np.ndarray | None = None) -> Sampler:
         config = self.config
-        sampler = Sampler(
+        return Sampler(
             len(self.source),
             batch_size=config.train.batch_size,
             crop=config.data.crop,
             scale=tuple(config.data.scale),
             seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            rows=rows,
         )
-        stream = self.crops(sampler, start=start)
-        self.problems.maps.append(stream.problems)
-        return stream
 
     def crops(self, requests: Callable[[int], Requests], **span: int) -> TrainingBatches:
         """The crops that are asked for, with their targets; `span` is `start` and `stop`."""

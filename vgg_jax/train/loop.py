@@ -118,10 +118,11 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         preview = aside.submit(_save_preview, task, batch, config.seed, workdir) if not step and first_process else None
         begun = {"train": step, "validation": validation.get("step", 0)}
         write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, begun, write=first_process)))
-        throughput = Throughput(batch_size, functools.partial(_check_finite, config, checkpoints, workdir))
+        throughput = Throughput(batch_size, functools.partial(_check_finite, config, task, checkpoints, workdir))
         progress, left_out, first_step = Progress("step", first=step, seconds=0), set(), step + 1
         asked_to_stop = at_end.enter_context(deferred_stop("the step under way is saved"))
         batches, stopping, watchdog = itertools.chain([batch], batches), False, None
+        spare = lambda: config.checkpoint.on_error == "skip" and not (stopping or finished())
         if jax.process_count() > 1:
             saved = lambda: f"step {checkpoints.latest or 'none'} is saved in {workdir}"
             watchdog = at_end.enter_context(contextlib.closing(Watchdog(config.mesh.patience, saved)))
@@ -129,7 +130,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         while True:
             if unvalidated() and not stopping:
                 began = time.monotonic()
-                checkpoints.wait()
+                with checkpoints.left_out(spare()):
+                    checkpoints.wait()
                 write.flush()
                 with watchdog.elsewhere() if watchdog else stoppable():  # saved; others would wait
                     metrics = task.evaluate(_network(graphdef, state))
@@ -139,7 +141,9 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 log.info("step %d: validation %s (%.1f s)", step, as_text(metrics), time.monotonic() - began)
                 if decision := schedule.observe(step, monitored):
                     log.info("step %d: validation %s: %s", step, task.monitor, decision)
-                checkpoints.complete(step, {"schedule": schedule.state, "validation": validation}, monitored)
+                if checkpoints.latest == step:
+                    with checkpoints.left_out(spare()):
+                        checkpoints.complete(step, {"schedule": schedule.state, "validation": validation}, monitored)
                 throughput.restart()
             for name in set(task.problems) - left_out:
                 progress.clear()
@@ -169,7 +173,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             if unvalidated() or stopping or step % config.checkpoint.every == 0:
                 throughput.fetch()  # nothing is saved that was not checked
                 meta = resume.about(config, task) | {"schedule": schedule.state, "validation": validation}
-                checkpoints.save(step, arrays_of(state), meta)
+                with checkpoints.left_out(spare()):
+                    checkpoints.save(step, arrays_of(state), meta)
 
         progress.clear()
         checkpoints.wait()
@@ -215,26 +220,29 @@ def _compiled(config, task: Task, mesh: Mesh, graphdef, optimizer, state: TrainS
 
 def _save_preview(task: Task, batch: dict[str, jax.Array], seed: int, workdir: Path) -> Path:
     """Writes the first images of batch 0 as the network sees them."""
-    # The first process's devices hold the first images of the global batch.
-    local = {
-        name: np.concatenate([np.asarray(shard.data) for shard in array.addressable_shards])[:32]
-        for name, array in batch.items()
-    }
+    parts = {name: sorted(array.addressable_shards, key=lambda part: part.index) for name, array in batch.items()}
+    local = {name: np.concatenate([np.asarray(part.data) for part in parts[name]])[:32] for name in parts}
+    keys = image_keys(seed, 0, len(batch["mask"]))
+    keys = jnp.concatenate([keys[part.index] for part in parts["mask"]])[:32]
     path = workdir / "batch.png"
-    save_batch(path, *task.preview(local, image_keys(seed, 0, len(local["mask"]))))
+    save_batch(path, *task.preview(local, keys))
     return path
 
 
 def _check_finite(
-    config: ConfigDict, checkpoints: Checkpoints, workdir: Path, step: int, metrics: Mapping[str, float]
+    config: ConfigDict, task: Task, checkpoints: Checkpoints, workdir: Path, step: int, metrics: Mapping[str, float]
 ) -> None:
-    """Ends a run whose loss or gradient is no longer a number, before it is saved."""
+    """Ends a run whose loss or gradient is no longer a number, before it is saved; all processes see the same ones."""
     loss, norm = metrics["loss"], metrics["gradient_norm"]
     if not (math.isfinite(loss) and math.isfinite(norm)):
         saved = checkpoints.latest
         kept = f"the last good checkpoint is step {saved}" if saved else "no checkpoint was saved yet"
+        listed, names = workdir / "diverged.txt", list(map(printable, task.images(step - 1)))
+        if jax.process_index() == 0:
+            listed.write_text("\n".join(names) + "\n")
         raise Diverged(
             f"step {step}: the loss is {loss} and the gradient's norm {norm}; {kept} ({workdir}).\n"
+            f"The {len(names)} images of its batch are listed in {listed}, the first is {names[0]}.\n"
             f"A lower config.train.learning_rate (now {config.train.learning_rate}), a warm-up "
             "(config.schedule.warmup_steps) or config.init.scheme='he' usually helps."
         )

@@ -38,6 +38,9 @@ class Task(Protocol):
           net: the network as it is before the update `start`.
         """
 
+    def images(self, k: int) -> Sequence[str]:
+        """The names of all images of batch k, whichever process reads them."""
+
     def loss(self, net: VGG, batch: Batch, keys: jax.Array) -> tuple[jax.Array, Metrics]:
         """What is minimized, and metrics by name, each summed over the images whose mask is 1.
 
