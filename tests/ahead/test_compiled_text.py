@@ -99,6 +99,41 @@ def test_traffic_is_what_kernels_read_and_write():
     assert traffic(parse(GPU)) == fusion + gathered + 3 * 400
 
 
+IN_PLACE = """
+%fused_scatter (map: bf16[8,6,4], place: s32[8,2]) -> bf16[8,6,4] {
+  %map = bf16[8,6,4]{2,1,0} parameter(0)
+  %place = s32[8,2]{1,0} parameter(1)
+  %zero = bf16[] constant(0)
+  %zeros = bf16[8,1,1,4]{3,2,1,0} broadcast(%zero), dimensions={}
+  ROOT %scatter = bf16[8,6,4]{2,1,0} scatter(%map, %place, %zeros), update_window_dims={1,2,3}
+}
+
+%fused_update (map.1: bf16[8,6,4], row: bf16[1,6,4]) -> bf16[8,6,4] {
+  %row = bf16[1,6,4]{2,1,0} parameter(1)
+  %map.1 = bf16[8,6,4]{2,1,0} parameter(0)
+  %first = s32[] constant(0)
+  %negated = bf16[8,6,4]{2,1,0} negate(%map.1)
+  ROOT %update = bf16[8,6,4]{2,1,0} dynamic-update-slice(%negated, %row, %first, %first, %first)
+}
+
+ENTRY %main (x: bf16[8,6,4], p: s32[8,2], r: bf16[1,6,4]) -> bf16[8,6,4] {
+  %x = bf16[8,6,4]{2,1,0} parameter(0)
+  %p = s32[8,2]{1,0} parameter(1)
+  %r = bf16[1,6,4]{2,1,0} parameter(2)
+  %zero.1 = s32[] constant(0)
+  %a = bf16[8,6,4]{2,1,0} fusion(%x, %p), kind=kInput, calls=%fused_scatter
+  %b = bf16[8,6,4]{2,1,0} fusion(%a, %r), kind=kLoop, calls=%fused_update
+  ROOT %c = bf16[8,6,4]{2,1,0} dynamic-update-slice(%b, %r, %zero.1, %zero.1, %zero.1)
+}
+"""
+
+
+def test_traffic_of_an_update_in_place_is_what_it_writes():
+    whole, row, places, line, place = 2 * 8 * 6 * 4, 2 * 6 * 4, 4 * 8 * 2, 2 * 8 * 4, 3 * 4
+    elsewhere = whole + row + whole  # what is updated is computed in the kernel: read, and written anew
+    assert traffic(parse(IN_PLACE)) == (places + line) + elsewhere + (row + place + row)
+
+
 def test_a_roofline_by_hand():
     chip = Chip(peak=100.0, memory=1.0, bandwidth=10.0, link=5.0, host=2, network=1.0)
     near, far = Collective("all-reduce", 2, 1, 20), Collective("all-reduce", 4, 1, 20)

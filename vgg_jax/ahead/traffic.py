@@ -1,19 +1,22 @@
 """Bytes that a GPU's program moves between its memory and its cores: an estimate from its compiled text.
 
 XLA's cost analysis counts them for a TPU. For a GPU each instruction of the schedule is a kernel, which reads its
-operands and writes its result: their bytes are added up. What a kernel updates in place counts as if it were read and
-written whole, and what the cache holds between two kernels counts twice.
+operands and writes its result: their bytes are added up. Of an array that a kernel updates in place, only what is
+written counts; what the cache holds between two kernels counts twice.
 """
 
 from __future__ import annotations
 
-from vgg_jax.ahead.hlo import Module
+from vgg_jax.ahead.hlo import Instruction, Module
 
 NO_KERNELS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id", "replica-id"}
 """Kinds of instructions that move nothing."""
 
 SCHEDULES = {"while", "call", "conditional"}
 """Kinds whose computations are schedules themselves."""
+
+UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
+"""Kinds that update their first operand in place, and which operand they write into it."""
 
 
 def traffic(module: Module, computation: str | None = None) -> int:
@@ -31,7 +34,21 @@ def traffic(module: Module, computation: str | None = None) -> int:
             if instruction.kind in SCHEDULES:
                 schedules += module.called(instruction)
             elif instruction.kind not in NO_KERNELS and not instruction.kind.endswith("-done"):
-                operands = sum(instructions[name].size for name in instruction.operands if name in instructions)
-                result = 0 if instruction.kind.endswith("-start") else instruction.size
-                total += runs[name] * (operands + result)
+                total += runs[name] * _moved(module, name, instruction)
     return total
+
+
+def _moved(module: Module, computation: str, instruction: Instruction) -> int:
+    """Bytes that a kernel reads and writes."""
+    instructions = module.computations[computation]
+    operands = sum(instructions[name].size for name in instruction.operands if name in instructions)
+    moved = operands + (0 if instruction.kind.endswith("-start") else instruction.size)
+    if instruction.kind == "fusion":
+        instructions = module.computations[module.called(instruction)[0]]
+        instruction = next(reversed(instructions.values()))  # its result
+        if instruction.kind in UPDATES and instructions[instruction.operands[0]].kind != "parameter":
+            return moved  # an array that begins here
+    if instruction.kind not in UPDATES:
+        return moved
+    written = instructions[instruction.operands[UPDATES[instruction.kind]]]
+    return moved - 2 * instruction.size + written.size
