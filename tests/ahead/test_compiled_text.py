@@ -6,6 +6,7 @@ from vgg_jax.ahead.chips import Chip
 from vgg_jax.ahead.collectives import Collective, collectives, sent
 from vgg_jax.ahead.hlo import parse
 from vgg_jax.ahead.roofline import roofline
+from vgg_jax.ahead.schedule import waiting
 from vgg_jax.ahead.traffic import traffic
 
 GPU = """
@@ -142,3 +143,29 @@ def test_a_roofline_by_hand():
     assert (line.alone, line.best, line.worst) == (3.0, 4.0, 7.0)
     # 2 * 3/4 * 20 bytes over the links, and the half of it, for two share a host, over the network.
     assert roofline(chip, 300.0, 20.0, [far]).interconnect == pytest.approx(30 / 5 + 15)
+
+
+SCHEDULE = """
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+ENTRY %main (a: f32[10], b: f32[100]) -> f32[10] {
+  %a = f32[10]{0} parameter(0)
+  %b = f32[100]{0} parameter(1)
+  %start = f32[10]{0} all-reduce-start(%a), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+  %start.1 = f32[100]{0} all-reduce-start(%b), channel_id=2, replica_groups={{0,1}}, to_apply=%add
+  %negated = f32[100]{0} negate(%b)
+  %done = f32[10]{0} all-reduce-done(%start)
+  %done.1 = f32[100]{0} all-reduce-done(%start.1)
+  ROOT %last = f32[10]{0} all-reduce(%done), channel_id=3, replica_groups={{0,1}}, to_apply=%add
+}
+"""
+
+
+def test_a_program_waits_for_what_its_schedule_does_not_hide():
+    chip = Chip(peak=1.0, memory=1.0, bandwidth=10.0, link=1.0)
+    # The links are busy from 0 to 40 and to 440; the 800 bytes beside them take 80 s; the last is waited for.
+    assert waiting(parse(SCHEDULE), chip, chips=2) == pytest.approx((440 - 80) + 40)

@@ -33,22 +33,24 @@ def traffic(module: Module, computation: str | None = None) -> int:
         for instruction in instructions.values():
             if instruction.kind in SCHEDULES:
                 schedules += module.called(instruction)
-            elif instruction.kind not in NO_KERNELS and not instruction.kind.endswith("-done"):
-                total += runs[name] * _moved(module, name, instruction)
+            else:
+                total += runs[name] * moved(module, name, instruction)
     return total
 
 
-def _moved(module: Module, computation: str, instruction: Instruction) -> int:
-    """Bytes that a kernel reads and writes."""
+def moved(module: Module, computation: str, instruction: Instruction) -> int:
+    """Bytes that an instruction of a schedule reads and writes."""
+    if instruction.kind in NO_KERNELS or instruction.kind in SCHEDULES or instruction.kind.endswith("-done"):
+        return 0
     instructions = module.computations[computation]
     operands = sum(instructions[name].size for name in instruction.operands if name in instructions)
-    moved = operands + (0 if instruction.kind.endswith("-start") else instruction.size)
+    whole = operands + (0 if instruction.kind.endswith("-start") else instruction.size)
     if instruction.kind == "fusion":
         instructions = module.computations[module.called(instruction)[0]]
         instruction = next(reversed(instructions.values()))  # its result
         if instruction.kind in UPDATES and instructions[instruction.operands[0]].kind != "parameter":
-            return moved  # an array that begins here
+            return whole  # an array that begins here
     if instruction.kind not in UPDATES:
-        return moved
+        return whole
     written = instructions[instruction.operands[UPDATES[instruction.kind]]]
-    return moved - 2 * instruction.size + written.size
+    return whole - 2 * instruction.size + written.size
