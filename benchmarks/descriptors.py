@@ -2,19 +2,26 @@
 
     python -m benchmarks.descriptors                                  photographs of ImageNet-like sizes, made
     python -m benchmarks.descriptors --folder=PATH --images=500 --width=1 --scales 256 384 512
+    python -m benchmarks.descriptors --memory 10000 20000 --net=A --width=0.0625 --scales 64 --layer=pool5
 
 Both read the same files, at the same scales, with mirror images, and take turns; the first round compiles and does not
 count. The store's features are written to a new folder each time, one scale after the other; the scorer gives dense
 posteriors. The ratio is of neighboring runs, by the clock and by processor time, which a machine's other work hardly
 changes.
+
+With --memory the store alone is filled, with so many images, which are the photographs under so many names: the largest
+memory of the process's own, without the mapped arrays, which the system may write out (Linux).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import re
 import resource
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -39,6 +46,7 @@ def main() -> None:
     parser.add_argument("--layer", default="relu7")
     parser.add_argument("--scales", type=int, nargs="+", default=[256, 384])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", type=int, nargs="+", help="of the store, for so many images, one after the other")
     arguments = parser.parse_args()
     net = vgg_jax.VGG(arguments.net, width=arguments.width, rngs=nnx.Rngs(0))
     with tempfile.TemporaryDirectory() as made:
@@ -46,6 +54,9 @@ def main() -> None:
             arguments.folder = Path(made)
             make_photographs(arguments.folder, arguments.images)
         source, scales = FileSource(files_of(arguments)), arguments.scales
+        if arguments.memory:
+            show_memory(net, source, scales, arguments.layer, arguments.memory)
+            return
         ways = {
             "scorer": lambda: score(net, source, scales),
             "store": lambda: keep(net, source, scales, arguments.layer),
@@ -73,6 +84,37 @@ def score(net: vgg_jax.VGG, source: FileSource, scales: list[int]) -> None:
 def keep(net: vgg_jax.VGG, source: FileSource, scales: list[int], layer: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         assert kept_features(Path(folder), {}, net, source, [layer], scales).there.all()
+
+
+def show_memory(net: vgg_jax.VGG, source: FileSource, scales: list[int], layer: str, counts: list[int]) -> None:
+    keep(net, source, scales, layer)  # compiles
+    for count in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            names = [f"{folder}/{number:07}.jpg" for number in range(count)]
+            for number, name in enumerate(names):
+                os.symlink(source.files.paths[number % len(source)], name)
+            with largest_memory() as largest:
+                keep(net, FileSource(names), scales, layer)
+        print(f"{count:,} images: {largest[0] / 1e3:.1f} MB at most, {largest[1] / 1e3:.1f} before", flush=True)
+
+
+@contextlib.contextmanager
+def largest_memory():
+    """The process's own memory in kB: the largest so far of what is measured a hundred times a second, the first."""
+    own = lambda: int(re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
+    largest, ended = [own()] * 2, threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            largest[0] = max(largest[0], own())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield largest
+    finally:
+        ended.set()
+        thread.join()
 
 
 def timed(way) -> np.ndarray:

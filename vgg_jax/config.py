@@ -19,7 +19,7 @@ PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
 PROTOCOLS = ("dense", "crops", "both", "center")
 TASKS = ("classification", "localization")
 COMBINE = ("average", "stack", "max")
-SOLVERS = ("liblinear", "device")
+SOLVERS = ("device", "liblinear")
 METRICS = ("mean_ap", "mean_ap_11", "mean_class_recall", "accuracy")
 MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
 
@@ -111,7 +111,7 @@ def default_config() -> ConfigDict:
     # Of several evaluate.scales: stack, average or max; or single, each by itself; of several the best is chosen.
     config.transfer.combine = ("stack",)
     config.transfer.C = (0.01, 0.1, 1.0, 10.0, 100.0)  # the SVM's, of several the best is chosen
-    config.transfer.solver = "liblinear"  # or device: Newton's method on the accelerator
+    config.transfer.solver = "device"  # Newton's method; or liblinear, scikit-learn's
     config.transfer.metric = "mean_class_recall"  # accuracy; mean_ap or mean_ap_11 where an image has several classes
     config.transfer.splits = 3  # at random, of data.train_split; 0: that to train on, evaluate.split to test on
     config.transfer.shots = 30  # images of a class to train on, 0 for all

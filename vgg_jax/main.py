@@ -48,7 +48,9 @@ MODES = {
         (*_NETWORK, "layers", "pool", "stack", "out"),
         "images, folders or patterns",
     ),
-    "transfer": Mode("a linear classifier on descriptors, tested: --config=transfer/folder:PATH", _NETWORK),
+    "transfer": Mode(
+        "a linear classifier on descriptors, tested: --config=transfer/folder:PATH", (*_NETWORK, "multihost")
+    ),
     "compile": Mode(
         "what a config's program needs and could reach on accelerators that are not here: --topology=v5e:4x4",
         ("config", "topology", "dense", "out"),

@@ -80,3 +80,16 @@ def test_programs_come_from_shapes_alone(config, eight_devices):
 @pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="needs the extra tpu-compiler")
 def test_a_tpu_of_one_chip_is_there():
     assert len(topology("v5e:1x1").devices) == 1
+
+
+@pytest.mark.skipif(not topologies.installed("jax_plugins.xla_cuda12"), reason="needs the extra gpu-compiler")
+def test_a_narrow_nets_programs_for_a_gpu_are_as_they_were(config):
+    # Of JAX 0.10.2; with jax.nn.relu and masks of whole maps they were 9.85, 40.4 and 6.31 MB. After a change for the
+    # better, or of JAX, measure them again.
+    config.model.net, config.model.width, config.train.batch_size = "D", 0.25, 32
+    config.data.crop, config.data.scale, config.evaluate.batch_size = 64, (64, 64), 32
+    where = topology("h100:1")
+    training, dense = (report(config, 1000, where, dense=dense) for dense in (False, True))
+    assert training["traffic_per_image"] == pytest.approx(9.15e6, rel=0.03)
+    assert training["memory"]["temporaries"] == pytest.approx(26.9e6, rel=0.1)
+    assert dense["traffic_per_image"] == pytest.approx(4.73e6, rel=0.03)

@@ -6,6 +6,7 @@ from vgg_jax.ahead.chips import Chip
 from vgg_jax.ahead.collectives import Collective, collectives, sent
 from vgg_jax.ahead.hlo import parse
 from vgg_jax.ahead.roofline import roofline
+from vgg_jax.ahead.schedule import waiting
 from vgg_jax.ahead.traffic import traffic
 
 GPU = """
@@ -99,6 +100,41 @@ def test_traffic_is_what_kernels_read_and_write():
     assert traffic(parse(GPU)) == fusion + gathered + 3 * 400
 
 
+IN_PLACE = """
+%fused_scatter (map: bf16[8,6,4], place: s32[8,2]) -> bf16[8,6,4] {
+  %map = bf16[8,6,4]{2,1,0} parameter(0)
+  %place = s32[8,2]{1,0} parameter(1)
+  %zero = bf16[] constant(0)
+  %zeros = bf16[8,1,1,4]{3,2,1,0} broadcast(%zero), dimensions={}
+  ROOT %scatter = bf16[8,6,4]{2,1,0} scatter(%map, %place, %zeros), update_window_dims={1,2,3}
+}
+
+%fused_update (map.1: bf16[8,6,4], row: bf16[1,6,4]) -> bf16[8,6,4] {
+  %row = bf16[1,6,4]{2,1,0} parameter(1)
+  %map.1 = bf16[8,6,4]{2,1,0} parameter(0)
+  %first = s32[] constant(0)
+  %negated = bf16[8,6,4]{2,1,0} negate(%map.1)
+  ROOT %update = bf16[8,6,4]{2,1,0} dynamic-update-slice(%negated, %row, %first, %first, %first)
+}
+
+ENTRY %main (x: bf16[8,6,4], p: s32[8,2], r: bf16[1,6,4]) -> bf16[8,6,4] {
+  %x = bf16[8,6,4]{2,1,0} parameter(0)
+  %p = s32[8,2]{1,0} parameter(1)
+  %r = bf16[1,6,4]{2,1,0} parameter(2)
+  %zero.1 = s32[] constant(0)
+  %a = bf16[8,6,4]{2,1,0} fusion(%x, %p), kind=kInput, calls=%fused_scatter
+  %b = bf16[8,6,4]{2,1,0} fusion(%a, %r), kind=kLoop, calls=%fused_update
+  ROOT %c = bf16[8,6,4]{2,1,0} dynamic-update-slice(%b, %r, %zero.1, %zero.1, %zero.1)
+}
+"""
+
+
+def test_traffic_of_an_update_in_place_is_what_it_writes():
+    whole, row, places, line, place = 2 * 8 * 6 * 4, 2 * 6 * 4, 4 * 8 * 2, 2 * 8 * 4, 3 * 4
+    elsewhere = whole + row + whole  # what is updated is computed in the kernel: read, and written anew
+    assert traffic(parse(IN_PLACE)) == (places + line) + elsewhere + (row + place + row)
+
+
 def test_a_roofline_by_hand():
     chip = Chip(peak=100.0, memory=1.0, bandwidth=10.0, link=5.0, host=2, network=1.0)
     near, far = Collective("all-reduce", 2, 1, 20), Collective("all-reduce", 4, 1, 20)
@@ -107,3 +143,29 @@ def test_a_roofline_by_hand():
     assert (line.alone, line.best, line.worst) == (3.0, 4.0, 7.0)
     # 2 * 3/4 * 20 bytes over the links, and the half of it, for two share a host, over the network.
     assert roofline(chip, 300.0, 20.0, [far]).interconnect == pytest.approx(30 / 5 + 15)
+
+
+SCHEDULE = """
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+ENTRY %main (a: f32[10], b: f32[100]) -> f32[10] {
+  %a = f32[10]{0} parameter(0)
+  %b = f32[100]{0} parameter(1)
+  %start = f32[10]{0} all-reduce-start(%a), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+  %start.1 = f32[100]{0} all-reduce-start(%b), channel_id=2, replica_groups={{0,1}}, to_apply=%add
+  %negated = f32[100]{0} negate(%b)
+  %done = f32[10]{0} all-reduce-done(%start)
+  %done.1 = f32[100]{0} all-reduce-done(%start.1)
+  ROOT %last = f32[10]{0} all-reduce(%done), channel_id=3, replica_groups={{0,1}}, to_apply=%add
+}
+"""
+
+
+def test_a_program_waits_for_what_its_schedule_does_not_hide():
+    chip = Chip(peak=1.0, memory=1.0, bandwidth=10.0, link=1.0)
+    # The links are busy from 0 to 40 and to 440; the 800 bytes beside them take 80 s; the last is waited for.
+    assert waiting(parse(SCHEDULE), chip, chips=2) == pytest.approx((440 - 80) + 40)

@@ -251,7 +251,7 @@ def test_in_five_folds_every_image_is_found_once_by_a_net_that_does_not_know_it(
     roles, found = {"train": range(229), "validation": range(229, 286)}, []
     for training, evaluated in zip(runs[::2], runs[1::2], strict=True):
         given = dict(argument.removeprefix("--config.").split("=", 1) for argument in training[2:])
-        assert X
+        assert "--mode=evaluate" in evaluated and f"--workdir={given['--workdir']}" in evaluated
         new = select(given["data.validation_split"], roles.get)
         assert given["evaluate.split"] == given["data.validation_split"] and 55 < len(new) < 59
         assert sorted([*select(given["data.train_split"], roles.get), *new]) == list(range(286))

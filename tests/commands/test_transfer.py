@@ -42,6 +42,7 @@ def run(weights, photographs, tmp_path):
     config.data.source, config.data.on_error = f"folder:{photographs}", "skip"
     config.evaluate.scales = (32, 40)
     config.transfer.layers, config.transfer.combine = ("pool5",), ("single", "stack")
+    config.transfer.solver = "liblinear"  # compiles nothing
     config.transfer.shots, config.transfer.curve, config.transfer.splits = 5, (1,), 2
 
     def run(workdir=tmp_path / "run", overrides=None, weights=(weights,), checkpoint=()):

@@ -5,8 +5,11 @@ import pytest
 from PIL import Image
 
 from vgg_jax.data.boxes import iou
+from vgg_jax.data.files import FileSource
 from vgg_jax.data.source import Objects
+from vgg_jax.evaluate.classes import is_ilsvrc_validation
 from vgg_jax.evaluate.localization import localization_error, overlaps, questions, save_curves
+from vgg_jax.weights.classes import imagenet
 
 OBJECTS = Objects(
     np.array([0, 0, 0, 1, 2, 2]),
@@ -54,3 +57,19 @@ def test_curves_are_a_picture(tmp_path):
     save_curves(tmp_path / "localization.png", {"protocol 1": np.array([0.2, 0.7])})
     with Image.open(tmp_path / "localization.png") as picture:
         assert min(picture.size) > 200
+
+
+@pytest.mark.parametrize(
+    "name, split, count, classes, expected",
+    [
+        ("voc:ILSVRC", "validation", 50_000, [label.split(" ")[0] for label in imagenet()], True),  # folders are ids
+        ("tfds:imagenet2012", "validation", 50_000, imagenet(), True),
+        ("tfds:imagenet2012_corrupted/fog_1", "validation", 50_000, imagenet(), False),
+        ("voc:ILSVRC", "validation[:50%]", 25_000, imagenet(), False),
+        ("voc:ILSVRC", "test", 50_000, imagenet(), False),
+        ("voc:other", "validation", 50_000, [f"class {number}" for number in range(1000)], False),
+    ],
+)
+def test_the_papers_images_are_known_by_their_classes_and_number(name, split, count, classes, expected):
+    source = FileSource([""] * count, name=name, split=split, classes=tuple(classes))
+    assert is_ilsvrc_validation(source) is expected

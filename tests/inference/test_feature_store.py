@@ -149,3 +149,39 @@ def test_without_one_readable_image_there_are_no_features(ask, tmp_path):
         path.write_bytes(b"no image")
     with pytest.raises(vgg_jax.DataError, match="no image could be read; the first is .*: not an image"):
         ask(on_error="skip")
+
+
+def test_several_processes_compute_their_shares_and_the_first_one_joins_them(ask, tmp_path, monkeypatch, computed):
+    (tmp_path / "photographs/train/a/2.png").write_bytes(b"noise")
+    alone = ask(on_error="skip", store=tmp_path / "alone")
+    del computed[:]
+
+    class Waiting(Exception):
+        pass
+
+    def barrier(name):
+        if feature_store.jax.process_index() == 1:
+            raise Waiting  # for the first process
+
+    def process(number):
+        monkeypatch.setattr(feature_store.jax, "process_index", lambda: number)
+        return ask(scales=SCALES[:1], on_error="skip", store=tmp_path / "shared")
+
+    monkeypatch.setattr(feature_store.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(feature_store.multihost_utils, "sync_global_devices", barrier)
+    for _ in range(2):  # its share is there the second time
+        with pytest.raises(Waiting):
+            process(1)
+        assert set(computed) == {"Q32-pool4-relu7-1of2.partial"}
+        del computed[1:]
+    shared = process(0)
+    del computed[:]
+    assert process(1).of.keys() == shared.of.keys() and not computed
+    assert shared.problems == alone.problems and len(alone.problems) == 1
+    np.testing.assert_array_equal(shared.labels, alone.labels)
+    np.testing.assert_array_equal(shared.there, alone.there)
+    for key, features in shared.of.items():
+        np.testing.assert_allclose(features, alone.of[key], rtol=1e-5, atol=1e-5 * np.abs(features).max())
+    with pytest.raises(vgg_jax.DataError, match="7 images of 2 classes: fewer images than the 9 processes"):
+        monkeypatch.setattr(feature_store.jax, "process_count", lambda: 9)
+        ask(store=tmp_path / "nine")

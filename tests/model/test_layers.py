@@ -5,7 +5,7 @@ import pytest
 from jax import export
 
 from tests.oracles import lrn_loop
-from vgg_jax.model.layers import dropout, local_response_normalization, max_pool
+from vgg_jax.model.layers import dropout, local_response_normalization, max_pool, relu
 
 
 def test_lrn_is_krizhevskys_formula(rng):
@@ -47,6 +47,17 @@ def test_max_pool_and_its_gradient_go_to_the_first_maximum_of_each_window(shape,
     np.testing.assert_array_equal(np.float32(pullback(dy)[0]), np.where(first, everywhere, 0))
     tangent = np.float32(jax.jvp(max_pool, (x,), (dx,))[1])
     np.testing.assert_array_equal(np.pad(tangent.repeat(2, 1).repeat(2, 2), odd)[first], np.float32(dx)[first])
+
+
+def test_the_relu_of_a_pool_is_the_pool_of_the_relu_and_so_is_its_gradient(rng):
+    x = jnp.asarray(rng.integers(-3, 3, (4, 6, 8, 5)), jnp.float32)  # windows without a positive pixel, and ties
+    expected, first = pooled(np.maximum(x, 0))
+    dy = rng.normal(size=expected.shape).astype(np.float32)
+    everywhere = np.where(first & (np.asarray(x) > 0), dy.repeat(2, 1).repeat(2, 2), 0)
+    for rectified in (lambda x: relu(max_pool(x)), lambda x: max_pool(relu(x))):
+        actual, pullback = jax.vjp(rectified, x)
+        np.testing.assert_array_equal(actual, expected)
+        np.testing.assert_array_equal(pullback(dy)[0], everywhere)
 
 
 def test_max_pool_keeps_nan():

@@ -6,6 +6,8 @@ from flax import nnx
 
 import vgg_jax
 from tests.oracles import reference
+from vgg_jax.model import vgg
+from vgg_jax.model.layers import zero_lines
 
 
 @pytest.mark.parametrize("net", vgg_jax.SPECS)
@@ -177,9 +179,19 @@ def test_impossible_images_and_taps_are_refused(tiny_net):
 
 
 @pytest.mark.parametrize(
-    "options", [{"net": "A-LRN"}, {"net": "C"}, {"net": "D", "batch_norm": True}, {"net": "B-5x5"}]
+    "options, on_gpu",
+    [
+        ({"net": "A-LRN"}, False),
+        ({"net": "C"}, True),
+        ({"net": "D", "batch_norm": True}, False),
+        ({"net": "B-5x5"}, True),
+    ],
 )
-def test_images_of_several_sizes_on_one_bucket_are_each_as_if_alone(options, tiny_net, rng):
+def test_images_of_several_sizes_on_one_bucket_are_each_as_if_alone(options, on_gpu, tiny_net, rng, monkeypatch):
+    if on_gpu:
+        monkeypatch.setattr(
+            vgg, "mask_edges", lambda x, sizes, reach: x if sizes is None else zero_lines(x, sizes, reach)
+        )
     net = tiny_net(**options, crop=64)
     net.mean_rgb[...] = jnp.array([100.0, 50.0, 200.0])
     state = nnx.state(net, nnx.Param)

@@ -19,7 +19,7 @@ from vgg_jax.transfer.experiment import TransferSettings, fit_probe
 from vgg_jax.transfer.probe import LinearProbe
 from vgg_jax.transfer.report import save_report
 
-FEW = TransferSettings(("pool5",), (32,), ("stack",), splits=2, shots=4, test_per_class=3, C=(1.0,))
+FEW = TransferSettings(("pool5",), (32,), ("stack",), splits=2, shots=4, test_per_class=3, C=(1.0,), solver="liblinear")
 
 
 @pytest.fixture(scope="module")

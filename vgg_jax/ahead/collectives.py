@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from vgg_jax.ahead.hlo import Module
+from vgg_jax.ahead.hlo import Instruction, Module
 
 SHARES = {
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -41,7 +41,18 @@ def collectives(module: Module, chips: int) -> list[Collective]:
       module: the parsed text, which is that of one chip.
       chips: all of them.
     """
-    found: dict[tuple[str, int], list[int]] = {}
+    found: dict[tuple[str, int], list[Collective]] = {}
+    for _, _, each in collectives_by_place(module, chips):
+        found.setdefault((each.kind, each.group), []).append(each)
+    counted = [
+        Collective(*key, sum(each.count for each in same), sum(each.bytes for each in same))
+        for key, same in found.items()
+    ]
+    return sorted(counted, key=lambda each: each.bytes, reverse=True)
+
+
+def collectives_by_place(module: Module, chips: int) -> Iterator[tuple[str, Instruction, Collective]]:
+    """The computation and the instruction of each, and what all its runs exchange."""
     runs, seen = module.runs(), set()
     for name, instructions in module.computations.items():
         for instruction in instructions.values():
@@ -56,9 +67,7 @@ def collectives(module: Module, chips: int) -> list[Collective]:
             group = _group(instruction.attributes, chips)
             operands = sum(instructions[operand].size for operand in instruction.operands if operand in instructions)
             whole = operands * group if kind == "all-gather" else operands
-            found.setdefault((kind, group), []).extend([whole] * runs[name])
-    counted = [Collective(*key, len(sizes), sum(sizes)) for key, sizes in found.items()]
-    return sorted(counted, key=lambda each: each.bytes, reverse=True)
+            yield name, instruction, Collective(kind, group, runs[name], runs[name] * whole)
 
 
 def sent(each: Iterable[Collective]) -> float:

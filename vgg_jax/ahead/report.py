@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from vgg_jax.ahead import hlo, program
 from vgg_jax.ahead.collectives import collectives, sent
 from vgg_jax.ahead.roofline import operations, roofline
+from vgg_jax.ahead.schedule import waiting
 from vgg_jax.ahead.topologies import Topology
 from vgg_jax.ahead.traffic import traffic
 from vgg_jax.errors import ConfigError
@@ -82,6 +83,7 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
             **line._asdict(),
             "best": line.best,
             "worst": line.worst,
+            "scheduled": line.alone + waiting(module, chip, chips),
             "images_per_second": [made.images / line.worst, made.images / line.best],
             "efficiency": [line.alone / line.worst, line.alone / line.best],
             "share_of_peak": [counted * made.images / chips / chip.peak / time for time in (line.worst, line.best)],
@@ -113,7 +115,8 @@ def lines(figures: dict) -> str:
         ),
         "prediction, from the data sheet (collectives hidden behind nothing, or behind all the rest):",
         f"  products {1e3 * guess['products']:.1f} ms, memory {1e3 * guess['memory']:.1f} ms, interconnect "
-        f"{1e3 * guess['interconnect']:.1f} ms; a step {1e3 * guess['worst']:.1f} to {1e3 * guess['best']:.1f} ms",
+        f"{1e3 * guess['interconnect']:.1f} ms; a step {1e3 * guess['worst']:.1f} to {1e3 * guess['best']:.1f} ms, "
+        f"{1e3 * guess['scheduled']:.1f} ms with what the schedule has beside them",
         f"  {low:,.0f} to {high:,.0f} images/s, {low / chips:,.0f} to {high / chips:,.0f} per chip; "
         f"share of peak {_percent(guess['share_of_peak'])}; efficiency {_percent(guess['efficiency'])}",
     ]

@@ -48,7 +48,7 @@ def roofline(chip: Chip, operations: float, traffic: float, collectives: list[Co
     return Roofline(
         operations / chip.peak,
         traffic / chip.bandwidth,
-        sum(_seconds(chip, collective) for collective in collectives),
+        sum(seconds(chip, collective) for collective in collectives),
     )
 
 
@@ -71,8 +71,9 @@ def operations(config: ConfigDict, outputs: int, side: tuple[int, int], *, train
     return 3 * forward - 2 * math.prod(side) * math.prod(shapes["conv1_1/kernel"]) + convolutions * model.remat
 
 
-def _seconds(chip: Chip, collective: Collective) -> float:
-    seconds = collective.sent / chip.link
+def seconds(chip: Chip, collective: Collective) -> float:
+    """That the links are busy with a collective."""
+    busy = collective.sent / chip.link
     if chip.host and collective.group > chip.host:  # the cards of a host share what it sends to others
-        seconds += collective.sent / chip.host / chip.network
-    return seconds
+        busy += collective.sent / chip.host / chip.network
+    return busy

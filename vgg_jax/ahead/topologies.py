@@ -67,7 +67,7 @@ def topology(name: str) -> Topology:
         _refuse(name, kind)
     platform = "cuda" if kind in TARGETS else "tpu"
     module, extra = COMPILERS[platform]
-    if not _installed(module):
+    if not installed(module):
         raise ConfigError(f"--topology={name}: its compiler is not installed; pip install 'vgg_jax[{extra}]'")
     jax.config.update("jax_platforms", "cpu")
     try:
@@ -95,7 +95,8 @@ def _gpus(kind: str, extent: str) -> Sequence[jax.Device]:
     return get_topology_desc(kind, platform="cuda", target_config=TARGETS[kind], topology=shape).devices
 
 
-def _installed(module: str) -> bool:
+def installed(module: str) -> bool:
+    """Whether a module, which is not imported, is here."""
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # of the package that it is in

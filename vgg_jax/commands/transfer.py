@@ -11,6 +11,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import jax
+from jax.experimental import multihost_utils
+
 from vgg_jax.commands.target import EvalTarget, find_targets
 from vgg_jax.commands.workdir import claim
 from vgg_jax.config import default_config
@@ -38,8 +41,10 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
             "several for late fusion"
         )
     folder = Path(workdir)
-    with writing(f"--workdir={folder}"):
-        claim(folder, _MADE)
+    if jax.process_index() == 0:
+        with writing(f"--workdir={folder}"):
+            claim(folder, _MADE)
+    multihost_utils.sync_global_devices("the folder is claimed")
     layers = (given["config"] or default_config()).transfer.layers
     layers = tuple(given["overrides"].get("transfer.layers", layers))
     # FC layers that a file lacks would be randomly initialized: descriptors of them mean nothing.
@@ -79,9 +84,10 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
     networks = " + ".join(target.net.spec.name for target in targets)
     heading = printable(f"{' and '.join(target.name for target in targets)} on {result.source.describe()}")
     paper = papers_row(result, networks)
-    with writing(folder):
-        result.probe.save(folder / PROBE)
-        save_report(folder, result, heading, networks, paper)
+    if jax.process_index() == 0:
+        with writing(folder):
+            result.probe.save(folder / PROBE)
+            save_report(folder, result, heading, networks, paper)
     lines = [heading, "", markdown(result, networks, paper), "", f"Classifier, tables, mistakes: {folder}"]
     if result.problems:
         lines += ["", f"{len(result.problems)} images could not be read and are left out:"]

@@ -34,17 +34,18 @@ def augment(
       The batch; its `image` is float32 RGB around 0..255.
     """
     draws = jax.vmap(lambda key: jax.random.split(key, 2))(keys)
-    changed = {"image": batch["image"].astype(jnp.float32)}
+    image, changed = batch["image"], {}
     if flip:
         flipped = jax.vmap(jax.random.bernoulli)(draws[:, 0])
-        changed["image"] = _where(flipped, changed["image"][:, :, ::-1], changed["image"])
+        image = _where(flipped, image[:, :, ::-1], image)
         if "boxes" in batch:
             boxes = jnp.asarray(batch["boxes"])
             changed["boxes"] = _where(flipped, boxes.at[..., 0].set(1 - boxes[..., 0]), boxes)
+    image = jnp.asarray(image, jnp.float32)  # only now: the flip moved bytes
     if color_shift:
         a = color_shift * jax.vmap(lambda key: jax.random.normal(key, (3,)))(draws[:, 1])
-        changed["image"] += (255.0 * (a * eigenvalues) @ eigenvectors.T)[:, None, None, :]
-    return batch | changed
+        image += (255.0 * (a * eigenvalues) @ eigenvectors.T)[:, None, None, :]
+    return batch | changed | {"image": image}
 
 
 def _where(choice: Array, this: Array, that: Array) -> Array:

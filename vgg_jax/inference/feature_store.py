@@ -8,18 +8,23 @@
 What is combined of scales, stacked or normalized later costs no pass. A pass that was cut off goes on from its last
 complete batch, and gives the same bits as one that was not: the batches are the same, a function of the images' order
 (for that they are read again up to there, but not computed). Memory holds what a runner holds; the arrays are mapped.
+
+Several processes compute a share of the images each, in a folder of its own, and the first one joins them on the disk:
+the store must be on one that they all see.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vgg_jax.data.pipeline import scaled_images
@@ -34,6 +39,9 @@ from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = 4096
+"""Rows that are copied at once."""
 
 
 class KeptFeatures(NamedTuple):
@@ -101,9 +109,8 @@ def kept_features(
             function = feature_function(tuple(missing), "mean", flip)
             runner = Runner(net, function, smallest=smallest, batch_size=batch_size, mesh=mesh)
             with writing(folder):
-                _compute(
-                    folder, of_scale, {layer: channels[layer] for layer in missing}, runner, source, threads, on_error
-                )
+                of_layers = {layer: channels[layer] for layer in missing}
+                _compute_shares(folder, of_scale, of_layers, runner, source, threads, on_error)
             there |= dict.fromkeys(missing, folder)
         found |= {(layer, scale): there[layer] for layer in layers}
     if not computed:
@@ -135,30 +142,63 @@ def _found(home: Path, made_of: dict, *, whole: bool) -> dict[str, Path]:
     return there
 
 
-def _compute(
+def _compute_shares(
     folder: Path, made_of: dict, channels: dict[str, int], runner: Runner, source: Source, threads: int, on_error: str
 ) -> None:
-    """Fills a folder with the features of one scale; the rows that `array_folder` counts are the runner's batches.
+    """Fills a folder with the features of one scale: this process its share, and the first one with those of all.
 
     Args:
       channels: of the layers.
     """
-    count, scale = len(source), made_of["scale"]
-    arrays_of = {layer: ((size,), "float32") for layer, size in channels.items()}
-    arrays_of |= {"label": ((), "int32"), "there": ((), "bool")}
-    made_of |= {"arrays": arrays_of, "batches": [jax.default_backend(), *runner.batcher.size]}
+    process, processes = jax.process_index(), jax.process_count()
+    made_of |= {"arrays": {layer: ((size,), "float32") for layer, size in channels.items()}}
+    made_of["arrays"] |= {"label": ((), "int32"), "there": ((), "bool")}
+    made_of |= {"batches": [jax.default_backend(), *runner.batcher.size]}
+    if processes == 1:
+        _compute(folder, made_of, runner, source, range(len(source)), threads, on_error)
+        return
+    if len(source) < processes:
+        raise DataError(f"{source.describe()}: fewer images than the {processes} processes")
+    shares = [range(number, len(source), processes) for number in range(processes)]
+    folders = [folder.with_name("shares") / f"{folder.name}-{number}of{processes}" for number in range(processes)]
+    of_share = made_of | {"share": [process, processes]}
+    if not array_folder.counted(folders[process], of_share, lambda about: 1):
+        _compute(folders[process], of_share, runner, source, shares[process], threads, on_error)
+    multihost_utils.sync_global_devices(f"all shares of {folder.name}")
+    if process == 0:
+        with array_folder.writing(folder, made_of, (len(source),), 0) as whole:
+            for share, part in zip(shares, folders, strict=True):
+                arrays, problems = array_folder.read(part)
+                whole.problems.update(problems)
+                for name, array in arrays.items():
+                    for first in range(0, len(share), _AT_ONCE):
+                        whole.arrays[name][share[first : first + _AT_ONCE]] = array[first : first + _AT_ONCE]
+        for part in folders:
+            shutil.rmtree(part)
+        with contextlib.suppress(OSError):  # another scale's may be there, of a pass that was cut off
+            folders[0].parent.rmdir()
+    multihost_utils.sync_global_devices(folder.name)
+
+
+def _compute(
+    folder: Path, made_of: dict, runner: Runner, source: Source, indices: range, threads: int, on_error: str
+) -> None:
+    """Fills a folder with the features of some images; the rows that `array_folder` counts are the runner's batches."""
+    count, scale = len(indices), made_of["scale"]
+    layers = [name for name in made_of["arrays"] if name not in ("label", "there")]
     first = array_folder.rows_in(folder, made_of)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not first:
-        check_room(folder.parent, 4 * count * sum(channels.values()), f"the features of {count:,} images")
+        size = 4 * count * sum(made_of["arrays"][layer][0][0] for layer in layers)
+        check_room(folder.parent, size, f"the features of {count:,} images")
     going_on = f", from batch {first} on" if first else ""
-    log.info("%s of %s images at Q = %d%s", ", ".join(channels), f"{count:,}", scale, going_on)
+    log.info("%s of %s images at Q = %d%s", ", ".join(layers), f"{count:,}", scale, going_on)
     with array_folder.writing(folder, made_of, (count,), first) as unfinished:
         arrays, problems = unfinished.arrays, unfinished.problems
 
         def images(examples) -> Iterator[ScaledImage]:
             for example in examples:
-                arrays["label"][example.index] = example.label
+                arrays["label"][indices.index(example.index)] = example.label
                 if example.problem:
                     problems[source.name_of(example.index)] = example.problem
                 else:
@@ -166,15 +206,16 @@ def _compute(
 
         done, progress = int(arrays["there"].sum()), Progress(f"features at Q = {scale}")
         with (
-            scaled_images(source, range(count), (scale,), threads=threads, on_error=on_error) as examples,
+            scaled_images(source, indices, (scale,), threads=threads, on_error=on_error) as examples,
             contextlib.closing(runner.batches(images(examples), first)) as batches,
         ):
             for number, batch in enumerate(batches, start=first + 1):
                 for index, values in batch:
+                    row = indices.index(index)
                     for layer, value in values.items():
-                        arrays[layer][index] = value
-                    done += not arrays["there"][index]
-                    arrays["there"][index] = True
+                        arrays[layer][row] = value
+                    done += not arrays["there"][row]
+                    arrays["there"][row] = True
                 unfinished.complete(number)
                 progress(done, count - len(problems))
         progress.clear()

@@ -4,6 +4,8 @@ dropout with one key per image, and borders inside a bucket (Sec. 2.1, 3.1, 3.2)
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -22,12 +24,28 @@ class Conv(nnx.Conv):
 
 
 @jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0); its gradient at 0 is 0 (Sec. 2.1).
+
+    The gradient asks the result what passed. That of `jax.nn.relu` asks x, which a compiled program then keeps beside
+    the result for nothing else.
+    """
+    return jnp.maximum(x, 0)
+
+
+@relu.defjvp
+def _relu_jvp(primals, tangents):
+    y = relu(*primals)
+    return y, jnp.where(y != 0, *tangents, 0)  # of y > 0 XLA would make x > 0 again
+
+
+@jax.custom_jvp
 def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
     """2x2 max-pooling with stride 2; an odd last row or column is dropped (Sec. 2.1).
 
     The gradient of a window goes to its maximum alone, of several equal ones to the first in row-major order. It is
-    written out, since those of `lax.reduce_window` (a scatter) and of a maximum of slices move more memory: compiled
-    for a TPU v5e, net D's first two stages move 286 MB per image with it, and 430 MB with slices.
+    written out, since those of `lax.reduce_window` (a scatter) and of a maximum of slices move more memory
+    (docs/scale.md).
     """
     a, b, c, d = _corners(x)
     return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
@@ -41,8 +59,17 @@ def _max_pool_jvp(primals, tangents):
     first, second, third, _ = (corner == y for corner in _corners(x))
     winner = jnp.where(first, 0, jnp.where(second, 1, jnp.where(third, 2, 3))).astype(jnp.int8)
     number = jnp.array([[0, 1], [2, 3]], jnp.int8).reshape(1, 1, 2, 1, 2, 1)
-    windows = dx[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c)
+    windows = _kept_together(dx[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c))
     return y, jnp.where(winner[:, :, None, :, None] == number, windows, 0).sum((2, 4))
+
+
+def _kept_together(windows):
+    """The windows; on a TPU their gradient is one array.
+
+    Its compiler otherwise blows the pooled maps up to the size of the map, and each product that reads the gradient
+    selects from these again.
+    """
+    return jax.lax.platform_dependent(windows, tpu=jax.lax.optimization_barrier, default=lambda windows: windows)
 
 
 def _corners(x):
@@ -98,3 +125,27 @@ def mask_outside(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
         return x
     rows, columns = (jnp.arange(side)[None] < sizes[:, axis, None] for axis, side in enumerate(x.shape[1:3]))
     return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], x, 0)
+
+
+def mask_edges(x: jax.Array, sizes: jax.Array | None, reach: int) -> jax.Array:
+    """Zeroes at least as much of what lies beyond each image as reaches into it: some rows and some columns.
+
+    A TPU's convolutions take a mask of everything on their way, and a CPU's hardly notice one. A GPU's would read and
+    write the map once more: there the lines alone are written, into the map where it lies.
+
+    Args:
+      x, sizes: as `mask_outside` has them.
+      reach: pixels beyond a border that the next layer sees, 1 for a 3x3 convolution.
+    """
+    if sizes is None:
+        return x
+    lines = functools.partial(zero_lines, count=reach)
+    return jax.lax.platform_dependent(x, sizes, cuda=lines, default=mask_outside)
+
+
+def zero_lines(x: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
+    """Zeroes so many rows below each image and columns to the right of it, where the bucket has them."""
+    images, how = jnp.arange(len(x)), {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
+    for place in range(count):
+        x = x.at[images, sizes[:, 0] + place].set(0, **how).at[images, :, sizes[:, 1] + place].set(0, **how)
+    return x

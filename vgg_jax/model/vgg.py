@@ -17,7 +17,7 @@ from vgg_jax.model import specs
 from vgg_jax.model.convolution import CONVOLUTIONS
 from vgg_jax.model.images import check_color, check_images
 from vgg_jax.model.init import initializer
-from vgg_jax.model.layers import Conv, dropout, local_response_normalization, mask_outside, max_pool
+from vgg_jax.model.layers import Conv, dropout, local_response_normalization, mask_edges, mask_outside, max_pool, relu
 
 IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""
@@ -277,20 +277,21 @@ class VGG(nnx.Module):
 
         What lies beyond an image is zeroed where a convolution is about to see it, as its padding would be.
         """
-        for number in range(1, len(self.spec.stages[stage - 1]) + 1):
+        for number, row in enumerate(self.spec.stages[stage - 1], start=1):
             name = f"{stage}_{number}"
-            x = getattr(self, f"conv{name}")(mask_outside(x, sizes), self.conv)
+            x = getattr(self, f"conv{name}")(mask_edges(x, sizes, row.size // 2), self.conv)
             yield f"conv{name}", x, sizes
             if self.batch_norm:
                 x = getattr(self, f"bn{name}")(x, use_running_average=not training)
                 yield f"bn{name}", x, sizes
-            x = jax.nn.relu(x)
+            before, x = x, relu(x)
             yield f"relu{name}", x, sizes
             if self.spec.lrn and stage == number == 1:
-                x = local_response_normalization(x)
+                before = x = local_response_normalization(x)
                 yield "norm1", x, sizes
-        # An odd border has no place in the pool's output, and half a window in the bucket's.
-        yield f"pool{stage}", max_pool(x), None if sizes is None else sizes >> 1
+        # The ReLU of the maximum is the maximum of the ReLU, and its gradient the same; so the last map of a stage need
+        # not be kept. An odd border has no place in the pool's output, and half a window in the bucket's.
+        yield f"pool{stage}", relu(max_pool(before)), None if sizes is None else sizes >> 1
 
     def _head(
         self, x: Array, sizes: Array | None, taps: tuple[str, ...], keys: Array | None
@@ -304,8 +305,8 @@ class VGG(nnx.Module):
             return x
 
         x = sharding.gathered(x)
-        for name, relu in (("fc6", "relu6"), ("fc7", "relu7")):
-            x = seen(relu, jax.nn.relu(seen(name, getattr(self, name)(x, self.conv))))
+        for name, rectified in (("fc6", "relu6"), ("fc7", "relu7")):
+            x = seen(rectified, relu(seen(name, getattr(self, name)(x, self.conv))))
             if keys is not None:
                 x = dropout(
                     x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout

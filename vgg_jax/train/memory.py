@@ -1,8 +1,8 @@
 """What a training step needs of a device's memory, known before it is compiled, and what to change if that is too much.
 
 Parameters, optimizer and gradients are exact; a compiler that updates a layer at once keeps fewer of the gradients. Of
-the activations it is what a good program keeps for the backward pass, and the gradients of one convolution's input and
-output beside them; a compiler may need more.
+the activations it is what a good program keeps for the backward pass, and the gradients of the convolution that it is
+at; a compiler may need more.
 """
 
 from __future__ import annotations
@@ -65,23 +65,26 @@ def plan(config: ConfigDict, state: TrainState, mesh: Mesh, itemsize: int, lanes
 
 
 def activations(config: ConfigDict, itemsize: int, lanes: int = 1) -> int:
-    """Bytes for an image: the outputs of ReLUs and of pools, and a byte for each window's maximum.
+    """Bytes for an image where a step needs most: what is kept so far, and the gradients of a layer's input and output.
 
-    With `config.model.remat` the outputs of the pools alone are kept, and one stage is there whole at a time.
+    Kept are the outputs of ReLUs and of pools, a ReLU's before a pool excepted, and a byte for each window's maximum.
+    With `config.model.remat` they are the outputs of pools, and of one stage all.
     """
-    model, side, kept, stages = config.model, config.data.crop, 0, []
-    before, gradients = 0, 0  # no gradient goes to the image
+    model, side = config.model, config.data.crop
+    most = kept = before = 0  # no gradient goes to the image
     for rows in spec_of(model.net).stages:
         channels = [-(-scaled(row.channels, model.width) // lanes) * lanes for row in rows]
-        sizes = [side**2 * count * itemsize * (2 if model.batch_norm else 1) for count in channels]
-        for size in sizes:
-            before, gradients = size, max(gradients, before + size)
+        stage = 0
+        for number, count in enumerate(channels, start=1):
+            size = side**2 * count * itemsize
+            most = max(most, kept + stage + before + size)
+            stage += size * (model.batch_norm + (number < len(channels)))
+            before = size
         side //= 2
         windows = side**2 * channels[-1]
         before = windows * itemsize
-        stages.append(sum(sizes) + windows)
-        kept += before
-    return kept + (max(stages) if model.remat else sum(stages)) + gradients
+        kept += before if model.remat else stage + before + windows
+    return max(most, kept)
 
 
 def ways_out(config: ConfigDict, state: TrainState, mesh: Mesh, itemsize: int, lanes: int, capacity: float) -> str:

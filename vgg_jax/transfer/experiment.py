@@ -41,7 +41,7 @@ class TransferSettings(NamedTuple):
     flip: bool = True
     metric: str = "mean_class_recall"
     C: tuple[float, ...] = GRID
-    solver: Solver = "liblinear"
+    solver: Solver = "device"
     splits: int = 3
     shots: int = 30
     test_per_class: int = 50

@@ -27,7 +27,7 @@ GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
 FALLBACK = 1.0
 """C where no image can be held out to choose it, as of one shot."""
 
-Solver = Literal["liblinear", "device"]
+Solver = Literal["device", "liblinear"]
 Targets = Int[np.ndarray, " n"] | Int[np.ndarray, "n classes"]
 """Labels; or, where an image may show several classes, 1 (there), 0 (not there), -1 (left out for this class)."""
 
@@ -55,7 +55,7 @@ def fit_svm(
     held_out: float = 0.2,
     groups: Int[np.ndarray, " n"] | None = None,
     seed: int = 0,
-    solver: Solver = "liblinear",
+    solver: Solver = "device",
 ) -> LinearSVM:
     """Chooses C by a metric on held-out images, then fits to all.
 
@@ -67,7 +67,7 @@ def fit_svm(
       held_out: the fraction of the images that C is chosen on, of each class where they have labels: the paper's 20 %.
       groups: numbers of what is held out or learned from together, as the persons of an image; by default nothing is.
       seed: for which ones, and for liblinear's order.
-      solver: "liblinear", scikit-learn's, on all cores; "device", Newton's method in float32, for all classes at once.
+      solver: "device", Newton's method in float32, for all classes at once; "liblinear", scikit-learn's, on all cores.
 
     Raises:
       DataError: a descriptor is not finite, their number is not that of the targets, or a class has no image.
