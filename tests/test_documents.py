@@ -1,6 +1,7 @@
 """What the pages promise: code that runs, links that lead somewhere, one version."""
 
 import configparser
+import math
 import re
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 import vgg_jax
 from tests.photographs import image_of
+from vgg_jax.main import MODES
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,6 +43,20 @@ def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)", page.read_text())
     missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
     assert not missing
+
+
+def test_the_jobset_asks_for_the_hosts_of_its_slice_and_gives_flags_that_there_are():
+    (replicated,) = yaml.safe_load((ROOT / "launch/jobset.yaml").read_text())["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    chips = container["resources"]["limits"]["google.com/tpu"]
+    topology = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    hosts = math.prod(map(int, topology.split("x"))) // chips
+    assert hosts == job["parallelism"] == job["completions"] and job["backoffLimit"] == 0
+    command, *given = container["command"]
+    assert command == "vgg_jax" and {flag.lstrip("-").split("=")[0] for flag in given} <= {*MODES["train"].flags}
+    assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 
 def test_the_citation_has_the_packages_version_and_license():
