@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 import jax
 
-from vgg_jax.errors import ConfigError
+from vgg_jax.errors import ConfigError, UserError
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 300
 """Seconds that a process waits at its start for all others."""
+
+FAREWELL = 60
+"""Seconds that a process waits at its end for all others; then JAX ends all."""
+
+MOMENT = 5
+"""Seconds within which processes that fail for the same reason all do."""
 
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -42,7 +51,9 @@ def join(patience: int = PATIENCE) -> None:
     except ValueError:
         raise ConfigError(f"--multihost: JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={number} are numbers") from None
     try:
-        jax.distributed.initialize(address, *numbers, initialization_timeout=patience)
+        jax.distributed.initialize(
+            address, *numbers, initialization_timeout=patience, shutdown_timeout_seconds=FAREWELL
+        )
     except Exception as error:  # of several types, by what is missing
         reason = str(error).splitlines()[0]
         raise ConfigError(
@@ -53,6 +64,23 @@ def join(patience: int = PATIENCE) -> None:
     if jax.process_index():
         logging.getLogger("vgg_jax").setLevel(logging.WARNING)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """A context whose error ends all processes: if the others do not come to their end too, this one goes at once.
+
+    The others notice that it is gone. JAX's own end would wait for them, and they would wait for this process.
+    """
+    try:
+        yield
+    except UserError as error:
+        farewell = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+        farewell.start()
+        farewell.join(MOMENT)
+        if farewell.is_alive():
+            give_up(str(error))
+        raise
 
 
 def give_up(reason: str) -> NoReturn:

@@ -28,7 +28,7 @@ def run(arguments: list[str], *, config: ConfigDict | None, overrides: dict, wor
             "To see training run right now: make quickstart"
         )
     folder = Path(workdir)
-    with contextlib.ExitStack() as hold:
+    with processes.ending_together(), contextlib.ExitStack() as hold:
         with writing(f"--workdir={folder}"):
             hold.enter_context(held(folder))
             file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
