@@ -1,10 +1,13 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 from vgg_jax import ConfigError, sharding
+from vgg_jax.ahead.collectives import collectives
+from vgg_jax.ahead.hlo import parse
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
 
@@ -80,3 +83,20 @@ def test_a_model_axis_that_divides_no_devices_or_units_is_refused(four_by_two, t
         sharding.device_mesh(3)
     with pytest.raises(ConfigError, match="config.mesh.model=2 does not divide the 15 units of fc6/"):
         sharding.place_state(nnx.state(tiny_net(hidden=15)), four_by_two)
+
+
+def test_devices_that_share_layers_exchange_activations_and_no_kernels(tiny_net):
+    mesh, net = sharding.device_mesh(4), tiny_net()
+    net.conv = "lax"
+    graphdef, trainable, rest = nnx.split(net, nnx.Param, ...)
+    squares = lambda trainable, pool5: (nnx.merge(graphdef, trainable, rest).head(pool5) ** 2).sum()
+    shapes = jax.tree.map(
+        lambda a, where: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where),
+        (trainable, jnp.zeros((1024, 1, 1, net.fc6.in_features))),
+        (sharding.state_shardings(trainable, mesh), sharding.split_batch(mesh)),
+    )
+    with jax.set_mesh(mesh):
+        program = jax.jit(jax.grad(squares, (0, 1))).trace(*shapes).lower().compile()
+    gathered = [each for each in collectives(parse(program.as_text()), 8) if each.kind == "all-gather"]
+    # In each of two groups of four: pool5 of 512 images, and the gradient of their fc7.
+    assert [(each.group, each.bytes) for each in gathered] == [(4, 4 * 512 * (net.fc6.in_features + net.hidden))]

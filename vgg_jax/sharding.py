@@ -138,21 +138,17 @@ def whole(array: jax.Array) -> jax.Array | np.ndarray:
     )
 
 
-def gathered(x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """A batch of activations before fc6: what the devices of a model axis all see, where there is one."""
-    return _batch_over(x, DATA)
+ACTIVATIONS = {"pool5": P(DATA), "fc6": P(DATA, None, None, MODEL), "fc7": P((DATA, MODEL))}
+"""How maps around the split layers lie, and their gradients: read by all devices of a model axis, by units as fc6's
+kernel, and by images over all devices again. Without the one in the middle XLA would gather the kernels of fc6 and fc7
+for the backward pass, where there is a data axis too: thrice the bytes on 64 GPUs."""
 
 
-def split_again(x: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-    """A batch of activations after fc7, again split over all devices."""
-    return _batch_over(x, (DATA, MODEL))
-
-
-def _batch_over(x: Array, axes: str | tuple[str, ...]) -> Array:
-    """With a mesh in context (`jax.set_mesh`) that has a model axis, the batch split over these axes."""
+def split_activation(x: Float[Array, "n h w c"], name: str) -> Float[Array, "n h w c"]:
+    """A map, by its name in `ACTIVATIONS`, with a mesh in context (`jax.set_mesh`) that has a model axis."""
     if jax.sharding.get_abstract_mesh().shape.get(MODEL, 1) == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, P(axes))
+    return jax.lax.with_sharding_constraint(x, ACTIVATIONS[name])
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -16,7 +16,8 @@ from vgg_jax import ConfigError, DataError
 from vgg_jax.commands import evaluate as evaluation
 from vgg_jax.commands import localization
 from vgg_jax.commands import predict as prediction
-from vgg_jax.commands.localization import evaluate, predict
+from vgg_jax.commands.box_predictions import predict
+from vgg_jax.commands.localization import evaluate
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
 from vgg_jax.data.decode import decode

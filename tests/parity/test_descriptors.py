@@ -1,5 +1,7 @@
 """Descriptors against App. B as one would write it in torch: one unpadded photograph at a time."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -28,10 +30,10 @@ def activations(net, x):
     return {"pool5": x.mean((2, 3)), "relu7": head.mean((2, 3))}
 
 
-def descriptor(net, image, layer, scales, combine):
-    """(d,)"""
+def descriptor(activation, image, scales, combine):
+    """(d,), of a function of images (1, 3, h, w) in 0..255 to an activation's means."""
     views = [tensor(image, scale) for scale in scales]
-    parts = [(activations(net, view)[layer] + activations(net, view.flip(3))[layer]) / 2 for view in views]
+    parts = [(activation(view) + activation(view.flip(3))) / 2 for view in views]
     stacked = torch.stack(parts)
     together = {"average": stacked.mean(0), "max": stacked.max(0).values, "stack": torch.cat(parts, 1)}[combine]
     return normalize(together, dim=1)[0].numpy()
@@ -43,6 +45,34 @@ def test_descriptors_are_torchs(layer, combine, one_device):
     net = vgg_jax.VGG("D", width=0.125, init="he", num_classes=10, rngs=nnx.Rngs(0))
     found = of_images([net], images, Descriptor(layer, scales, combine), mesh=one_device)
     with torch.no_grad():
-        expected = np.stack([descriptor(net, image, layer, scales, combine) for image in images])
+        of = lambda x: activations(net, x)[layer]
+        expected = np.stack([descriptor(of, image, scales, combine) for image in images])
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
     assert np.ptp(expected, 0).max() > 0.01  # they differ
+
+
+@pytest.mark.skipif(
+    "VGG16_CONV" not in os.environ, reason="VGG16_CONV=FILE.npz names torchvision's VGG-16 convolutions"
+)
+def test_of_published_convolutions():
+    """As torchvision feeds them: in [0, 1], less its mean, by its deviation."""
+    arrays = np.load(os.environ["VGG16_CONV"])
+    mean, std = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+    def pool5(x):
+        x = (x / 255 - mean) / std
+        for stage, convolutions in enumerate((2, 2, 3, 3, 3), start=1):
+            for name in (f"conv{stage}_{place}" for place in range(1, convolutions + 1)):
+                kernel, bias = (torch.tensor(arrays[f"{name}/{array}"]) for array in ("kernel", "bias"))
+                x = conv2d(x, kernel.permute(3, 2, 0, 1), bias, padding=1).relu()
+            x = max_pool2d(x, 2)
+        return x.mean((2, 3))
+
+    net = vgg_jax.load(os.environ["VGG16_CONV"], preprocessing="torchvision", partial=True)
+    images, scales = [photographs()[number] for number in (0, 2, 7)], (256, 384)
+    for combine in ("average", "stack", "max"):
+        found = of_images([net], images, Descriptor("pool5", scales, combine))
+        with torch.no_grad():
+            expected = np.stack([descriptor(pool5, image, scales, combine) for image in images])
+        print(f"{combine}: differences up to {abs(found - expected).max():.1e}, values up to {expected.max():.2f}")
+        np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)

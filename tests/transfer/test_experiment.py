@@ -16,6 +16,7 @@ from vgg_jax.data.source import Objects
 from vgg_jax.transfer import experiment
 from vgg_jax.transfer.descriptors import Descriptor, of_images
 from vgg_jax.transfer.experiment import TransferSettings, fit_probe
+from vgg_jax.transfer.metrics import METRICS
 from vgg_jax.transfer.probe import LinearProbe
 from vgg_jax.transfer.report import save_report
 
@@ -132,15 +133,20 @@ def test_images_with_several_classes(fit, photographs, monkeypatch, tmp_path):
             return Objects(image[order], label[order], np.zeros((len(order), 4), np.float32), difficult[order])
 
     monkeypatch.setattr(experiment, "open_source", lambda name, split: WithObjects(str(photographs), split))
-    result = fit(FEW._replace(splits=0, shots=0, metric="mean_ap"), split="train", test_split="test")
+    result = fit(FEW._replace(splits=0, shots=0, metric="mean_ap_11"), split="train", test_split="test")
     assert result.truth.shape == (6, 3) and (result.truth == -1).sum() == 2 and (result.truth == 1).sum() == 6
-    save_report(tmp_path, result, "heading", "A")
+    (value,) = result.score.values["mean_ap_11"]
+    assert value > 0.8
+    guesses = np.random.default_rng(0).normal(size=(6, 3))
+    save_report(tmp_path, result._replace(decisions=guesses), "heading", "A")
+    (record,) = json.loads((tmp_path / "tables.json").read_text())
+    assert record["mean_ap_11"] == [value]
     with (tmp_path / "per_class.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == ["b", "g", "r"]
-    mean = np.mean([float(row["average_precision"]) for row in rows])
-    (record,) = json.loads((tmp_path / "tables.json").read_text())
-    assert record["mean_ap"] == [pytest.approx(mean, abs=1e-4)] and mean > 0.8
+    means = {name: METRICS[name](guesses, result.truth) for name in ("mean_ap", "mean_ap_11")}
+    assert np.mean([float(row["average_precision"]) for row in rows]) == pytest.approx(means["mean_ap_11"], abs=1e-4)
+    assert abs(means["mean_ap"] - means["mean_ap_11"]) > 0.005
     assert not (tmp_path / "confusion.csv").exists()
 
 

@@ -90,6 +90,15 @@ def test_what_was_held_out_was_not_learned_from(rng):
     assert max(fit.validation.values()) < 0.8
 
 
+def test_a_group_is_held_out_whole(rng):
+    """Twins with a label at random: whoever has seen one knows the other."""
+    rows, labels = task(rng, 100, 512, classes=2, apart=0)
+    twins = [np.repeat(array, 2, axis=0) for array in (rows, labels)]
+    known = fit_svm(*twins, RECALL, grid=[1, 10])
+    fit = fit_svm(*twins, RECALL, grid=[1, 10], groups=np.arange(200) // 2)
+    assert min(known.validation.values()) > 0.8 > 0.7 > max(fit.validation.values())
+
+
 def test_the_seed_decides_what_is_held_out(rng):
     rows, labels = task(rng, 120, apart=0.25)
     validations = [fit_svm(rows, labels, RECALL, seed=seed).validation for seed in (0, 0, 1)]

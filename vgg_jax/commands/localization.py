@@ -1,70 +1,49 @@
-"""--mode=evaluate and --mode=predict of runs that localize: Tables 8 and 9, and boxes over images (App. A).
+"""--mode=evaluate of runs that localize: Tables 8 and 9 (App. A).
 
 RUN/evaluation/STEP/SOURCE/localization.png        accuracy over the IoU that a right box must have
 RUN/evaluation/STEP/SOURCE/gallery.jpg             images from the best to the worst, by protocol 1
 RUN/evaluation/STEP/SOURCE/tables.md, .csv, .json
 
-The top-5 labels are those of `config.localization.posteriors`, a file that the evaluation of a classification run over
-the same images wrote; without it the label is given. `config.localization.classifier`, a run or weights, rates the
-boxes of every window by what it sees there.
+The top-5 labels are those of `config.localization.posteriors`; without it the label is given.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float, Int
-from ml_collections import ConfigDict
+from jaxtyping import Float
 
-from vgg_jax.commands.paths import picture_paths
+from vgg_jax.commands.labels import TOP, classifier_of, posteriors_of
 from vgg_jax.commands.target import EvalTarget, check_task
 from vgg_jax.commands.workdir import WAY_OUT, claim_results, slug
 from vgg_jax.config import eval_scale, eval_scales
 from vgg_jax.data.decode import decode
-from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
-from vgg_jax.data.source import Source
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.classes import eval_classes, is_ilsvrc_validation
 from vgg_jax.evaluate.gallery import Shown, save_gallery, spread
 from vgg_jax.evaluate.localization import Question, overlaps, questions, save_curves
 from vgg_jax.evaluate.localization_tables import BoxRow, box_row, box_tables, save_box_tables
-from vgg_jax.evaluate.posteriors import Posteriors, image_names, read, relative
 from vgg_jax.files import drawing, printable, writing
-from vgg_jax.inference.box_picture import BOXES, save_box_picture
 from vgg_jax.inference.central_boxes import CentralBoxes
 from vgg_jax.inference.localization import (
     Asked,
     PredictedBoxes,
-    asked_classes,
     best_boxes,
     box_runner,
     dense_boxes,
     dense_rates,
-    merged_boxes,
     rating_runner,
 )
 from vgg_jax.inference.runner import Runner
 from vgg_jax.model.specs import HIDDEN_UNITS
-from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks.localization import boxed_source
-from vgg_jax.weights.classes import labeled
-
-TOP = 5
-"""The most probable classes of an image, which have a box."""
-
-AT_ONCE = 256
-"""Images in work at once in predictions."""
 
 
 def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
@@ -127,7 +106,7 @@ class _Evaluation:
         if self._per_class:
             self._of_class = eval_classes(target.classes, self.source, "source", target.name).outputs
         self.questions = questions(self.source.objects)
-        self.posteriors, self.problems = _posteriors_of(config, self.source)
+        self.posteriors, self.problems = posteriors_of(config, self.source)
         self.scale, self.scales = eval_scale(config), eval_scales(config)
         images = sorted({question.image for question in self.questions})
         images = [image for image in images if self.source.name_of(image) not in self.problems]
@@ -142,7 +121,7 @@ class _Evaluation:
         self.problems |= problems
         self.dense: dict[int, dict[int, np.ndarray]] = {}  # by Q and image
         self.rates: dict[int, dict[int, np.ndarray]] = {}
-        judge = _classifier_of(config, self.source.classes)
+        judge = classifier_of(config, self.source.classes)
         for scale in dict.fromkeys((self.scale, *self.scales)):
             runner = box_runner(net, (scale,), config.data.flip, batch_size=size)
             of_index = lambda index: self._of_class[self.asked[index].classes]
@@ -271,197 +250,3 @@ def _dense_row(done: Sequence[_Evaluation], scales: Sequence[Sequence[int]], cur
     curves[f"dense: {setting}"] = given
     ours = all(evaluation.of_the_paper for evaluation in done)
     return box_row(9, setting, given, None if first.posteriors is None else guessed, of_the_paper=ours)
-
-
-class _Classifier(NamedTuple):
-    """What rates the places of dense boxes."""
-
-    net: VGG
-    outputs: Int[np.ndarray, " classes"]
-    """Its outputs for the classes that boxes are of."""
-
-
-def _classifier_of(config: ConfigDict, classes: Sequence[str]) -> _Classifier | None:
-    """The network of `config.localization.classifier`, if one is named; raises DataError where it lacks a class."""
-    from vgg_jax.weights import load
-
-    if not (name := config.localization.classifier):
-        return None
-    net = load(name)
-    places = {labeled(label): place for place, label in enumerate(net.classes)}
-    if unknown := [label for label in classes if labeled(label) not in places]:
-        raise DataError(
-            f"config.localization.classifier={name!r} has no class {unknown[0]!r}: it cannot rate its boxes"
-        )
-    return _Classifier(net, np.array([places[labeled(label)] for label in classes]))
-
-
-def _posteriors_of(
-    config: ConfigDict, source: Source
-) -> tuple[Float[np.ndarray, "images classes"] | None, dict[str, str]]:
-    """The posteriors of a source's images, in its order of images and classes; None without a file.
-
-    And of which images there are none, for they could not be read, by name.
-    """
-    if not (path := config.localization.posteriors):
-        return None, {}
-    file = read(Path(path))
-    places = {labeled(name): place for place, name in enumerate(file.classes)}
-    if len(places) != len(source.classes) or not all(labeled(name) in places for name in source.classes):
-        raise DataError(
-            f"config.localization.posteriors={path!r}: its {len(file.classes)} classes are not the "
-            f"{len(source.classes)} of {source.describe()}"
-        )
-    rows, problems = _rows_of(file, path, image_names(source))
-    unread = {source.name_of(index): reason for index, reason in problems.items()}
-    return rows[:, [places[labeled(name)] for name in source.classes]], unread
-
-
-def _rows_of(
-    file: Posteriors, path: str, names: Sequence[str]
-) -> tuple[Float[np.ndarray, "images classes"], dict[int, str]]:
-    """A file's posteriors, averaged over its scales, of images by name; and of which there are none, and why.
-
-    Raises:
-      DataError: it does not know an image.
-    """
-    places = {name: place for place, name in enumerate(file.images)}
-    values, problems = file.mean(), {}
-    rows = np.zeros((len(names), values.shape[1]), np.float32)
-    for number, name in enumerate(names):
-        if name in places:
-            rows[number] = values[places[name]]
-        elif name in file.unreadable:
-            problems[number] = f"it has no posteriors: {file.unreadable[name]}"
-        else:
-            raise DataError(
-                f"config.localization.posteriors={path!r}: it has no image {printable(name)}; evaluate a "
-                "classification run over the same images"
-            )
-    return rows, problems
-
-
-def predict(
-    target: EvalTarget, paths: Sequence[Path], *, as_json: bool, boxes: Path | None = None, all_boxes: bool = False
-) -> int:
-    """Prints the boxes in each image, at the scales of `target.scales`, in pixels of the image.
-
-    Args:
-      target: the network.
-      paths: of the images.
-      as_json: print one JSON object per image instead of text.
-      boxes: a folder for pictures of the boxes over the images.
-      all_boxes: whether the pictures also have all dense boxes, before and after they are merged.
-
-    Returns:
-      How many images could not be read; these are reported, the others predicted.
-
-    Raises:
-      ConfigError: there are no posteriors where they are needed; a picture cannot be written, or would replace another
-        file.
-    """
-    if all_boxes and not boxes:
-        raise ConfigError("--all_boxes are drawn into the pictures of --boxes=FOLDER, which is not given")
-    asked, names, problems = _asked_of(target, paths)
-    pictures = picture_paths(paths, boxes, "boxes", BOXES) if boxes else {}
-    local = target.config.localization
-    if local.classifier and not local.posteriors:
-        raise ConfigError(
-            "config.localization.classifier rates the boxes of classes: --config.localization.posteriors=FILE says of "
-            "which, by its posteriors of these images"
-        )
-    judge, bad = _classifier_of(target.config, names), 0
-    for place, (path, corners, rates, example) in enumerate(_dense(target, paths, asked, judge)):
-        if problem := example.problem or problems.get(place):
-            record, bad = {"image": str(path), "problem": problem}, bad + 1
-        else:
-            merging = {"match": local.match, "threshold": local.threshold}
-            found = best_boxes(corners, asked[place], example.size, rates, **merging)
-            record = {"image": str(path), "boxes": _entries(found, names)}
-        print(json.dumps(record) if as_json else _as_text(record), flush=True)
-        if pictures and not problem:
-            named = list(zip([entry["name"] or "object" for entry in record["boxes"]], found.corners[:, None]))
-            panels = {f"{path.stem}: {len(named)} boxes": named}
-            if all_boxes:
-                columns = list(zip([name for name, _ in named], np.moveaxis(corners, 1, 0)))
-                ones = np.ones((len(corners), 1))
-                merged = [(name, merged_boxes(each, example.size, ones, **merging)[0]) for name, each in columns]
-                panels |= {f"all {len(corners)} places": columns, "merged": merged}
-            save_box_picture(pictures[path], decode(path.read_bytes()), panels, of=path)
-            print(f"boxes: {printable(str(pictures[path]))}", file=sys.stderr)
-    return bad
-
-
-def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], Sequence[str], dict[int, str]]:
-    """The classes that have a box in each image, the names of all classes, and which images have no posteriors."""
-    net, file = target.net, target.config.localization.posteriors
-    if not file:
-        if net.num_classes > 4:
-            raise ConfigError(
-                f"{target.name} has a box for each of {len(target.classes)} classes, and does not say which class is "
-                "in an image: --config.localization.posteriors=FILE gives a classification run's posteriors of these"
-            )
-        return asked_classes(net, None, len(paths), TOP), target.classes if len(target.classes) == 1 else (), {}
-    found = read(Path(file))
-    if net.num_classes > 4:
-        places = {labeled(name): place for place, name in enumerate(found.classes)}
-        if sorted(places) != sorted(map(labeled, target.classes)):
-            raise DataError(f"config.localization.posteriors={file!r}: its classes are not those of {target.name}")
-        order, names = [places[labeled(name)] for name in target.classes], target.classes
-    else:
-        order, names = list(range(len(found.classes))), found.classes
-    rows, problems = _rows_of(found, file, relative([os.path.abspath(path) for path in paths]))
-    return asked_classes(net, rows[:, order], len(paths), TOP), names, problems
-
-
-def _dense(
-    target: EvalTarget, paths: Sequence[Path], asked: Sequence[Asked], judge: _Classifier | None
-) -> Iterator[tuple[Path, np.ndarray | None, np.ndarray | None, ScaledExample]]:
-    """Each image with all its dense boxes and what they are rated by, in order."""
-    config, scales = target.config, target.scales
-    options = {"batch_size": config.evaluate.batch_size or None}
-    reading = {"threads": config.data.threads, "on_error": "skip"}
-    passes = [(dense_boxes, box_runner(target.net, scales, config.data.flip, **options), lambda classes: classes)]
-    if judge:
-        runner = rating_runner(judge.net, [target.net], scales, config.data.flip, **options)
-        passes.append((dense_rates, runner, lambda classes: judge.outputs[classes]))
-    for first in range(0, len(paths), AT_ONCE):
-        some, of = paths[first : first + AT_ONCE], asked[first : first + AT_ONCE]
-        seen: dict[int, ScaledExample] = {}
-
-        def noted(examples: Iterable[ScaledExample], seen=seen) -> Iterator[ScaledExample]:
-            for example in examples:
-                seen[example.index] = example._replace(images=())
-                yield example
-
-        found = []
-        for function, runner, outputs in passes:
-            with scaled_images(FileSource(some), range(len(some)), scales, **reading) as examples:
-                classes = lambda index, of=of, outputs=outputs: outputs(of[index].classes)
-                found.append(dict(function(runner, noted(examples), classes)))
-        for place, path in enumerate(some):
-            keys = [(place, number) for number in range(len(scales)) if (place, number) in found[0]]
-            values = [np.concatenate([each[key] for key in keys]) if keys else None for each in found]
-            yield path, values[0], values[1] if judge else None, seen[place]
-
-
-def _entries(found: PredictedBoxes, names: Sequence[str]) -> list[dict]:
-    """The boxes as in JSON."""
-    entries = []
-    for corners, number, score in zip(*found, strict=True):
-        name = names[number] if number >= 0 else (names[0] if len(names) == 1 else None)
-        edges = zip(("left", "top", "right", "bottom"), (round(float(edge), 2) for edge in corners), strict=True)
-        entries.append({"name": name, "score": round(float(score), 6), **dict(edges)})
-    return entries
-
-
-def _as_text(record: dict) -> str:
-    image = printable(record["image"])
-    if "problem" in record:
-        return f"{image}\n  no prediction: {record['problem']}"
-    lines = [
-        "  {score:7.2f}  {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}".format(**entry)
-        + (f"  {printable(entry['name'])}" if entry["name"] else "")
-        for entry in record["boxes"]
-    ]
-    return "\n".join([image, *lines])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.commands import localization
+from vgg_jax.commands import box_predictions
 from vgg_jax.commands.paths import images_of, picture_paths
 from vgg_jax.commands.target import EvalTarget, find_target, find_targets
 from vgg_jax.commands.transfer import PROBE
@@ -67,7 +67,7 @@ def run(
                 "--protocol is dense"
             )
         folder = Path(boxes) if boxes else None
-        return 1 if localization.predict(target, paths, as_json=json, boxes=folder, all_boxes=all_boxes) else 0
+        return 1 if box_predictions.predict(target, paths, as_json=json, boxes=folder, all_boxes=all_boxes) else 0
     if boxes or all_boxes:
         raise ConfigError(f"{target.name} predicts classes: --boxes and --all_boxes are for a network that localizes")
     return 1 if predict(target, paths, protocol=protocol, as_json=json, heat_maps=maps) else 0

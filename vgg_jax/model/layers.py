@@ -145,7 +145,7 @@ def mask_edges(x: jax.Array, sizes: jax.Array | None, reach: int) -> jax.Array:
 
 def zero_lines(x: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
     """Zeroes so many rows below each image and columns to the right of it, where the bucket has them."""
-    images, how = jnp.arange(len(x)), {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
+    images, how = jnp.arange(x.shape[0]), {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
     for place in range(count):
         x = x.at[images, sizes[:, 0] + place].set(0, **how).at[images, :, sizes[:, 1] + place].set(0, **how)
     return x

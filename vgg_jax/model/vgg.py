@@ -304,14 +304,14 @@ class VGG(nnx.Module):
                 tapped[name] = mask_outside(x, sizes)
             return x
 
-        x = sharding.gathered(x)
+        x = sharding.split_activation(x, "pool5")
         for name, rectified in (("fc6", "relu6"), ("fc7", "relu7")):
             x = seen(rectified, relu(seen(name, getattr(self, name)(x, self.conv))))
             if keys is not None:
                 x = dropout(
                     x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
                 )
-        x = sharding.split_again(x)
+            x = sharding.split_activation(x, name)
         return seen("fc8", mask_outside(self.fc8(x, self.conv), sizes)).astype(jnp.float32), tapped
 
     def _check(self, images: Array, taps: Sequence[str], sizes: Array | None) -> None:

@@ -2,7 +2,8 @@
 
 The objective is quadratic but where an image crosses the margin, so a few steps of Newton's method reach the minimum
 (Keerthi and DeCoste, 2005). Each is computed by conjugate gradients, of products with the descriptors alone, and may be
-cut off anywhere: it still descends. L-BFGS, which must learn the curvature from gradients, took five times as long.
+cut off anywhere: it still descends. L-BFGS, which must learn the curvature from gradients, takes many times the steps
+and at least twice the processor time (docs/speed.md).
 """
 
 from __future__ import annotations

@@ -1,0 +1,93 @@
+"""What classification says of images that are localized in: the most probable classes, and what each window counts.
+
+The former by `config.localization.posteriors`, a file that the evaluation of a classification run wrote; the latter by
+the network of `config.localization.classifier`, a run or weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict
+
+from vgg_jax.data.source import Source
+from vgg_jax.errors import DataError
+from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
+from vgg_jax.files import printable
+from vgg_jax.model.vgg import VGG
+from vgg_jax.weights.classes import labeled
+
+TOP = 5
+"""The most probable classes of an image, which have a box."""
+
+
+class Classifier(NamedTuple):
+    """What rates the places of dense boxes."""
+
+    net: VGG
+    outputs: Int[np.ndarray, " classes"]
+    """Its outputs for the classes that boxes are of."""
+
+
+def classifier_of(config: ConfigDict, classes: Sequence[str]) -> Classifier | None:
+    """The network of `config.localization.classifier`, if one is named; raises DataError where it lacks a class."""
+    from vgg_jax.weights import load
+
+    if not (name := config.localization.classifier):
+        return None
+    net = load(name)
+    places = {labeled(label): place for place, label in enumerate(net.classes)}
+    if unknown := [label for label in classes if labeled(label) not in places]:
+        raise DataError(
+            f"config.localization.classifier={name!r} has no class {unknown[0]!r}: it cannot rate its boxes"
+        )
+    return Classifier(net, np.array([places[labeled(label)] for label in classes]))
+
+
+def posteriors_of(
+    config: ConfigDict, source: Source
+) -> tuple[Float[np.ndarray, "images classes"] | None, dict[str, str]]:
+    """The posteriors of a source's images, in its order of images and classes; None without a file.
+
+    And of which images there are none, for they could not be read, by name.
+    """
+    if not (path := config.localization.posteriors):
+        return None, {}
+    file = read(Path(path))
+    places = {labeled(name): place for place, name in enumerate(file.classes)}
+    if len(places) != len(source.classes) or not all(labeled(name) in places for name in source.classes):
+        raise DataError(
+            f"config.localization.posteriors={path!r}: its {len(file.classes)} classes are not the "
+            f"{len(source.classes)} of {source.describe()}"
+        )
+    rows, problems = rows_of(file, path, image_names(source))
+    unread = {source.name_of(index): reason for index, reason in problems.items()}
+    return rows[:, [places[labeled(name)] for name in source.classes]], unread
+
+
+def rows_of(
+    file: Posteriors, path: str, names: Sequence[str]
+) -> tuple[Float[np.ndarray, "images classes"], dict[int, str]]:
+    """A file's posteriors, averaged over its scales, of images by name; and of which there are none, and why.
+
+    Raises:
+      DataError: it does not know an image.
+    """
+    places = {name: place for place, name in enumerate(file.images)}
+    values, problems = file.mean(), {}
+    rows = np.zeros((len(names), values.shape[1]), np.float32)
+    for number, name in enumerate(names):
+        if name in places:
+            rows[number] = values[places[name]]
+        elif name in file.unreadable:
+            problems[number] = f"it has no posteriors: {file.unreadable[name]}"
+        else:
+            raise DataError(
+                f"config.localization.posteriors={path!r}: it has no image {printable(name)}; evaluate a "
+                "classification run over the same images"
+            )
+    return rows, problems
