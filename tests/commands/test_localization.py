@@ -225,6 +225,31 @@ def test_predictions_are_boxes_in_pixels_of_the_image(make_target, photographs, 
     assert photographs[0].read_bytes() == before
 
 
+def test_predictions_are_rated_by_a_classifier(
+    make_target, tiny_net, photographs, about, tmp_path, capsys, monkeypatch
+):
+    target, classifier = make_target(), tiny_net("A", num_classes=3, classes=("red", "green", "blue"))
+    monkeypatch.setattr("vgg_jax.weights.load", {"runs/net": classifier}.get)
+    target.config.localization.classifier = "runs/net"
+    with pytest.raises(
+        ConfigError, match="classifier rates the boxes of classes: --config.localization.posteriors=FILE"
+    ):
+        predict(make_target(BOXES[:1])._replace(config=target.config), photographs, as_json=True)
+    rows = np.array([[0.5, 0.3, 0.2]], np.float32)
+    unreadable = {"b.png": "not an image", "broken.jpg": "not an image"}
+    file = Posteriors(rows[None], (40,), np.zeros(1, np.int32), ("a.png",), target.classes, about, unreadable)
+    file.save(tmp_path / "dense.npz")
+    target.config.localization.posteriors = str(tmp_path / "dense.npz")
+    assert predict(target, photographs, as_json=True) == 2
+    first, second, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    image = np.asarray(Image.open(photographs[0]))
+    (found,) = vgg_jax.localize(target.net, [image], rows, classifier=classifier, scales=(36, 40))
+    assert [entry["name"] for entry in first["boxes"]] == ["red", "green", "blue"]
+    assert [entry["score"] for entry in first["boxes"]] == pytest.approx(found.scores, abs=1e-4)
+    assert [entry["left"] for entry in first["boxes"]] == pytest.approx(found.corners[:, 0], abs=0.02)
+    assert second["problem"] == "it has no posteriors: not an image"
+
+
 def test_flags_of_the_other_task_and_missing_posteriors_are_named(make_target, photographs, monkeypatch):
     flags = {"protocol": "dense", "json": False, "heat_maps": None, "boxes": None, "all_boxes": False, "probe": None}
     flags["workdir"] = None

@@ -230,7 +230,7 @@ def dense_boxes(
             if name == "mirrored":
                 left, top, right, bottom = np.moveaxis(corners, -1, 0)
                 corners = np.stack([scaled[1] - right, top, scaled[1] - left, bottom], -1)
-            found.append(corners.reshape(-1, *corners.shape[2:]))
+            found += list(corners)  # row by row
         yield (index, number), np.concatenate(found) * np.tile(np.divide(size, scaled)[::-1], 2)
 
 
@@ -245,7 +245,7 @@ def dense_rates(
     """
     for (index, number, *_), outputs in runner(_scaled_images(examples)):
         maps = [outputs[name][:, :, classes(index)] for name in sorted(outputs, reverse=True)]
-        yield (index, number), np.concatenate([values.reshape(-1, values.shape[2]) for values in maps])
+        yield (index, number), np.concatenate([row for values in maps for row in values])
 
 
 def _scaled_images(examples: Iterable[ScaledExample]) -> Iterator[ScaledImage]:
