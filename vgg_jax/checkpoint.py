@@ -182,7 +182,8 @@ class Checkpoints:
 
     def _remove_unfinished(self) -> None:
         for unfinished in self._folder.glob(f"*{_UNFINISHED}*") if jax.process_index() == 0 else ():
-            shutil.rmtree(unfinished)
+            # Threads of a save that failed may be writing still: what they add goes with the next one.
+            shutil.rmtree(unfinished, ignore_errors=True)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

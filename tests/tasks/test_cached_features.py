@@ -108,7 +108,8 @@ def test_a_view_is_a_window_that_may_be_flipped_and_shifted_in_color(config, one
     flipped = 0
     for image, pixels in zip(index, plain):
         photograph = upright(source[image]["image"])
-        windows = [crop(photograph, 33, (row / 2, column / 8), 32)[0] for row in range(2) for column in range(8)]
+        places = [np.array((row / 2, column / 8)) for row in range(2) for column in range(8)]
+        windows = [crop(photograph, 33, place, 32)[0] for place in places]
         assert any(np.array_equal(pixels, window) for window in windows) or (
             any(np.array_equal(pixels[:, ::-1], window) for window in windows)
         )
