@@ -21,8 +21,8 @@ quickstart: $(VENV)/.installed
 	@echo "Look at $(RUN)/batch.png (what the net sees) and $(RUN)/curves.png (how it learned)."
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --ignore=tests/parity -n 2
-	$(BIN)/python -m pytest --doctest-modules vgg_jax -p no:cacheprovider
+	$(BIN)/python -m pytest --ignore=tests/parity -n 3 --dist worksteal  # some tests wait for processes
+	$(BIN)/python -m pytest --doctest-modules vgg_jax -p no:cacheprovider -n 2
 
 # Against the real PyTorch and torchvision; slower, and a larger installation.
 parity: $(VENV)/.installed-parity
