@@ -14,9 +14,9 @@ shift 2
 for first in 0 20 40 60 80; do
   last=$((first + 20)) train="" validation=""
   for role in train validation; do
-    ((first == 0)) || train+="+$role[:$first%]"
-    ((last == 100)) || train+="+$role[$last%:]"
-    validation+="+$role[$first%:$last%]"
+    ((first == 0)) || train+="+${role}[:$first%]"
+    ((last == 100)) || train+="+${role}[$last%:]"
+    validation+="+${role}[$first%:$last%]"
   done
   run="$folder/fold$first"
   python -m vgg_jax.main --config="configs/localize.py:$source" --workdir="$run" \
