@@ -141,7 +141,7 @@ def whole(array: jax.Array) -> jax.Array | np.ndarray:
 ACTIVATIONS = {"pool5": P(DATA), "fc6": P(DATA, None, None, MODEL), "fc7": P((DATA, MODEL))}
 """How maps around the split layers lie, and their gradients: read by all devices of a model axis, by units as fc6's
 kernel, and by images over all devices again. Without the one in the middle XLA would gather the kernels of fc6 and fc7
-for the backward pass, where there is a data axis too: thrice the bytes on 64 GPUs."""
+for the backward pass, where there is a data axis too: three times the bytes on 64 GPUs."""
 
 
 def split_activation(x: Float[Array, "n h w c"], name: str) -> Float[Array, "n h w c"]:

@@ -131,7 +131,7 @@ ENTRY %main (x: bf16[8,6,4], p: s32[8,2], r: bf16[1,6,4]) -> bf16[8,6,4] {
 
 def test_traffic_of_an_update_in_place_is_what_it_writes():
     whole, row, places, line, place = 2 * 8 * 6 * 4, 2 * 6 * 4, 4 * 8 * 2, 2 * 8 * 4, 3 * 4
-    elsewhere = whole + row + whole  # what is updated is computed in the kernel: read, and written anew
+    elsewhere = whole + row + whole  # what is updated is computed in the kernel: read and written
     assert traffic(parse(IN_PLACE)) == (places + line) + elsewhere + (row + place + row)
 
 

@@ -91,7 +91,7 @@ def test_what_was_held_out_was_not_learned_from(rng):
 
 
 def test_a_group_is_held_out_whole(rng):
-    """Twins with a label at random: whoever has seen one knows the other."""
+    """Pairs of twins with random labels: one tells the label of the other."""
     rows, labels = task(rng, 100, 512, classes=2, apart=0)
     twins = [np.repeat(array, 2, axis=0) for array in (rows, labels)]
     known = fit_svm(*twins, RECALL, grid=[1, 10])
