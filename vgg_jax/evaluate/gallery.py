@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from vgg_jax.inference.box_picture import draw_boxes, show_image
+
 TRUE, PREDICTED = "lime", "red"
 _MOST, _COLUMNS = 10, 5
 
@@ -41,7 +43,6 @@ def save_gallery(path: Path, gallery: Sequence[Shown]) -> None:
       gallery: ten at most.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
     rows = -(-len(gallery) // _COLUMNS)
     figure = Figure(figsize=(2.4 * _COLUMNS, 2.2 * rows), layout="constrained")
@@ -49,12 +50,8 @@ def save_gallery(path: Path, gallery: Sequence[Shown]) -> None:
     for axes in places:
         axes.set_axis_off()
     for axes, shown in zip(places, gallery, strict=False):
-        height, width = shown.image.shape[:2]
-        axes.imshow(shown.image, extent=(0, width, height, 0))  # corners lie between pixels
+        show_image(axes, shown.image)
         for color, boxes in ((TRUE, shown.objects), (PREDICTED, shown.predicted[None])):
-            for left, top, right, bottom in boxes:
-                sides = right - left, bottom - top
-                axes.add_patch(Rectangle((left, top), *sides, fill=False, edgecolor=color, linewidth=1.8))
-        axes.set(xlim=(0, width), ylim=(height, 0))
+            draw_boxes(axes, boxes, color, 1.8)
         axes.set_title(f"IoU {shown.overlap:.2f}", fontsize=9)
     figure.savefig(path, dpi=90, format="jpg", pil_kwargs={"quality": 85})

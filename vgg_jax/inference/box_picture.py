@@ -36,22 +36,32 @@ def save_box_picture(
       ConfigError: it cannot be written.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
     height, width = image.shape[:2]
     figure = Figure(figsize=(5 * len(panels), 5 * height / width + 0.6), layout="constrained")
     for axes, (title, named) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        axes.imshow(image, extent=(0, width, height, 0))  # corners lie between pixels
+        show_image(axes, image)
         for number, (name, boxes) in enumerate(named):
             color = _COLORS[number % len(_COLORS)]
-            for left, top, right, bottom in boxes:
-                line = 2.5 if len(boxes) == 1 else 0.7
-                sides = right - left, bottom - top
-                axes.add_patch(Rectangle((left, top), *sides, fill=False, edgecolor=color, linewidth=line))
+            draw_boxes(axes, boxes, color, 2.5 if len(boxes) == 1 else 0.7)
             if len(boxes) == 1:
                 corner = max(boxes[0][0], 0), max(boxes[0][1], 0)
                 axes.text(*corner, printable(name), fontsize=8, backgroundcolor=color, va="top", parse_math=False)
-        axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_title(printable(title), fontsize=9, parse_math=False)
         axes.set_axis_off()
     save_picture(path, figure, BOXES, of)
+
+
+def show_image(axes, image: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Shows an image, and no more than it, in its pixels: corners lie between pixels."""
+    height, width = image.shape[:2]
+    axes.imshow(image, extent=(0, width, height, 0))
+    axes.set(xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+
+
+def draw_boxes(axes, boxes: Float[np.ndarray, "n 4"], color: str, line: float) -> None:
+    """Draws boxes, given by their corners, over `show_image`."""
+    from matplotlib.patches import Rectangle
+
+    for left, top, right, bottom in boxes:
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=line))
