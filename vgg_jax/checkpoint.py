@@ -69,6 +69,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int):
+        _silence_the_others()
         self._folder, self._keep = (workdir / FOLDER).absolute(), keep
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         if jax.process_index() == 0:
@@ -159,6 +160,7 @@ class Checkpoints:
         """Returns when the files of a save under way are complete, and what is not kept any longer is removed."""
         with self._writing():
             self._writer.wait_until_finished()
+            self._remove_unfinished()
             best = self.best
             for folder in _steps(self._folder)[self._keep :] if jax.process_index() == 0 else ():
                 if int(folder.name) != best:
@@ -375,18 +377,18 @@ def _read(folder: Path, meta: dict, like: dict | None = None) -> dict:
 @contextlib.contextmanager
 def _damage(folder: Path) -> Iterator[None]:
     """Takes whatever goes wrong in reading for damage, but for a lack of memory."""
+    _silence_the_others()
     try:
         yield
     except (MemoryError, jax.errors.JaxRuntimeError):
         raise
     except Exception as error:  # Orbax's and TensorStore's are of any type
-        _silence_other_reads()
         raise DamagedCheckpoint(f"{folder} is damaged: {_reason(error)}") from error
 
 
 @functools.cache
-def _silence_other_reads() -> None:
-    """Orbax reads all arrays at once. When one fails it leaves the others, and Python prints what becomes of these."""
+def _silence_the_others() -> None:
+    """Orbax reads and writes all arrays at once. When one fails it leaves the others, and Python prints their end."""
     shown = sys.unraisablehook
     left = re.compile("Event loop is closed|error while reading array index")
     sys.unraisablehook = lambda args: None if left.search(str(args.exc_value)) else shown(args)
