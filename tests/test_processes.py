@@ -1,5 +1,6 @@
 """Several processes are one: they train, are disturbed, go on and evaluate as a single process does (Sec. 3.3)."""
 
+import contextlib
 import os
 import re
 import signal
@@ -9,17 +10,19 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from configs.quickstart import get_config
 from tests.forked import command, joined
-from vgg_jax import ConfigError, processes
+from vgg_jax import ConfigError, processes, sharding
 from vgg_jax.checkpoint import read_arrays
 from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.target import of_run
 from vgg_jax.tasks.choose import make_task
+from vgg_jax.tasks.classification import Classification
 from vgg_jax.train.loop import train
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +72,19 @@ def trained_and_evaluated(workdir, steps):
     print(evaluate([of_run(workdir)]))
 
 
+def diverging(bad, *arguments):
+    """The command line, where the loss of an image whose values have the sum `bad` is no number."""
+    sound = Classification.loss
+
+    def loss(self, net, batch, keys):
+        total, metrics = sound(self, net, batch, keys)
+        spoilt = jnp.where(batch["image"].astype(int).sum((1, 2, 3)) == bad, jnp.nan, 0).sum()
+        return total + spoilt, metrics | {"loss": metrics["loss"] + spoilt}
+
+    Classification.loss = loss
+    command(*arguments)
+
+
 def saved(workdir):
     return max(
         (int(folder.name) for folder in (workdir / "checkpoints").glob("*") if folder.name.isdecimal()), default=0
@@ -106,6 +122,25 @@ def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     rows = [line for line in ended.stdout.splitlines() if line.startswith("|")]
     assert ended.returncode == 0 and len(rows) == 6, ended.stderr
     assert rows == [line for line in (tmp_path / "said0.txt").read_text().splitlines() if line.startswith("|")]
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_both_at_its_step(tmp_path):
+    """Image 13 of batch 4 is read, and its loss computed, by the second of two processes alone."""
+    config = get_config()
+    config.update_from_flattened_dict(KEYS)
+    task = make_task(config, sharding.device_mesh(), tmp_path / "other")
+    with contextlib.closing(task.batches(None, 4)) as batches:
+        bad = int(next(batches)["image"][13].astype(int).sum())
+    workdir = tmp_path / "run"
+    both = joined(2, 1, tmp_path, diverging, bad, "--multihost", *CONFIG, f"--workdir={workdir}")
+    for process in both:
+        process.join(300)
+    said, silent = ((tmp_path / f"said{number}.txt").read_text() for number in range(2))
+    assert [process.exitcode for process in both] == [2, 2], said + silent
+    assert "step 5: the loss is nan" in said and "the last good checkpoint is step 4" in said, said
+    assert "Traceback" not in said + silent
+    listed = (workdir / "diverged.txt").read_text().splitlines()
+    assert listed == task.images(4) and saved(workdir) == 4
 
 
 def test_the_launcher_ends_all_when_one_ends(tmp_path):

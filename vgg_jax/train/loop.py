@@ -235,6 +235,8 @@ def _check_finite(
     """Ends a run whose loss or gradient is no longer a number, before it is saved; all processes see the same ones."""
     loss, norm = metrics["loss"], metrics["gradient_norm"]
     if not (math.isfinite(loss) and math.isfinite(norm)):
+        with checkpoints.left_out(True):
+            checkpoints.wait()
         saved = checkpoints.latest
         kept = f"the last good checkpoint is step {saved}" if saved else "no checkpoint was saved yet"
         listed, names = workdir / "diverged.txt", list(map(printable, task.images(step - 1)))
