@@ -3,7 +3,7 @@
     tfds build imagenette
     vgg_jax --config=imagenette --workdir=runs/imagenette
 
-The nearest to the paper's protocol that a single GPU does in an hour: crops of 128 pixels out of photographs rescaled
+A small stand-in for the paper's protocol, not run or timed here: crops of 128 pixels out of photographs rescaled
 to S in [144; 224]. Expected accuracy: not measured (the data must be downloaded).
 """
 

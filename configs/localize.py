@@ -1,16 +1,17 @@
 r"""Net D that predicts boxes, Appendix A: trained on ILSVRC's boxes, or on those of your own photographs.
 
-    vgg_jax --config=localize --workdir=runs/D-boxes-s384 \
+    vgg_jax --config=localize --workdir=runs/D-boxes-s384 --config.data.source=voc:/data/ILSVRC \
         --config.init.from_run=runs/D-s384   # a classification run of the same S
-    vgg_jax --config=localize:s256 --workdir=runs/D-boxes-s256 --config.init.from_run=runs/D-s256
-    vgg_jax --config=localize:scr --workdir=runs/D-scr --config.init.from_run=runs/D-s384   # or :pcr, as in Table 8
+    vgg_jax --config=localize:s256 ...   # S = 256
+    vgg_jax --config=localize:scr ...   # or :pcr, as in Table 8
     vgg_jax --config=localize:voc:PATH --workdir=runs/boxes   # your own, in Pascal VOC's format
     vgg_jax --config=localize:smoke --workdir=runs/smoke   # a minute, anywhere
 
-Paper (top-5 localization error in %):
+Paper (localization error in %; Table 8 with the true class, Table 9 top-5):
   Table 8, central crop and true class, S = Q = 384: fc6 and fc7 tuned, SCR 36.4, PCR 34.3; all layers, PCR 33.1
   Table 9, dense, S = Q = 256: 29.5; S = Q = 384: 28.2
 
+The paper's stages read a folder in ILSVRC's layout, with Annotations/CLS-LOC: here ILSVRC, or data.source=voc:PATH.
 On your own photographs published convolutions stay as they are and are computed once, on fixed views of each image; see
 configs/finetune.py. Measured: not on ImageNet yet; the smoke stage runs in the tests.
 """
@@ -41,6 +42,7 @@ def get_config(stage: str = "s384") -> ConfigDict:
     config = default_config()
     config.task = "localization"
     config.model.net = "D"
+    config.data.source = "voc:ILSVRC"
     config.data.statistics = "imagenet"
     config.data.scale = (256, 256) if stage == "s256" else (384, 384)
     config.train.learning_rate = 1e-3

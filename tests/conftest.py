@@ -6,7 +6,6 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The same small programs are compiled by many tests; in one worker of a run, and in the processes that it starts, they
 # are compiled once. Workers do not share them: JAX locks a folder of programs only if it is bounded, and then reads
 # every file of it for each program that it adds. The user's own cache is not touched.

@@ -1,7 +1,7 @@
 """Your own photographs, a folder for each class: a linear classifier on a network's descriptors (App. B).
 
     vgg_jax --mode=transfer --config=transfer/folder:PATH --weights=vgg16.safetensors --workdir=runs/mine
-    vgg_jax --mode=predict --workdir=runs/mine new/*.jpg
+    vgg_jax --mode=predict --workdir=runs/mine --weights=vgg16.safetensors new/*.jpg
 
 PATH holds a folder per class; 3 random splits are made, 30 images of a class to train on and up to 50 to test on. Where
 it has train, validation and test with a folder per class in each, classifiers can be trained and tested on these:

@@ -88,6 +88,15 @@ def test_an_image_is_plain_only_if_it_is_upright(photograph, orientation, order)
     assert is_plain(encode(photograph, exif=exif)) == (orientation == 1)
 
 
+def test_tensorflow_writes_nothing_about_images_that_are_left_to_the_slower_road(photograph, capfd):
+    """JAX sets a log level at which TensorFlow would write two lines for each of these images."""
+    with pytest.raises(tf.errors.OpError):
+        fast_crop(with_orientation(photograph, 6), 64, (0.5, 0.5), 64)
+    with pytest.raises(tf.errors.OpError):
+        fast_whole(b"no image", 64)
+    assert capfd.readouterr().err == ""
+
+
 def test_exif_data_without_an_orientation_leave_it_upright(photograph):
     exif = Image.Exif()
     exif[0x010F] = "a camera"

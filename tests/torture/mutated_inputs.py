@@ -17,7 +17,6 @@ import dataclasses
 import faulthandler
 import importlib.util
 import logging
-import os
 import random
 import signal
 import sys
@@ -139,7 +138,6 @@ def run() -> int:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     faulthandler.enable()
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     kinds = [kind for kind in SHARES if kind != "PyTorch" or importlib.util.find_spec("torch")]
     with tempfile.TemporaryDirectory(prefix="vgg_jax_") as folder:
         report = torture(Path(folder), range(given.first, given.first + given.count), given.seed, kinds)

@@ -2,7 +2,9 @@
 
 import os
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # a damaged image is an error that we report ourselves
+# A damaged image is an error that we report ourselves. JAX, imported before, has set its own default, 1.
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nothing here uses oneDNN, whose greeting no log level silences
 # Images are the parallel work, each in one thread: the threads of a single op would only stand in their way.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
