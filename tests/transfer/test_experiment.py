@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -177,6 +178,18 @@ def test_a_box_is_described_by_its_image_and_by_itself(net, one_device, tmp_path
     assert alone.probe.weights.shape == (32, 2) and alone.probe.classes == ("reads", "runs")
     assert sorted(alone.truth.tolist()) == [[0, 0], [0, 0], [1, 1], [1, 1]] and not alone.probe.of_boxes
     assert alone.scores[0].values["mean_ap"][0] < 0.7
+
+
+@pytest.mark.parametrize("splits", [0, 2])
+def test_a_class_of_which_there_is_no_image_to_train_on_is_named(net, one_device, photographs, tmp_path, splits):
+    """The last one, whose number no label is: its images cannot be read."""
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("train/r/*"):
+        path.write_bytes(b"no image")
+    settings = FEW._replace(splits=splits, shots=2 if splits else 0)
+    options = {"split": "train", "test_split": "test", "mesh": one_device, "on_error": "skip"}
+    with pytest.raises(vgg_jax.DataError, match="class r"):
+        fit_probe(net, f"folder:{tmp_path}", settings, **options)
 
 
 def test_mistakes_are_named(fit, photographs):

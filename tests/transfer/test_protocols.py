@@ -61,6 +61,11 @@ def test_a_class_with_too_few_images_is_named(labels, train):
     assert "30 training images of a class at most" in str(raised.value)
 
 
+def test_the_last_class_without_an_image_is_named(labels):
+    with pytest.raises(DataError, match="class fox: 0 images, of which 5 are .* tested; leave the class out"):
+        random_splits(labels, 1, train=5, test=5, seed=0, classes=("ant", "bee", "cat", "dog", "emu", "fox"))
+
+
 def test_images_of_several_classes_have_no_shots():
     for pick in (
         lambda labels: random_splits(labels, 1, train=1, test=1, seed=0),

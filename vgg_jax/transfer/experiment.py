@@ -181,6 +181,7 @@ def _tested(
         metrics = [METRICS[name] for name in settings.metrics]
         grid = (C,) if C else settings.C
         options = {"grid": grid, "groups": image_of[train], "seed": settings.seed + number, "solver": settings.solver}
+        options |= {"classes": source.classes}
         svm = fit_svm(of_kept(kept, kind, train), truth[train], metrics[0], **options)
         decisions = svm.decide(of_kept(kept, kind, test))
         values = tuple(metric(decisions, truth[test]) for metric in metrics)

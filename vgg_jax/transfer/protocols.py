@@ -41,7 +41,7 @@ def random_splits(
       test: of the others of a class up to so many, to test on; 0 for all of them.
       seed: of all splits.
       rows: the images that can be used, by position; by default all.
-      classes: the classes' names, for the error.
+      classes: the classes' names; by default their numbers, up to the greatest label.
 
     Raises:
       DataError: a class has no more images than `train`, and so none to test on; or images show several classes.
@@ -52,19 +52,20 @@ def random_splits(
     """
     _check_one_label(labels)
     rows = np.arange(len(labels)) if rows is None else rows
-    of_class = {c: rows[labels[rows] == c] for c in range(labels.max(initial=-1) + 1)}
-    least = min(of_class, key=lambda c: len(of_class[c]), default=None)
-    if least is None or len(of_class[least]) <= train or train < 1:
-        name = "there are no images" if least is None else f"class {classes[least] if classes else least}"
-        count = 0 if least is None else len(of_class[least])
+    classes = classes or range(labels.max(initial=-1) + 1)
+    of_class = [rows[labels[rows] == c] for c in range(len(classes))]
+    fewest = min(map(len, of_class), default=0)
+    if fewest <= train or train < 1:
+        name = f"class {classes[[*map(len, of_class)].index(fewest)]}" if of_class else "there are no images"
+        fewer = f"ask for {fewest - 1} training images of a class at most, or " if fewest > 1 else ""
         raise DataError(
-            f"{name}: {count} images, of which {train} are to be trained on and one at least is to be tested; ask for "
-            f"{count - 1} training images of a class at most, or leave the class out"
+            f"{name}: {fewest} images, of which {train} are to be trained on and one at least is to be tested; {fewer}"
+            "leave the class out"
         )
     found = []
     for number in range(splits):
         rng = np.random.default_rng([seed, number])
-        shuffled = [rng.permutation(images) for images in of_class.values()]
+        shuffled = [rng.permutation(images) for images in of_class]
         end = train + test if test else None
         parts = [images[:train] for images in shuffled], [images[train:end] for images in shuffled]
         found.append(Split(*map(np.concatenate, parts)))

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
 """The values of C that are tried, for descriptors of unit length."""
+HELD_OUT = 0.2
+"""The fraction of the images that C is chosen on, of each class where they have labels: the paper's."""
 FALLBACK = 1.0
 """C where no image can be held out to choose it, as of one shot."""
 
@@ -51,8 +53,8 @@ def fit_svm(
     targets: Targets,
     metric: Callable[[np.ndarray, np.ndarray], float],
     *,
+    classes: Sequence[str] = (),
     grid: Sequence[float] = GRID,
-    held_out: float = 0.2,
     groups: Int[np.ndarray, " n"] | None = None,
     seed: int = 0,
     solver: Solver = "device",
@@ -63,8 +65,8 @@ def fit_svm(
       descriptors: float32, L2-normalized (`GRID` is for these).
       targets: labels (n,), or (n, classes) of 1, 0 and -1: see `Targets`.
       metric: of decisions and targets (`metrics.METRICS`). Of equal ones the smallest C is taken.
+      classes: the classes' names; by default their numbers, up to the greatest label.
       grid: the values of C; of a single one nothing is held out.
-      held_out: the fraction of the images that C is chosen on, of each class where they have labels: the paper's 20 %.
       groups: numbers of what is held out or learned from together, as the persons of an image; by default nothing is.
       seed: for which ones, and for liblinear's order.
       solver: "device", Newton's method in float32, for all classes at once; "liblinear", scikit-learn's, on all cores.
@@ -73,11 +75,12 @@ def fit_svm(
       DataError: a descriptor is not finite, their number is not that of the targets, or a class has no image.
     """
     descriptors = np.asarray(descriptors, np.float32)
-    signs = _signs(targets)
-    _check(descriptors, signs)
+    classes = classes or range(targets.max(initial=0) + 1 if targets.ndim == 1 else targets.shape[1])
+    signs = _signs(targets, len(classes))
+    _check(descriptors, signs, classes)
     grid = sorted(grid)
     groups = np.arange(len(targets)) if groups is None else groups
-    held = _held_out(targets, signs, groups, held_out, seed) if len(grid) > 1 else np.zeros(len(targets), bool)
+    held = _held_out(targets, signs, groups, seed) if len(grid) > 1 else np.zeros(len(targets), bool)
     if len(grid) > 1 and not held.any():
         log.info("%d images, and none can be held out to choose C: it is %g", len(targets), FALLBACK)
         grid = [FALLBACK]
@@ -102,38 +105,37 @@ def _solver(name: str) -> Callable:
     return liblinear.solve
 
 
-def _signs(targets: Targets) -> Int[np.ndarray, "n classes"]:
+def _signs(targets: Targets, classes: int) -> Int[np.ndarray, "n classes"]:
     """1 for an image of the class, -1 for another, 0 for one that is left out.
 
-    >>> _signs(np.array([0, 1])).tolist(), _signs(np.array([[1, 0], [0, -1]])).tolist()
+    >>> _signs(np.array([0, 1]), 2).tolist(), _signs(np.array([[1, 0], [0, -1]]), 2).tolist()
     ([[1, -1], [-1, 1]], [[1, -1], [-1, 0]])
     """
     if targets.ndim == 1:
-        return np.where(targets[:, None] == np.arange(targets.max(initial=0) + 1), 1, -1)
+        return np.where(targets[:, None] == np.arange(classes), 1, -1)
     return np.choose(targets + 1, (0, -1, 1))
 
 
-def _check(descriptors: np.ndarray, signs: np.ndarray) -> None:
+def _check(descriptors: np.ndarray, signs: np.ndarray, classes: Sequence) -> None:
     if len(descriptors) != len(signs):
         raise DataError(f"{len(descriptors):,} descriptors and targets of {len(signs):,} images")
     if not np.isfinite(descriptors).all():
         first = np.flatnonzero(~np.isfinite(descriptors).all(1))[0]
         raise DataError(f"the descriptor of image {first} has values that are not finite")
     for sign, what in ((1, "no image of class"), (-1, "no image that is not of class")):
-        if not (signs == sign).any(0).all():
-            raise DataError(f"{what} {np.flatnonzero(~(signs == sign).any(0))[0]} to learn from")
+        has_one = (signs == sign).any(0)
+        if not has_one.all():
+            raise DataError(f"{what} {classes[has_one.argmin()]} to learn from")
 
 
-def _held_out(
-    targets: Targets, signs: np.ndarray, groups: np.ndarray, fraction: float, seed: int
-) -> Bool[np.ndarray, " n"]:
+def _held_out(targets: Targets, signs: np.ndarray, groups: np.ndarray, seed: int) -> Bool[np.ndarray, " n"]:
     """Which images C is chosen on: of each label, if there are labels, one at least if it has more than one."""
     rng = np.random.default_rng(seed)
     strata = targets if targets.ndim == 1 else np.zeros(len(targets), int)
     held = np.zeros(len(targets), bool)
     for stratum in np.unique(strata):
         members = rng.permutation(np.unique(groups[strata == stratum]))
-        held |= np.isin(groups, members[: max(1, round(fraction * len(members))) if len(members) > 1 else 0])
+        held |= np.isin(groups, members[: max(1, round(HELD_OUT * len(members))) if len(members) > 1 else 0])
     for sign in (1, -1):  # what a class has must not all be held out
         for of_class in (signs == sign).T:
             if not (of_class & ~held).any():
