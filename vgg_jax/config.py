@@ -116,7 +116,7 @@ def default_config() -> ConfigDict:
     config.transfer.splits = 3  # at random, of data.train_split; 0: that to train on, evaluate.split to test on
     config.transfer.shots = 30  # images of a class to train on, 0 for all
     config.transfer.test_per_class = 50  # at most, 0 for all
-    config.transfer.curve = ()  # other numbers of shots, for a learning curve
+    config.transfer.curve = ()  # fewer shots, for a learning curve; more are left out
     config.transfer.regions = ()  # ("image", "box"): each box is an example, described by the whole image and by itself
     config.transfer.rest = ""  # with regions: a class of what is of no other, which has no classifier
 

@@ -114,6 +114,17 @@ def test_of_several_descriptors_the_first_is_taken_where_nothing_is_held_out(fit
     assert result.probe.about["layer"] == "pool5"
 
 
+def test_the_learning_curve_has_no_point_beyond_the_images(fit, tmp_path, caplog):
+    def points(**change):
+        result = fit(FEW._replace(curve=(1, 6, 15), **change), split="train", test_split="test")
+        save_report(tmp_path, result, "heading", "A")
+        with (tmp_path / "curve.csv").open() as file:
+            return [float(row["shots"]) for row in csv.DictReader(file) if row["metric"] == "accuracy"]
+
+    assert points(shots=4) == [1, 4] and "ends at 4 images of a class: [6, 15] are left out" in caplog.text
+    assert points(splits=0, shots=0) == [1, 6, 7]  # all: seven of each class
+
+
 def test_without_random_splits_the_sources_own_count(fit):
     result = fit(FEW._replace(splits=0, shots=0), split="train", test_split="test")
     assert len(result.source) == 27 and {result.source.name_of(row).split("/")[-3] for row in result.test} == {"test"}

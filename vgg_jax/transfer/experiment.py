@@ -69,8 +69,8 @@ class Score(NamedTuple):
 
     descriptor: Descriptor | None
     """None where each split has its own, the best on its held-out images."""
-    shots: int
-    """Training images of a class; 0 for all."""
+    shots: float
+    """Training images of a class; 0 for all, of which the learning curve has the mean."""
     values: dict[str, tuple[float, ...]]
     """By metric, of the test images of each split, as fractions."""
     held_out: tuple[float, ...]
@@ -89,7 +89,7 @@ class TransferResult(NamedTuple):
     score: Score
     """One of them, whose descriptor the probe has: the last, or the first where nothing was held out to choose by."""
     curve: tuple[Score, ...]
-    """Of each number of shots, with the descriptor and the C that were chosen for `settings.shots`, which is last."""
+    """Of fewer shots, with the descriptor and the C that were chosen for `settings.shots`, which is last."""
     source: Source
     test: np.ndarray
     """The first split's test images: indices in the source."""
@@ -192,7 +192,10 @@ def _tested(
         held_out = tuple(fit.held_out for fit in fits if not np.isnan(fit.held_out))
         return Score(descriptor, shots, values, held_out, tuple(fit.svm.C for fit in fits))
 
-    fewer = sorted({*settings.curve} - {settings.shots})
+    most = settings.shots or round(len(splits[0].train) / len(source.classes), 1)
+    fewer = [shots for shots in sorted({*settings.curve}) if shots < most]
+    if left_out := sorted(shots for shots in settings.curve if shots > most):
+        log.warning("the learning curve ends at %g images of a class: %s are left out", most, left_out)
     progress, count, total = Progress("classifiers"), 0, len(splits) * (len(kinds) + len(fewer))
     table: list[list[_Fit]] = []
     for kind in kinds:
@@ -219,7 +222,7 @@ def _tested(
     regions = settings.regions or WHOLE_IMAGE
     probe = LinearProbe.of(best[0].svm, source.classes, kind, nets, settings.flip, regions)
     problems = {name: reason for of in kept for name, reason in of.problems.items()}
-    curve = (*curve, score) if curve else ()
+    curve = (*curve, score if settings.shots else score._replace(shots=most)) if curve else ()
     return TransferResult(probe, tuple(scores), score, curve, source, test, best[0].decisions, truth[test], problems)
 
 
