@@ -70,8 +70,9 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
       UserError: the data are missing, a layer or a scale does not go with a network, or a file cannot be written.
     """
     config = targets[0].config
+    nets = [target.net for target in targets]
     result = fit_probe(
-        [target.net for target in targets],
+        nets,
         config.data.source,
         settings_of(targets[0]),
         split=config.data.train_split,
@@ -81,9 +82,9 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
         threads=config.data.threads,
         batch_size=config.evaluate.batch_size or None,
     )
-    networks = " + ".join(target.net.spec.name for target in targets)
+    networks = " + ".join(net.spec.name for net in nets)
     heading = printable(f"{' and '.join(target.name for target in targets)} on {result.source.describe()}")
-    paper = papers_row(result, networks)
+    paper = papers_row(result, nets, config)
     if jax.process_index() == 0:
         with writing(folder):
             result.probe.save(folder / PROBE)

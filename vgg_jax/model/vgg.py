@@ -125,6 +125,11 @@ class VGG(nnx.Module):
                 setattr(self, layer, nnx.BatchNorm(*shape, momentum=0.9, epsilon=1e-5, dtype=self.dtype, rngs=rngs))
 
     @property
+    def is_the_papers(self) -> bool:
+        """Whether it is a net of the paper's sizes: crop, width and hidden units, and no batch normalization."""
+        return (self.crop, self.width, self.hidden, self.batch_norm) == (224, 1, specs.HIDDEN_UNITS, False)
+
+    @property
     def activations(self) -> tuple[str, ...]:
         """Names of all activations that `taps` can ask for, in order."""
         names = []
