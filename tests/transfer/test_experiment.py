@@ -209,6 +209,18 @@ def test_mistakes_are_named(fit, photographs):
     with pytest.raises(vgg_jax.ConfigError, match="Q = 16 is below"):
         fit(FEW._replace(scales=(16,)))
     with pytest.raises(vgg_jax.DataError, match="has one label for each image"):
-        fit(FEW._replace(metric="mean_ap"))
+        fit(FEW._replace(metric="mean_ap", splits=0, shots=0), test_split="test")
     with pytest.raises(vgg_jax.DataError, match="its images have no boxes"):
         fit(FEW._replace(regions=("box",)))
+
+
+def test_settings_that_cannot_work_are_refused_before_any_image_is_read(fit, monkeypatch):
+    monkeypatch.setattr(experiment, "open_source", None)
+    for change, message in (
+        ({"solver": "newton"}, "config.transfer.solver='newton': use one of device, liblinear"),
+        ({"metric": "map"}, "config.transfer.metric='map': use one of mean_ap"),
+        ({"combine": ("mean",)}, r"config.transfer.combine=\('mean',\): one or more of single, average"),
+        ({"regions": ("box",), "rest": "other"}, "config.transfer.rest='other' leaves boxes without a class"),
+    ):
+        with pytest.raises(vgg_jax.ConfigError, match=message):
+            fit(FEW._replace(**change))

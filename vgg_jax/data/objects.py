@@ -82,9 +82,11 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
       on_error: "raise", or "skip" to leave such objects out, each with a warning, and count them in the note.
 
     Raises:
-      DataError: there is such an object; the message names it.
+      DataError: there is such an object; the message names it. Or its images have no boxes.
     """
     of, kept = source.objects, []
+    if of is None:
+        raise DataError(f"{source.name}: its images have no boxes")
     corners = of.corners.copy()
     pictured = np.unique(of.image).tolist()
     with ThreadPoolExecutor(cores()) as pool:
@@ -176,21 +178,19 @@ class EachBox(Source):
     `corners` what its box is.
 
     Args:
-      source: images with objects.
+      source: images with objects, `checked`.
       region: what an example shows: "image", the whole image, or "box", what is in the box alone.
       rest: the class, if there is one, of what is of no other, as VOC's action `other`: it is no class here, and its
         boxes are of none.
 
     Raises:
-      DataError: its images have no boxes, or it has no such class.
+      DataError: it has no such class.
     """
 
     def __init__(self, source: Source, region: str, rest: str = ""):
         classes = tuple(name for name in source.classes if name != rest)
         super().__init__(source.name, source.split, classes, source.note)
         of = source.objects
-        if of is None:
-            raise DataError(f"{source.name}: its images have no boxes")
         if rest and classes == source.classes:
             raise DataError(f"{source.name}: there is no class {rest!r}; there are {', '.join(classes)}")
         boxes, example = np.unique(np.column_stack([of.image, of.corners]), axis=0, return_inverse=True)
@@ -206,7 +206,7 @@ class EachBox(Source):
         return f"{self._source.describe()}, {len(self):,} boxes"
 
     def fingerprint(self) -> str:
-        return digest([self._source.fingerprint(), self._region])
+        return digest([self._source.fingerprint(), self._region, self.classes, self.objects.label.tobytes()])
 
     def __len__(self) -> int:
         return len(self.image_of)

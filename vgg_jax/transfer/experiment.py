@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vgg_jax.config import check_transfer
 from vgg_jax.data.objects import EachBox, checked, presence
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
@@ -134,23 +135,26 @@ def fit_probe(
       reading: `on_error`, `threads`, `batch_size` and `mesh` of `kept_features`.
 
     Raises:
-      ConfigError: the net has no such layer, or a scale is too small for it.
+      ConfigError: a setting is none of its choices, or two contradict each other; the net has no such layer, or a scale
+        is too small for it.
       DataError: the source is missing, an image cannot be read, or a class has too few.
 
     >>> fit_probe(vgg_jax.load("vgg16.npz"), "folder:photographs").probe.save("probe.npz")  # doctest: +SKIP
     """
+    check_transfer(settings)
     nets = [nets] if isinstance(nets, VGG) else list(nets)
     images = open_source(source, f"{split}+{test_split}" if settings.splits == 0 else split)
     kinds = candidates(settings.layers, settings.scales, settings.combine)
     with contextlib.ExitStack() as at_end:
         folder = Path(store) if store else Path(at_end.enter_context(tempfile.TemporaryDirectory()))
-        if settings.regions and images.objects:
+        if settings.regions:
             images = checked(images, on_error=reading.get("on_error", "raise"))
         parts = [EachBox(images, region, settings.rest) for region in settings.regions] or [images]
         images, image_of = parts[0], parts[0].image_of if settings.regions else np.arange(len(images))
+        truth = presence(images) if settings.several_classes else None
         kept = [kept_for(folder, net, part, kinds, flip=settings.flip, **reading) for net in nets for part in parts]
         there = np.logical_and.reduce([of.there for of in kept])
-        truth = presence(images) if settings.several_classes else kept[0].labels
+        truth = kept[0].labels if truth is None else truth
         if settings.splits == 0:
             first = image_of < len(open_source(source, split))
             splits = [Split(np.flatnonzero(first & there), np.flatnonzero(~first & there))]

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from vgg_jax.errors import DataError
+from vgg_jax.transfer import liblinear, newton
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ HELD_OUT = 0.2
 FALLBACK = 1.0
 """C where no image can be held out to choose it, as of one shot."""
 
+SOLVERS = {"device": newton.solve, "liblinear": liblinear.solve}
 Solver = Literal["device", "liblinear"]
 Targets = Int[np.ndarray, " n"] | Int[np.ndarray, "n classes"]
 """Labels; or, where an image may show several classes, 1 (there), 0 (not there), -1 (left out for this class)."""
@@ -85,7 +87,7 @@ def fit_svm(
         log.info("%d images, and none can be held out to choose C: it is %g", len(targets), FALLBACK)
         grid = [FALLBACK]
     coordinates, onto = _coordinates(descriptors)
-    solve = _solver(solver)
+    solve = SOLVERS[solver]
     validation = {}
     if len(grid) > 1:
         path = zip(grid, *solve(coordinates[~held], signs[~held], grid, seed), strict=True)
@@ -93,16 +95,6 @@ def fit_svm(
     C = max(grid, key=lambda C: validation.get(C, 0))
     (w,), (b,) = solve(coordinates, signs, [C], seed)
     return LinearSVM(onto(w).astype(np.float32), b.astype(np.float32), C, validation)
-
-
-def _solver(name: str) -> Callable:
-    if name == "device":
-        from vgg_jax.transfer import newton  # imports JAX, which processes of liblinear do without
-
-        return newton.solve
-    from vgg_jax.transfer import liblinear
-
-    return liblinear.solve
 
 
 def _signs(targets: Targets, classes: int) -> Int[np.ndarray, "n classes"]:
