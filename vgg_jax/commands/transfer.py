@@ -25,12 +25,13 @@ from vgg_jax.transfer.report import markdown, save_report
 
 PROBE, FEATURES = "probe.npz", "features"
 
-_MADE = frozenset(
+_REPORT = frozenset(
     {
         *("tables.md", "tables.csv", "tables.json", "per_class.csv", "confusion.csv", "confusion.png"),
-        *("mistakes.csv", "mistakes.png", "curve.csv", "curve.png", PROBE, FEATURES),
+        *("mistakes.csv", "mistakes.png", "curve.csv", "curve.png"),
     }
 )
+"""Not every result has all of them: `save_report`."""
 
 
 def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], weights: list[str], **given) -> int:
@@ -43,7 +44,7 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
     folder = Path(workdir)
     if jax.process_index() == 0:
         with writing(f"--workdir={folder}"):
-            claim(folder, _MADE)
+            claim(folder, _REPORT | {PROBE, FEATURES})
     multihost_utils.sync_global_devices("the folder is claimed")
     layers = (given["config"] or default_config()).transfer.layers
     layers = tuple(given["overrides"].get("transfer.layers", layers))
@@ -88,6 +89,8 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
     if jax.process_index() == 0:
         with writing(folder):
             result.probe.save(folder / PROBE)
+            for name in _REPORT:  # those that are left of an earlier result would pass for this one's
+                (folder / name).unlink(missing_ok=True)
             save_report(folder, result, heading, networks, paper)
     lines = [heading, "", markdown(result, networks, paper), "", f"Classifier, tables, mistakes: {folder}"]
     if result.problems:
