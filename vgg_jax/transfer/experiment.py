@@ -24,7 +24,7 @@ from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.transfer.descriptors import Descriptor, candidates, kept_for, of_kept
 from vgg_jax.transfer.metrics import METRICS
-from vgg_jax.transfer.probe import WHOLE_IMAGE, LinearProbe
+from vgg_jax.transfer.probe import WHOLE_IMAGE, LinearProbe, provenance
 from vgg_jax.transfer.protocols import Split, first_of_each, random_splits
 from vgg_jax.transfer.svm import GRID, LinearSVM, Solver, fit_svm
 
@@ -223,8 +223,8 @@ def _tested(
         curve.append(scored(None, shots, fits))
     progress.clear()
     kind, test = kinds[chosen[0]], splits[0].test
-    regions = settings.regions or WHOLE_IMAGE
-    probe = LinearProbe.of(best[0].svm, source.classes, kind, nets, settings.flip, regions)
+    svm, about = best[0].svm, provenance(kind, nets, settings.flip, settings.regions or WHOLE_IMAGE)
+    probe = LinearProbe(svm.weights, svm.intercept, source.classes, about)
     problems = {name: reason for of in kept for name, reason in of.problems.items()}
     curve = (*curve, score if settings.shots else score._replace(shots=most)) if curve else ()
     return TransferResult(probe, tuple(scores), score, curve, source, test, best[0].decisions, truth[test], problems)

@@ -14,7 +14,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -22,12 +21,9 @@ from jaxtyping import Float
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.kept import checksum
 from vgg_jax.files import check_replaceable, writing, written_aside
+from vgg_jax.model.vgg import VGG
+from vgg_jax.transfer.descriptors import Descriptor
 from vgg_jax.weights.formats import npz
-
-if TYPE_CHECKING:
-    from vgg_jax.model.vgg import VGG
-    from vgg_jax.transfer.descriptors import Descriptor
-    from vgg_jax.transfer.svm import LinearSVM
 
 WHOLE_IMAGE = ("image",)
 """The regions of a classifier of images; one of boxes has ("image", "box") or ("box",)."""
@@ -54,19 +50,6 @@ class LinearProbe:
     classes: tuple[str, ...]
     about: dict
     """How its descriptors are made: see `provenance`."""
-
-    @classmethod
-    def of(
-        cls,
-        svm: LinearSVM,
-        classes: Sequence[str],
-        descriptor: Descriptor,
-        nets: Sequence[VGG],
-        flip: bool,
-        regions: Sequence[str] = WHOLE_IMAGE,
-    ) -> LinearProbe:
-        """A fitted SVM, with what it was fitted to: the arguments are those of `provenance`."""
-        return cls(svm.weights, svm.intercept, tuple(classes), provenance(descriptor, nets, flip, regions))
 
     @property
     def of_boxes(self) -> bool:
