@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from vgg_jax import npz_file
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.kept import checksum
 from vgg_jax.files import check_replaceable, writing, written_aside
 from vgg_jax.model.vgg import VGG
 from vgg_jax.transfer.descriptors import Descriptor
-from vgg_jax.weights.formats import npz
 
 WHOLE_IMAGE = ("image",)
 """The regions of a classifier of images; one of boxes has ("image", "box") or ("box",)."""
@@ -100,7 +100,7 @@ class LinearProbe:
         """
         path = Path(path)
         try:
-            file = npz.arrays(path)
+            file = npz_file.arrays(path)
             about = {"regions": [*WHOLE_IMAGE]} | json.loads(str(file["about"]))  # earlier files do not say it
             found = cls(file["weights"], file["intercept"], tuple(file["classes"].tolist()), about)
         except FileNotFoundError as error:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vgg_jax import npz_file
 from vgg_jax.errors import CheckpointError
-from vgg_jax.weights.formats import guarded_child, npz
+from vgg_jax.weights.formats import guarded_child
 from vgg_jax.weights.raw_checkpoint import MAX_FILE
 
 SECONDS = 15.0
@@ -60,4 +61,4 @@ def read(path: Path, kind: str) -> dict[str, np.ndarray]:
         if child.returncode:
             last = (child.stderr.splitlines() or ["no message"])[-1]
             raise CheckpointError(f"{path}: the {kind} reader refuses it: {last[-500:]}")
-        return npz.arrays(copy)
+        return npz_file.arrays(copy)
