@@ -160,7 +160,7 @@ def activations(
     both, sizes = with_mirror_images(images, sizes) if flip else (images, sizes)
     found = {}
     for layer, x in net.activations_of(both, layers, sizes=sizes).items():
-        x, places = x.astype(jnp.float32), places_of(net, layer, sizes)
+        x, places = x.astype(jnp.float32), net.activation_sizes(layer, sizes)
         if pool == "mean":
             x = x.sum((1, 2)) / places.prod(1)[:, None]  # zeros lie beyond the image
         elif pool == "max":
@@ -171,20 +171,6 @@ def activations(
             x = (x[::2] + (x[1::2] if pool else mirrored(x[1::2], places))) / 2
         found[layer] = x if pool else Maps(x, places)
     return found
-
-
-def places_of(net: VGG, layer: str, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2"]:
-    """Height and width of an activation of images of these sizes in pixels.
-
-    >>> from flax import nnx
-    >>> net = VGG("A", num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(0))
-    >>> [places_of(net, layer, np.array([[32, 65]])).tolist() for layer in ("relu2_1", "pool2", "fc7")]
-    [[[16, 32]], [[8, 16]], [[1, 2]]]
-    """
-    place = net.activations.index(layer)
-    if place > net.activations.index("pool5"):
-        return net.map_sizes(sizes)
-    return sizes // 2 ** sum(name.startswith("pool") for name in net.activations[: place + 1])
 
 
 def check_features(
@@ -201,7 +187,7 @@ def check_features(
         raise ConfigError(f"pool={pool!r}: there are 'mean', 'max' and None")
     if combine not in COMBINE:
         raise ConfigError(f"combine={combine!r}: there are 'average', 'stack' and 'max'")
-    head = [layer for layer in layers if net.activations.index(layer) > net.activations.index("pool5")]
+    head = [layer for layer in layers if net.in_head(layer)]
     smallest = net.crop if head else net.spec.stride
     check_scales(scales, smallest, f"the net's crop, which {head[0]} needs" if head else "the least for its layers")
     if pool is None and len(scales) > 1:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.winograd import convolution_3x3
 
-CONVOLUTIONS = ("auto", "lax", "winograd")
+METHODS = ("auto", "lax", "winograd")
 """The choices of `conv`."""
 
 FEWEST_CHANNELS = 128
@@ -36,7 +36,7 @@ def convolution(
     Args:
       x, kernel, bias: of one dtype, which is that of the result.
       padding: "SAME" or "VALID".
-      conv: one of `CONVOLUTIONS`.
+      conv: one of `METHODS`.
 
     Raises:
       ConfigError: conv is "winograd" and a size of x is symbolic.

@@ -94,7 +94,7 @@ def check_freeze(spec: Spec, freeze: tuple[str, ...]) -> None:
     Raises:
       ConfigError: with the layers that there are.
     """
-    layers = [*spec.convolutions, "fc6", "fc7", "fc8"]
+    layers = spec.layers()
     for group in freeze:
         if not layers_of(group, layers):
             raise ConfigError(
