@@ -48,14 +48,14 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
     multihost_utils.sync_global_devices("the folder is claimed")
     layers = (given["config"] or default_config()).transfer.layers
     layers = tuple(given["overrides"].get("transfer.layers", layers))
-    # FC layers that a file lacks would be randomly initialized: descriptors of them mean nothing.
+    # FC layers that a file lacks would be randomly initialized, and their descriptors would mean nothing.
     partial = not any(re.fullmatch(r"(fc|relu)\d", layer) for layer in layers)
     try:
         targets = [*find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=partial, **given)]
     except CheckpointError as error:
         if partial or "fc" not in str(error):
             raise
-        way_out = "\nOf convolutions alone there are descriptors too: --config.transfer.layers=pool5"
+        way_out = "\nConvolutions alone have descriptors too: --config.transfer.layers=pool5"
         raise CheckpointError(f"{error}{way_out}") from error
     print(report(targets, folder))
     return 0

@@ -1,4 +1,4 @@
-"""The objects of a source's images: gathered, held against their images, as labels, as examples (App. A, B)."""
+"""The objects of a source's images: gathered, checked against their images, as labels, as examples (App. A, B)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Object(NamedTuple):
 
 
 def gathered(images: Iterable[Sequence[Object]], classes: Sequence[str]) -> Objects:
-    """The objects of images, of each image a list, as a source has them."""
+    """The objects of images, a list for each image, as a source has them."""
     number = {name: label for label, name in enumerate(classes)}
     rows = [
         (image, number[found.name], found.corners, found.difficult)
@@ -73,9 +73,9 @@ def presence(source: Source) -> np.ndarray:
 def checked(source: Source, *, on_error: str = "raise") -> Source:
     """The same source with objects whose boxes lie in their images; the images' headers are read for their sizes.
 
-    A box may reach a pixel beyond its image, as one does whose tool counted otherwise, and is then cut. One that
-    reaches further, or has no area or swapped corners, is an error. An image that cannot be read is not: its objects
-    stay, and whoever reads it says so.
+    A box may reach one pixel beyond its image, as some tools count, and is then cut. One that reaches further, or has
+    no area or swapped corners, is an error. An image that cannot be read is not: its objects stay, and whoever reads it
+    says so.
 
     Args:
       source: images with objects.
@@ -172,16 +172,16 @@ class EachObject(Source):
 
 
 class EachBox(Source):
-    """A source with an example for every box, whose classes are those of the objects that have it (App. B, actions).
+    """A source with an example for every box; its classes are those of the objects with that box (App. B, actions).
 
     Its own `objects` say in `image` which example they are about; `image_of` says which image an example is of, and
     `corners` what its box is.
 
     Args:
       source: images with objects, `checked`.
-      region: what an example shows: "image", the whole image, or "box", what is in the box alone.
-      rest: the class, if there is one, of what is of no other, as VOC's action `other`: it is no class here, and its
-        boxes are of none.
+      region: what an example shows: "image", the whole image, or "box", only what is in the box.
+      rest: a class for what belongs to no other, such as VOC's action `other`, if there is one: it is not a class
+        here, and its boxes have none.
 
     Raises:
       DataError: it has no such class.

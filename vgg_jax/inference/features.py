@@ -35,8 +35,8 @@ COMBINE: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
     "stack": functools.partial(np.concatenate, axis=-1),
     "max": functools.partial(np.max, axis=0),
 }
-"""What becomes of the features (..., channels) of several scales: their average, their channels one after the other, or
-the largest of each channel."""
+"""How the features (..., channels) of several scales are combined: their average, their channels one after the other,
+or the largest of each channel."""
 
 Image = np.ndarray | str | os.PathLike
 
@@ -60,7 +60,7 @@ def features(
     mesh: Mesh | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Features | None:
-    """Activations of images of any sizes, each as if it were alone.
+    """Activations of images of any sizes, each computed as if it were alone.
 
     The paper's features are `relu7` by mean, with the mirror image; it scales them to length 1 afterwards.
 
@@ -70,17 +70,17 @@ def features(
       layers: names of activations (`net.activations`). `fc7` is before its ReLU, `relu7` after it.
       scales: what an image's smaller side is rescaled to, in pixels: at least the net's crop for layers of the head,
         32 for others.
-      pool: what is taken over an activation's places: "mean", "max", or None to keep the map.
+      pool: how an activation's places are pooled: "mean", "max", or None to keep the map.
       flip: whether the result is the average of the image's and its mirror image's, whose map is mirrored back; digits
         and letters must not be mirrored. By default with pooling, as in the paper, but not for maps.
-      combine: what becomes of several scales: a key of `COMBINE`.
+      combine: how several scales are combined: a key of `COMBINE`.
       into: a file to write instead, see `feature_file`; features that are there stay until the new ones are whole, and
         a file of another kind is refused.
-      problems: takes note of images that cannot be read or are too elongated, the reasons by name, and these are left
-        out. By default the first of them is raised.
+      problems: a dict that receives the images that cannot be read or are too elongated, the reasons by name; they are
+        left out. By default the first one is raised.
       batch_size, mesh: as in `vgg_jax.Scorer`.
       threads: how many read and rescale, 0 for one per core.
-      progress: is reported how many images are done.
+      progress: called with the number of images done.
 
     Returns:
       float32 (n, channels) by layer, in the images' order; lists of (h, w, channels) if there is no pooling; None if
@@ -134,7 +134,7 @@ def features(
 
 @functools.lru_cache(maxsize=16)
 def feature_function(layers: tuple[str, ...], pool: str | None, flip: bool) -> Function:
-    """`activations` as a runner takes it; the same function for the same features, so that it is compiled once."""
+    """`activations` as a runner takes it; the same function for the same features, so it is compiled once."""
     return functools.partial(activations, layers=layers, pool=pool, flip=flip)
 
 

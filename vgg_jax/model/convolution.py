@@ -2,12 +2,12 @@
 
 `lax`       XLA's convolution, with JAX's own gradients: forward mode (`jax.jvp`) passes too.
 `winograd`  3x3 convolutions in tiles (`vgg_jax.model.winograd`), and the gradients of products and biases written out,
-            for XLA's own forms of them are slow on the CPU. Reverse mode works to every order; forward mode does not,
-            for `jax.custom_vjp` has none.
+            because XLA's own are slow on the CPU. Reverse mode works to every order; forward mode does not, because
+            `jax.custom_vjp` has none.
 `auto`      `winograd` in float32 on the CPU, `lax` elsewhere and for symbolic sizes (`jax.export`), since what is
             exported may run on another backend.
 
-The form depends on the shapes of map and kernel and never on the batch, so that one device and eight compute alike. In
+The form depends on the shapes of map and kernel and never on the batch, so one device and eight compute the same. In
 all of them a kernel that covers its whole map (fc6: 7x7 on 7x7), or one pixel, is a matrix product.
 """
 

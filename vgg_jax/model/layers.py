@@ -69,8 +69,8 @@ def _max_pool_jvp(primals, tangents):
 def _kept_together(windows):
     """The windows; on a TPU their gradient is one array.
 
-    Its compiler otherwise blows the pooled maps up to the size of the map, and each product that reads the gradient
-    selects from these again.
+    Otherwise its compiler blows the pooled maps up to the size of the map, and every product that reads the gradient
+    selects from them again.
     """
     return jax.lax.platform_dependent(windows, tpu=jax.lax.optimization_barrier, default=lambda windows: windows)
 
@@ -131,8 +131,8 @@ def mask_outside(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
 def mask_edges(x: jax.Array, sizes: jax.Array | None, reach: int) -> jax.Array:
     """Zeroes at least as much of what lies beyond each image as reaches into it: some rows and some columns.
 
-    A TPU's convolutions take a mask of everything on their way, and a CPU's hardly notice one. A GPU's would read and
-    write the map once more: there the lines alone are written, into the map where it lies.
+    A TPU's convolutions apply a full mask on the fly, and a CPU's hardly notice one. A GPU's would read and write the
+    map once more: there only the lines are written, in place.
 
     Args:
       x, sizes: as `mask_outside` has them.
@@ -145,7 +145,7 @@ def mask_edges(x: jax.Array, sizes: jax.Array | None, reach: int) -> jax.Array:
 
 
 def zero_lines(x: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
-    """Zeroes so many rows below each image and columns to the right of it, where the bucket has them."""
+    """Zeroes `count` rows below each image and columns to the right of it, where the bucket has them."""
     images, how = jnp.arange(x.shape[0]), {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
     for place in range(count):
         x = x.at[images, sizes[:, 0] + place].set(0, **how).at[images, :, sizes[:, 1] + place].set(0, **how)

@@ -1,8 +1,8 @@
 """Distances between images as a net sees them: content, style (Gatys et al. 2016) and LPIPS (Zhang et al. 2018).
 
 Each is a function of a net and of two batches of images (RGB in 0..255), gives one number per pair, and may be
-differentiated and compiled. The net is best an argument of what is compiled, for its parameters would otherwise be
-constants there, which XLA takes long over:
+differentiated and compiled. The net should be an argument of what is compiled: otherwise its parameters are
+constants, on which XLA spends a long time:
 
     distances = jax.jit(lpips)(net, linear, a, b)
     gradient = jax.jit(jax.grad(lambda a, net, b: style_distance(net, a, b).sum()))(a, net, b)

@@ -181,7 +181,7 @@ class VGG(nnx.Module):
     def head(
         self, pool5: Float[Array, "n h w c"], *, keys: Key[Array, " n"] | None = None
     ) -> Float[Array, "n h2 w2 classes"]:
-        """The class-score map of a batch of images out of their pool5: fc6, fc7 and fc8 alone.
+        """The class-score map of a batch of images from their pool5: fc6, fc7 and fc8 alone.
 
         Args:
           pool5: as `activations_of` gives it.

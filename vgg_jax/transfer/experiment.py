@@ -1,7 +1,7 @@
 """From networks and images to a tested classifier (App. B): descriptors, splits, the SVM, its figures.
 
-Of several descriptors (layers, scales, ways to combine these) each is reported; and in every split the one is chosen
-that is best on the held-out part of the training images, as C is.
+Of several descriptors (layers, scales, ways to combine them) each is reported; in every split the one that is best on
+the held-out part of the training images is chosen, as C is.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class TransferSettings(NamedTuple):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is measured: first what C is chosen by."""
+        """What is measured; the first is what C is chosen by."""
         return tuple(dict.fromkeys([self.metric, *(() if self.several_classes else ("mean_class_recall", "accuracy"))]))
 
     @property
     def several_classes(self) -> bool:
-        """Whether an image may show several classes, and the metric is of the classes' rankings (VOC)."""
+        """Whether an image may show several classes, and the metric ranks images for each class (VOC)."""
         return self.metric.startswith("mean_ap")
 
 
@@ -86,7 +86,7 @@ class TransferResult(NamedTuple):
     probe: LinearProbe
     """Of the first split."""
     scores: tuple[Score, ...]
-    """Of each descriptor; and last, where there are several, of those that were chosen on held-out images."""
+    """Of each descriptor; and last, if there are several, of those that were chosen on held-out images."""
     score: Score
     """One of them, whose descriptor the probe has: the last, or the first where nothing was held out to choose by."""
     curve: tuple[Score, ...]
@@ -177,7 +177,7 @@ def _tested(
     truth: np.ndarray,
     settings: TransferSettings,
 ) -> TransferResult:
-    """Classifiers for all descriptors in all splits; of those that are best on held-out images, the learning curve."""
+    """Classifiers for all descriptors in all splits; the learning curve of those that are best on held-out images."""
 
     def fitted(kind: Descriptor, number: int, shots: int = 0, C: float | None = None) -> _Fit:
         train, test = splits[number]

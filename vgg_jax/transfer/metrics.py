@@ -1,6 +1,6 @@
-"""What transfer is measured by (Appendix B): mean average precision of VOC, mean class recall of Caltech, accuracy.
+"""The metrics of transfer (App. B): mean average precision for VOC, mean class recall for Caltech, accuracy.
 
-A metric is a function of the decisions of a classifier, (n, classes), and of what is true, a fraction, higher is
+A metric is a function of a classifier's decisions, (n, classes), and of the truth; it is a fraction, and higher is
 better. `METRICS` has them by the names that a config uses.
 """
 
@@ -56,7 +56,7 @@ def average_precision(
     precision = np.maximum.accumulate((found / (ends + 1))[::-1])[::-1]
     if interpolation == "all":
         return float(np.diff(found, prepend=0) @ precision / count)
-    # In whole numbers, for 3 of 10 are a recall of 0.3, and in floats not.
+    # In integers, because 3 of 10 is not a recall of exactly 0.3 in floats.
     at = np.searchsorted(10 * found, count * np.arange(11))
     return float(precision[at].mean())
 

@@ -1,4 +1,4 @@
-"""A linear classifier of image descriptors in a file, with how its descriptors are made (App. B).
+"""A linear classifier of image descriptors as a file, which also says how its descriptors are made (App. B).
 
 A file is a NumPy `.npz` without pickles:
 
@@ -96,7 +96,7 @@ class LinearProbe:
         """Reads a file.
 
         Raises:
-          DataError: it is not there, or not such a file, or damaged.
+          DataError: the file is missing, of another kind or damaged.
         """
         path = Path(path)
         try:

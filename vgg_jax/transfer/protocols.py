@@ -32,13 +32,13 @@ def random_splits(
     rows: Int[np.ndarray, " k"] | None = None,
     classes: Sequence[str] = (),
 ) -> list[Split]:
-    """Random splits with as many training images of every class; each is a function of the seed and its number.
+    """Random splits with equally many training images of every class; each is a function of the seed and its number.
 
     Args:
       labels: of all images.
       splits: how many.
       train: images of a class to train on.
-      test: of the others of a class up to so many, to test on; 0 for all of them.
+      test: images of a class to test on at most, from the rest; 0 for all the rest.
       seed: of all splits.
       rows: the images that can be used, by position; by default all.
       classes: the classes' names; by default their numbers, up to the greatest label.
@@ -73,12 +73,12 @@ def random_splits(
 
 
 def first_of_each(rows: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"], shots: int) -> Int[np.ndarray, " m"]:
-    """The first images of each class, for a learning curve: those of few shots are among those of more.
+    """The first images of each class, for a learning curve: a smaller number of shots is a subset of a larger one.
 
     Args:
       rows: training images, by position.
       labels: of all images.
-      shots: how many of a class; fewer where it has not as many.
+      shots: images of a class; fewer where it does not have that many.
 
     Raises:
       DataError: images show several classes.
@@ -93,6 +93,6 @@ def first_of_each(rows: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"], sh
 def _check_one_label(labels: np.ndarray) -> None:
     if labels.ndim != 1:
         raise DataError(
-            "an image may show several classes: so many images of each cannot be picked; train on one of the data "
-            "set's own splits, all of it, and test on another"
+            "an image may show several classes: a fixed number of images of each cannot be picked; train on one "
+            "of the data set's own splits, all of it, and test on another"
         )

@@ -4,9 +4,9 @@ For each class
 
     minimize over w, b    1/2 (|w|^2 + b^2) + C sum_i max(0, 1 - y_i (w x_i + b))^2
 
-The paper says "linear SVM", and no more. The squared hinge is liblinear's own default and has a gradient, so that both
-solvers minimize the same. The intercept b is that of a constant feature 1, and decays with the weights (scikit-learn's
-`intercept_scaling=1`); every image counts alike, without weights of classes.
+The paper says "linear SVM", and no more. The squared hinge is liblinear's own default and has a gradient, so both
+solvers minimize the same objective. The intercept b is that of a constant feature 1, and decays with the weights
+(scikit-learn's `intercept_scaling=1`); every image has the same weight, whatever its class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GRID = (0.01, 0.1, 1.0, 10.0, 100.0)
 HELD_OUT = 0.2
 """The fraction of the images that C is chosen on, of each class where they have labels: the paper's."""
 FALLBACK = 1.0
-"""C where no image can be held out to choose it, as of one shot."""
+"""C where no image can be held out to choose it, as with one shot."""
 
 SOLVERS = {"device": newton.solve, "liblinear": liblinear.solve}
 Solver = Literal["device", "liblinear"]
@@ -43,7 +43,7 @@ class LinearSVM(NamedTuple):
     intercept: Float[np.ndarray, " classes"]
     C: float
     validation: dict[float, float]
-    """What each C reached on the held-out images; empty if there was nothing to choose, or nothing to hold out."""
+    """What each C reached on the held-out images; empty if there was only one C, or nothing to hold out."""
 
     def decide(self, descriptors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n classes"]:
         """The decisions: positive on the side of the class."""
@@ -66,11 +66,12 @@ def fit_svm(
     Args:
       descriptors: float32, L2-normalized (`GRID` is for these).
       targets: labels (n,), or (n, classes) of 1, 0 and -1: see `Targets`.
-      metric: of decisions and targets (`metrics.METRICS`). Of equal ones the smallest C is taken.
+      metric: of decisions and targets (`metrics.METRICS`). Among equally good values the smallest C is taken.
       classes: the classes' names; by default their numbers, up to the greatest label.
-      grid: the values of C; of a single one nothing is held out.
-      groups: numbers of what is held out or learned from together, as the persons of an image; by default nothing is.
-      seed: for which ones, and for liblinear's order.
+      grid: the values of C; with a single one nothing is held out.
+      groups: the same number for what is held out or trained on together, such as the people in an image; by default
+        every image is on its own.
+      seed: for what is held out, and for liblinear's order.
       solver: "device", Newton's method in float32, for all classes at once; "liblinear", scikit-learn's, on all cores.
 
     Raises:
@@ -136,11 +137,12 @@ def _held_out(targets: Targets, signs: np.ndarray, groups: np.ndarray, seed: int
 
 
 def _coordinates(descriptors: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Fewer numbers with the same products, and what takes weights for these to weights for the descriptors.
+    """Shorter vectors with the same inner products, and what maps their weights to weights for the descriptors.
 
-    n descriptors span n dimensions at most, so n numbers for each do as well: the rows of the triangle L of their
-    products X X' = L L' (Cholesky), half of which are zeros. Stacked descriptors have 24,576 numbers, and a few shots
-    or the 3,060 images of Caltech-101 so cost a fraction. Where images are more than dimensions nothing changes.
+    n descriptors span n dimensions at most, so n numbers for each suffice: the rows of the triangular factor L of
+    their inner products X X' = L L' (Cholesky), half of which are zeros. Stacked descriptors have 24,576 numbers, so a
+    few shots, or the 3,060 images of Caltech-101, cost a fraction. Where there are more images than dimensions nothing
+    changes.
     """
     n, d = descriptors.shape
     if n >= d:
@@ -149,7 +151,7 @@ def _coordinates(descriptors: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndar
 
     blocks = lambda: (descriptors[:, i : i + 4096].astype(np.float64) for i in range(0, d, 4096))
     products = sum(block @ block.T for block in blocks())
-    # Images that are there twice leave it singular; this is as if 1 / 2C were larger by it.
+    # Duplicate images make it singular; adding this is as if 1 / 2C were larger by as much.
     products.flat[:: n + 1] += 1e-8 * products.max()
     triangle = scipy.linalg.cholesky(products, lower=True)
 

@@ -2,7 +2,7 @@
 
 A damaged HDF5 file can crash the HDF5 library, or hold it forever: of random mutations of a small one, the 68th did
 the first and the 314th the second (HDF5 1.14.6). So a child opens the file and copies its arrays to an `.npz`, which is
-read here. It protects from accidents; what a file could make a library execute, the child would.
+read here. It protects from accidents, not from attacks: whatever a file makes a library execute, the child executes.
 """
 
 from __future__ import annotations
