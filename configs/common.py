@@ -9,7 +9,7 @@ STAGES = {
     "s256": "S = 256, rate 1e-2: the first stage",
     "s384": "S = 384 at rate 1e-3, from the S = 256 net: --config.init.from_run=RUN",
     "jitter": "S drawn from [256; 512] at rate 1e-3, from the S = 384 net: --config.init.from_run=RUN",
-    "smoke": "the machinery in a minute: a narrow net, crops of 64 pixels, 20 steps on the digits a package ships",
+    "smoke": "the machinery in a minute: a narrow net, crops of 64 pixels, 20 steps on the digits that a package ships",
 }
 
 
@@ -23,10 +23,7 @@ def imagenet(net: str, stage: str) -> ConfigDict:
     Raises:
       ConfigError: no such stage.
     """
-    if stage not in STAGES:
-        raise ConfigError(
-            f"no stage {stage!r}; there are " + "; ".join(f"{name} ({what})" for name, what in STAGES.items())
-        )
+    check_stage(stage, STAGES)
     config = default_config()
     config.model.net = net
     config.data.statistics = "imagenet"
@@ -40,6 +37,17 @@ def imagenet(net: str, stage: str) -> ConfigDict:
     elif stage == "smoke":
         smoke(config)
     return config
+
+
+def check_stage(stage: str, stages: dict[str, str]) -> None:
+    """Refuses a stage that is not one of these, {name: what it is}.
+
+    Raises:
+      ConfigError: with all of them.
+    """
+    if stage not in stages:
+        known = "; ".join(f"{name} ({what})" for name, what in stages.items())
+        raise ConfigError(f"no stage {stage!r}; there are {known}")
 
 
 def smoke(config: ConfigDict) -> None:

@@ -18,6 +18,7 @@ Measured on two CPU cores: see docs/results.md, clothing photographs.
 from ml_collections import ConfigDict
 
 from vgg_jax.config import default_config
+from vgg_jax.model.specs import CONVOLUTIONAL_STAGES
 
 
 def get_config(path: str = "photographs") -> ConfigDict:
@@ -30,7 +31,7 @@ def get_config(path: str = "photographs") -> ConfigDict:
     config.data.crop = 160
     config.data.scale = (160, 192)
     config.train.batch_size = 64
-    config.train.freeze = ("conv1", "conv2", "conv3", "conv4", "conv5")
+    config.train.freeze = CONVOLUTIONAL_STAGES
     config.train.cached_views = 4
     config.train.steps = 2_000
     config.train.learning_rate = 2e-3
@@ -39,8 +40,6 @@ def get_config(path: str = "photographs") -> ConfigDict:
     config.evaluate.split = "test"
     config.evaluate.scale = 160
     config.evaluate.scales = (160, 192)
-    config.evaluate.protocols = ("center", "dense")
     config.evaluate.every = 1_000
-    config.log.every = 100
     config.checkpoint.every = 500
     return config

@@ -1,4 +1,4 @@
-r"""Net D that predicts boxes, Appendix A: trained on ILSVRC's boxes, or on those of your own photographs.
+r"""Net D that predicts boxes, Appendix A: trained on ILSVRC's boxes or on your own.
 
     vgg_jax --config=localize --workdir=runs/D-boxes-s384 --config.data.source=voc:/data/ILSVRC \
         --config.init.from_run=runs/D-s384   # a classification run of the same S
@@ -19,26 +19,22 @@ configs/finetune.py. Measured: not on ImageNet yet; the smoke stage runs in the 
 from ml_collections import ConfigDict
 
 from vgg_jax.config import default_config
-from vgg_jax.configs.common import smoke
-from vgg_jax.errors import ConfigError
+from vgg_jax.configs.common import check_stage, smoke
+from vgg_jax.model.specs import CONVOLUTIONAL_STAGES
 
 STAGES = {
     "s256": "all layers, a box per class, S = 256",
     "s384": "the same at S = 384",
-    "scr": "fc6, fc7 and the new fc8 alone, one box for all classes, S = 384",
+    "scr": "fc6, fc7 and the new fc8 only, one box for all classes, S = 384",
     "pcr": "the same with a box per class",
     "smoke": "the machinery in a minute: a narrow net on the digits that a package ships, each in a box",
     "SOURCE": "small FC layers on published convolutions, for a source of few photographs, such as voc:PATH",
 }
 
-CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4", "conv5")
-
 
 def get_config(stage: str = "s384") -> ConfigDict:
-    if ":" not in stage and stage not in STAGES:
-        raise ConfigError(
-            f"no stage {stage!r}; there are " + "; ".join(f"{name} ({what})" for name, what in STAGES.items())
-        )
+    if ":" not in stage:
+        check_stage(stage, STAGES)
     config = default_config()
     config.task = "localization"
     config.model.net = "D"
@@ -48,7 +44,7 @@ def get_config(stage: str = "s384") -> ConfigDict:
     config.train.learning_rate = 1e-3
     config.localization.per_class = stage != "scr"
     if stage in ("scr", "pcr"):
-        config.train.freeze = CONVOLUTIONS
+        config.train.freeze = CONVOLUTIONAL_STAGES
     elif stage == "smoke":
         smoke(config)
     elif ":" in stage:
@@ -59,20 +55,18 @@ def get_config(stage: str = "s384") -> ConfigDict:
 def few_photographs(config: ConfigDict, source: str) -> None:
     """Trains small FC layers on published convolutions, which are computed once on fixed views of each image."""
     config.model.hidden = 512
-    config.model.dropout = 0.2  # a regression of few numbers does not learn with half of the units
+    config.model.dropout = 0.2  # a regression of few numbers does not learn with half of the units dropped
     config.init.scheme = "he"
     config.init.weights = "timm/vgg16.tv_in1k"
     config.data.source = source
-    config.data.crop = 224
     config.data.scale = (224, 288)
     config.train.batch_size = 64
-    config.train.weight_decay = 0.2  # with the paper's, all crops are learned by heart
-    config.train.freeze = CONVOLUTIONS
+    config.train.weight_decay = 0.2  # with the paper's it overfits
+    config.train.freeze = CONVOLUTIONAL_STAGES
     config.train.cached_views = 6
     config.train.steps = 600
     config.schedule.kind = "step"
     config.schedule.boundaries = (400, 550)
     config.evaluate.scale = 224
     config.evaluate.every = 200
-    config.log.every = 100
     config.checkpoint.every = 200

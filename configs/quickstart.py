@@ -19,16 +19,14 @@ def get_config() -> ConfigDict:
     config.data.source = "mnist5k"
     config.data.crop = 32
     config.data.scale = (32, 40)
-    config.data.flip = False  # a mirrored digit is another sign
+    config.data.flip = False  # a mirrored digit is not a digit
     config.data.color_shift = 0.0  # gray images have no color to shift
     config.train.batch_size = 64
     config.train.steps = 1_800
-    config.train.learning_rate = 1e-2
     config.schedule.kind = "step"
     config.schedule.boundaries = (1_200, 1_600)
     config.evaluate.split = "test"
     config.evaluate.scale = 36
     config.evaluate.every = 300
-    config.log.every = 100
     config.checkpoint.every = 600
     return config

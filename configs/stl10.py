@@ -3,8 +3,8 @@
     tfds build stl10
     vgg_jax --config=stl10 --workdir=runs/stl10
 
-He's initialization, since 5,000 images are too few to get a deep net off the ground by Glorot's; the paper's plateau
-schedule. Expected accuracy: not measured (the data must be downloaded). Cost: about 17 G multiply-adds a step,
+He's initialization, because 5,000 images are too few for a deep net to start learning from Glorot's; the paper's
+plateau schedule. Expected accuracy: not measured (the data must be downloaded). Cost: about 17 G multiply-adds a step,
 forward and backward.
 """
 

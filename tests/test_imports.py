@@ -19,7 +19,7 @@ FLOORS = (
     ("checkpoint",),
     ("model", "data"),
     ("sharding",),
-    ("config", "files", "progress", "prefetch", "compiler", "processes"),
+    ("config", "files", "npz_file", "progress", "prefetch", "compiler", "processes"),
     ("errors", "stopping"),
 )
 """From the roof to the ground; a package imports from floors below its own. `vgg_jax` itself is the public face."""

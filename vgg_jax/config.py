@@ -7,6 +7,7 @@ any work; what it lets through can run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
@@ -116,7 +117,7 @@ def default_config() -> ConfigDict:
     config.transfer.splits = 3  # at random, of data.train_split; 0: that to train on, evaluate.split to test on
     config.transfer.shots = 30  # images of a class to train on, 0 for all
     config.transfer.test_per_class = 50  # at most, 0 for all
-    config.transfer.curve = ()  # other numbers of shots, for a learning curve
+    config.transfer.curve = ()  # fewer shots, for a learning curve; more are left out
     config.transfer.regions = ()  # ("image", "box"): each box is an example, described by the whole image and by itself
     config.transfer.rest = ""  # with regions: a class of what is of no other, which has no classifier
 
@@ -151,8 +152,6 @@ _CHOICES = {
     "evaluate.validation": PROTOCOLS,
     "evaluate.classes": ("", "all", "source"),
     "localization.match": ("iou", "overfeat"),
-    "transfer.solver": SOLVERS,
-    "transfer.metric": METRICS,
 }
 _COUNT = 2**31 - 1  # what an int32 holds
 _RANGES = {
@@ -199,10 +198,7 @@ def validate(config: ConfigDict) -> None:
     """
     _check_keys(config)
     for key, choices in _CHOICES.items():
-        value = _get(config, key)
-        if value not in choices:
-            named = ", ".join(choice or "''" for choice in choices)
-            raise ConfigError(f"config.{key}={value!r}: use one of {named}{did_you_mean(value, choices)}")
+        _check_choice(key, _get(config, key), choices)
     for key, (least, most) in _RANGES.items():
         value = _get(config, key)
         if not least <= value <= most:
@@ -211,7 +207,7 @@ def validate(config: ConfigDict) -> None:
     _check_model(config)
     _check_data(config)
     _check_training(config)
-    _check_transfer(config)
+    check_transfer(config.transfer)
 
 
 def eval_scale(config: ConfigDict) -> int:
@@ -245,6 +241,12 @@ def with_defaults(saved: dict) -> ConfigDict:
     config.evaluate.validation = of_today(config.evaluate.validation)
     config.evaluate.protocols = tuple(map(of_today, config.evaluate.protocols))
     return config
+
+
+def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        named = ", ".join(choice or "''" for choice in choices)
+        raise ConfigError(f"config.{key}={value!r}: use one of {named}{did_you_mean(value, choices)}")
 
 
 def _check_keys(config: ConfigDict) -> None:
@@ -340,8 +342,14 @@ def _check_training(config: ConfigDict) -> None:
         )
 
 
-def _check_transfer(config: ConfigDict) -> None:
-    transfer = config.transfer
+def check_transfer(transfer: ConfigDict | NamedTuple) -> None:
+    """Checks `config.transfer`, or what else has its keys (`vgg_jax.transfer.experiment.TransferSettings`).
+
+    Raises:
+      ConfigError: as for `validate`.
+    """
+    _check_choice("transfer.solver", transfer.solver, SOLVERS)
+    _check_choice("transfer.metric", transfer.metric, METRICS)
     if not transfer.layers or not all(isinstance(layer, str) for layer in transfer.layers):
         raise ConfigError(f"config.transfer.layers={tuple(transfer.layers)}: names of activations, ('relu7', 'pool5')")
     ways = ("single", *COMBINE)
@@ -357,6 +365,23 @@ def _check_transfer(config: ConfigDict) -> None:
         )
     if not all(isinstance(shots, int) and shots > 0 for shots in transfer.curve):
         raise ConfigError(f"config.transfer.curve={tuple(transfer.curve)}: numbers of images of a class, (1, 5, 15)")
+    several_classes = transfer.metric in ("mean_ap", "mean_ap_11")
+    if several_classes and (transfer.splits or transfer.shots or transfer.curve):
+        raise ConfigError(
+            f"config.transfer.metric={transfer.metric!r} is for images that may show several classes, so no number of "
+            "images of each class can be picked: set config.transfer.splits=0, config.transfer.shots=0 and "
+            "config.transfer.curve=()"
+        )
+    if transfer.splits and not several_classes and not transfer.shots:
+        raise ConfigError(
+            f"config.transfer.shots=0 trains on all images, and config.transfer.splits={transfer.splits} would leave "
+            "none to test on: give the number of images of a class, or set config.transfer.splits=0"
+        )
+    if transfer.rest and not several_classes:
+        raise ConfigError(
+            f"config.transfer.rest={transfer.rest!r} leaves boxes without a class, and config.transfer.metric="
+            f"{transfer.metric!r} needs one for each: set config.transfer.metric='mean_ap'"
+        )
 
 
 def check_key(key: str) -> None:

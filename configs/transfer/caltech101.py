@@ -3,7 +3,7 @@
     vgg_jax --mode=transfer --config=transfer/caltech101 --weights=vgg16.safetensors --workdir=runs/caltech101
     vgg_jax --mode=transfer --config=transfer/caltech101 --weights=vgg16.safetensors,vgg19.safetensors --workdir=...
 
-The second is the paper's late fusion. The data set is TFDS's; a folder of class folders will do as well:
+The second command is the paper's late fusion. The data set is TFDS's; a folder of class folders works too:
 --config.data.source=folder:101_ObjectCategories --config.data.train_split=train+validation+test
 
 The paper has 91.8 +- 1.0 % mean class recall for net D, 92.3 +- 0.5 for E, 92.7 +- 0.5 for both.
@@ -17,11 +17,7 @@ from vgg_jax.config import default_config
 def get_config() -> ConfigDict:
     config = default_config()
     config.data.source = "tfds:caltech101"
-    config.data.train_split = "train+test"  # TFDS's own division counts for nothing: the splits are random
+    config.data.train_split = "train+test"  # TFDS's own split is ignored: the splits are random
     config.evaluate.scales = (256, 384, 512)
-    config.transfer.combine = ("stack",)
-    config.transfer.splits = 3
-    config.transfer.shots = 30
-    config.transfer.test_per_class = 50
     config.transfer.curve = (1, 5, 10, 15, 20, 25)
     return config

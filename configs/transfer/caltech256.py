@@ -2,7 +2,7 @@
 
     vgg_jax --mode=transfer --config=transfer/caltech256:PATH --weights=vgg16.safetensors --workdir=runs/caltech256
 
-PATH is the folder 256_ObjectCategories that the data set unpacks to.
+PATH is the folder 256_ObjectCategories, which the data set unpacks to.
 
 The paper has 85.0 +- 0.2 % mean class recall for net D, 85.1 +- 0.3 for E, 86.2 +- 0.3 for both.
 """
@@ -15,11 +15,8 @@ from vgg_jax.config import default_config
 def get_config(path: str = "256_ObjectCategories") -> ConfigDict:
     config = default_config()
     config.data.source = f"folder:{path}"
-    config.data.train_split = "train+validation+test"  # all images: the folder has no division of its own
+    config.data.train_split = "train+validation+test"  # all images: the data set has no split of its own
     config.evaluate.scales = (256, 384, 512)
-    config.transfer.combine = ("stack",)
-    config.transfer.splits = 3
     config.transfer.shots = 60
-    config.transfer.test_per_class = 50
     config.transfer.curve = (1, 5, 15, 30, 45)
     return config

@@ -3,11 +3,11 @@
     vgg_jax --mode=transfer --config=transfer/folder:PATH --weights=vgg16.safetensors --workdir=runs/mine
     vgg_jax --mode=predict --workdir=runs/mine --weights=vgg16.safetensors new/*.jpg
 
-PATH holds a folder per class; 3 random splits are made, 30 images of a class to train on and up to 50 to test on. Where
-it has train, validation and test with a folder per class in each, classifiers can be trained and tested on these:
+PATH holds a folder per class; 3 random splits are made, with 30 images of a class to train on and up to 50 to test
+on. If it has train, validation and test with a folder per class in each, these can be used instead:
 --config.transfer.splits=0 --config.transfer.shots=0 --config.data.train_split=train+validation
 
-Convolutions without FC layers have descriptors of pool5:
+Weights without FC layers give descriptors of pool5:
 
     vgg_jax --mode=transfer --config=transfer/folder:PATH --workdir=runs/mine --weights=vgg16_conv.npz \\
         --config.init.preprocessing=torchvision --config.transfer.layers=pool5
@@ -24,9 +24,5 @@ def get_config(path: str = "photographs") -> ConfigDict:
     config.data.train_split = "train+validation+test"
     config.evaluate.split = "test"
     config.evaluate.scales = (256, 384, 512)
-    config.transfer.combine = ("stack",)
-    config.transfer.splits = 3
-    config.transfer.shots = 30
-    config.transfer.test_per_class = 50
     config.transfer.curve = (1, 5, 15)
     return config

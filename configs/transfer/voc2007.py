@@ -2,10 +2,11 @@
 
     vgg_jax --mode=transfer --config=transfer/voc2007 --weights=vgg16.safetensors --workdir=runs/voc2007
 
-Trained on train and validation, tested on test, by VOC-2007's 11-point average; what is difficult does not count.
+Trained on train and validation, tested on test, by VOC-2007's 11-point average precision; difficult objects do not
+count.
 --config.data.source=voc:VOCdevkit/VOC2007 reads the devkit's own folder.
 
-The paper has 89.3 % for net D and for E, 89.7 for both; {256, 384, 512} alone cost it 0.3 %.
+The paper has 89.3 % for net D and for E, 89.7 for both; with {256, 384, 512} alone it loses 0.3 %.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
     vgg_jax --mode=transfer --config=transfer/voc2012 --weights=vgg16.safetensors --workdir=runs/voc2012
 
-Trained on train, tested on validation: the labels of the test images are with the evaluation server alone, which the
-paper asked, so that its 89.0 % for net D and for E, 89.3 for both, are of other images.
+Trained on train, tested on validation: only the evaluation server has the labels of the test images. The paper used it,
+so its 89.0 % for net D and for E, 89.3 for both, are of other images.
 --config.data.source=voc:VOCdevkit/VOC2012 reads the devkit's own folder.
 """
 

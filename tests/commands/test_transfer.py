@@ -11,6 +11,7 @@ from PIL import Image
 from tests.photographs import image_of
 from vgg_jax import CheckpointError, ConfigError, DataError, LinearProbe, load, save_torchvision
 from vgg_jax.commands import predict, transfer
+from vgg_jax.commands.workdir import MARK, claim
 from vgg_jax.config import default_config
 from vgg_jax.transfer.descriptors import Descriptor, of_images
 from vgg_jax.transfer.probe import provenance
@@ -117,6 +118,16 @@ def test_a_classifier_of_boxes_decides_on_those_of_a_source(weights, photographs
         np.testing.assert_allclose([found["runs"], found["sits"]], wanted, atol=1e-4)
     with pytest.raises(ConfigError, match="decides on boxes: give, in place of images, one source that has them"):
         predict.run([str(image)], **given)
+
+
+def test_nothing_is_left_of_an_earlier_result(run, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    claim(folder)
+    (folder / "curve.csv").touch()
+    (folder / "notes.txt").touch()
+    monkeypatch.setattr(transfer, "save_report", lambda folder, *_: (folder / "tables.md").touch())
+    run(overrides={"transfer.combine": ("stack",), "evaluate.scales": (32,), "transfer.curve": ()})
+    assert {path.name for path in folder.iterdir()} == {MARK, "notes.txt", "features", "probe.npz", "tables.md"}
 
 
 def test_mistakes_are_named(run, weights, photographs, tiny_net, tmp_path, capsys):

@@ -78,6 +78,8 @@ def test_runs_and_tables_of_before_the_mark_are_known(tmp_path):
     claim(tmp_path / "young", RUN)
     (tmp_path / "tuned/views").mkdir(parents=True)
     (tmp_path / "tuned/views/of.json").write_text("{}")  # copied, as configs/finetune.py says
+    claim(tmp_path / "tuned", frozenset({"tables.md"}))  # for a command that writes no views
+    (tmp_path / "tuned" / MARK).unlink()
     claim(tmp_path / "tuned", RUN)
     (tmp_path / "evaluation/tables.json").write_text('{"furniture": ["tables"]}')
     with pytest.raises(ConfigError, match=r"tables.json is there already"):

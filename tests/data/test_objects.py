@@ -5,6 +5,7 @@ from PIL import Image
 
 from tests.data.conftest import encode, with_orientation
 from vgg_jax.data.decode import decode, size
+from vgg_jax.data.files import FileSource
 from vgg_jax.data.objects import EachBox, EachObject, checked, presence
 from vgg_jax.data.open import open_source
 from vgg_jax.errors import DataError
@@ -78,6 +79,12 @@ def test_a_box_that_is_none_is_named_or_left_out(boxed, box, reason, caplog):
     assert len(found) == 2 and len(EachObject(found)) == 3
 
 
+def test_a_source_without_boxes_is_refused(tmp_path):
+    Image.new("L", (40, 30)).save(tmp_path / "1.png")
+    with pytest.raises(DataError, match="its images have no boxes"):
+        checked(FileSource([tmp_path / "1.png"]))
+
+
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
 def test_objects_of_an_image_that_cannot_be_read_stay(boxed, tmp_path, on_error):
     source = boxed({name: [("a", [1, 2, 3, 4])] for name in ("1.png", "2.png", "3.png")})
@@ -123,5 +130,6 @@ def test_each_box_is_an_example_with_the_classes_of_its_objects(boxed, tmp_path)
     assert rest.classes == ("a", "c") and [rest.name_of(i) for i in range(3)] == [whole.name_of(i) for i in range(3)]
     assert presence(rest).tolist() == [[row[0], row[2]] for row in presence(whole).tolist()]
     assert sorted(rest[i]["label"] for i in range(3)) == [-1, -1, 0]
+    assert rest.fingerprint() != whole.fingerprint()  # of other labels, which are kept with the features
     with pytest.raises(DataError, match="there is no class 'other'; there are a, b, c"):
         EachBox(source, "box", rest="other")

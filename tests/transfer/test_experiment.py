@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -113,6 +114,17 @@ def test_of_several_descriptors_the_first_is_taken_where_nothing_is_held_out(fit
     assert result.probe.about["layer"] == "pool5"
 
 
+def test_the_learning_curve_has_no_point_beyond_the_images(fit, tmp_path, caplog):
+    def points(**change):
+        result = fit(FEW._replace(curve=(1, 6, 15), **change), split="train", test_split="test")
+        save_report(tmp_path, result, "heading", "A")
+        with (tmp_path / "curve.csv").open() as file:
+            return [float(row["shots"]) for row in csv.DictReader(file) if row["metric"] == "accuracy"]
+
+    assert points(shots=4) == [1, 4] and "ends at 4 images of a class: [6, 15] are left out" in caplog.text
+    assert points(splits=0, shots=0) == [1, 6, 7]  # all: seven of each class
+
+
 def test_without_random_splits_the_sources_own_count(fit):
     result = fit(FEW._replace(splits=0, shots=0), split="train", test_split="test")
     assert len(result.source) == 27 and {result.source.name_of(row).split("/")[-3] for row in result.test} == {"test"}
@@ -179,12 +191,36 @@ def test_a_box_is_described_by_its_image_and_by_itself(net, one_device, tmp_path
     assert alone.scores[0].values["mean_ap"][0] < 0.7
 
 
+@pytest.mark.parametrize("splits", [0, 2])
+def test_a_class_of_which_there_is_no_image_to_train_on_is_named(net, one_device, photographs, tmp_path, splits):
+    """The last one, whose number no label is: its images cannot be read."""
+    shutil.copytree(photographs, tmp_path, dirs_exist_ok=True)
+    for path in tmp_path.glob("train/r/*"):
+        path.write_bytes(b"no image")
+    settings = FEW._replace(splits=splits, shots=2 if splits else 0)
+    options = {"split": "train", "test_split": "test", "mesh": one_device, "on_error": "skip"}
+    with pytest.raises(vgg_jax.DataError, match="class r"):
+        fit_probe(net, f"folder:{tmp_path}", settings, **options)
+
+
 def test_mistakes_are_named(fit, photographs):
     with pytest.raises(vgg_jax.DataError, match=r"class .: 7 images, of which 7 are to be trained on"):
         fit(FEW._replace(shots=7))
     with pytest.raises(vgg_jax.ConfigError, match="Q = 16 is below"):
         fit(FEW._replace(scales=(16,)))
     with pytest.raises(vgg_jax.DataError, match="has one label for each image"):
-        fit(FEW._replace(metric="mean_ap"))
+        fit(FEW._replace(metric="mean_ap", splits=0, shots=0), test_split="test")
     with pytest.raises(vgg_jax.DataError, match="its images have no boxes"):
         fit(FEW._replace(regions=("box",)))
+
+
+def test_settings_that_cannot_work_are_refused_before_any_image_is_read(fit, monkeypatch):
+    monkeypatch.setattr(experiment, "open_source", None)
+    for change, message in (
+        ({"solver": "newton"}, "config.transfer.solver='newton': use one of device, liblinear"),
+        ({"metric": "map"}, "config.transfer.metric='map': use one of mean_ap"),
+        ({"combine": ("mean",)}, r"config.transfer.combine=\('mean',\): one or more of single, average"),
+        ({"regions": ("box",), "rest": "other"}, "config.transfer.rest='other' leaves boxes without a class"),
+    ):
+        with pytest.raises(vgg_jax.ConfigError, match=message):
+            fit(FEW._replace(**change))

@@ -12,7 +12,6 @@ from vgg_jax.transfer.metrics import (
     accuracy,
     average_precision,
     average_precisions,
-    confusion_matrix,
     mean_average_precision,
     mean_class_recall,
 )
@@ -109,10 +108,7 @@ def test_recalls_are_scikit_learns(rng):
     labels = rng.permutation(np.repeat(np.arange(5), [40, 20, 10, 5, 1]))
     scores = rng.normal(size=(len(labels), 5)) + np.eye(5)[labels]
     guesses = scores.argmax(1)
-    np.testing.assert_array_equal(confusion_matrix(scores, labels), sklearn_metrics.confusion_matrix(labels, guesses))
-    assert mean_class_recall(scores, labels) == pytest.approx(
-        sklearn_metrics.recall_score(labels, guesses, average="macro")
-    )
+    assert mean_class_recall(scores, labels) == pytest.approx(sklearn_metrics.balanced_accuracy_score(labels, guesses))
     assert accuracy(scores, labels) == pytest.approx(sklearn_metrics.accuracy_score(labels, guesses))
 
 

@@ -52,7 +52,7 @@ def test_of_a_fitted_svm_and_networks(tiny_net, rng):
     rows, labels = rng.normal(size=(20, 8)).astype("f4"), np.arange(20) % 2
     svm = fit_svm(rows, labels, METRICS["accuracy"], grid=[1], solver="liblinear")
     nets = [tiny_net(), tiny_net(init="glorot")]
-    probe = LinearProbe.of(svm, ("a", "b"), Kind(), nets, True)
+    probe = LinearProbe(svm.weights, svm.intercept, ("a", "b"), provenance(Kind(), nets, True))
     assert probe.about["networks"] == ["A", "A"] and len(set(probe.about["weights"])) == 2
     np.testing.assert_array_equal(probe.decide(rows, provenance(Kind(), nets, True)), svm.decide(rows))
     for other in (

@@ -4,11 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from flax import nnx
 
+from vgg_jax import VGG
+from vgg_jax.config import default_config
 from vgg_jax.data.objects import presence
 from vgg_jax.data.source import Objects
 from vgg_jax.errors import DataError
-from vgg_jax.transfer.paper import TABLE_11, TABLE_12, papers_row
+from vgg_jax.transfer.paper import TABLE_11, papers_row
 from vgg_jax.transfer.protocols import first_of_each, random_splits
 
 
@@ -61,6 +64,11 @@ def test_a_class_with_too_few_images_is_named(labels, train):
     assert "30 training images of a class at most" in str(raised.value)
 
 
+def test_the_last_class_without_an_image_is_named(labels):
+    with pytest.raises(DataError, match="class fox: 0 images, of which 5 are .* tested; leave the class out"):
+        random_splits(labels, 1, train=5, test=5, seed=0, classes=("ant", "bee", "cat", "dog", "emu", "fox"))
+
+
 def test_images_of_several_classes_have_no_shots():
     for pick in (
         lambda labels: random_splits(labels, 1, train=1, test=1, seed=0),
@@ -94,30 +102,63 @@ def test_labels_of_vocs_objects():
 
 
 def test_the_papers_figures():
-    """Sums over the columns of Tables 11 and 12, made by hand from the paper."""
-    of = lambda name: [figure for (_, where), figure in TABLE_11.items() if where == name]
-    means = {name: round(sum(f.mean for f in of(name)), 1) for name in ("VOC-2007", "VOC-2012", "Caltech-101")}
-    assert means == {"VOC-2007": 599.8, "VOC-2012": 601.5, "Caltech-101": 545.1}
-    assert round(sum(f.mean for f in of("Caltech-256")), 1) == 408.1
-    assert round(sum(f.deviation for f in of("Caltech-101")), 1) == 3.6
-    assert round(sum(f.mean for f in TABLE_12.values()), 1) == 383.3
+    """Sums over the columns of Table 11, made by hand from the paper."""
+    of = [[figure.split(" ± ") for figure in column.figures.values()] for column in TABLE_11]
+    assert [round(sum(float(mean) for mean, *_ in column), 1) for column in of] == [268.3, 267.3, 276.8, 256.3]
+    assert [round(sum(float(deviation) for _, deviation in column), 1) for column in of[2:]] == [2.0, 0.8]
+
+
+CALTECH = "tfds:caltech101", 102, 30, "mean_class_recall"
+VOC = "voc:VOCdevkit/VOC2007", 20, 0, "mean_ap_11"
+OWN = {"transfer.splits": 0, "data.train_split": "train+validation", "evaluate.split": "test"}
+
+
+@pytest.fixture
+def figure():
+    """The figure beside a result, by the source, its classes, the shots, the metric, the nets and the config."""
+
+    def figure(source, classes, shots, metric, networks, changes, **sizes):
+        sizes = {"crop": 224, "width": 1.0, "hidden": 4096, "batch_norm": False} | sizes
+        nets = [nnx.eval_shape(lambda name=name: VGG(name, **sizes, rngs=nnx.Rngs(0))) for name in networks]
+        config = default_config()
+        config.update_from_flattened_dict(changes)
+        score = SimpleNamespace(shots=shots, values={metric: (0.5,)})
+        of = SimpleNamespace(name=source, classes=range(classes))
+        return papers_row(SimpleNamespace(source=of, score=score, problems={}), nets, config)
+
+    return figure
 
 
 @pytest.mark.parametrize(
-    ("source", "classes", "shots", "metric", "networks", "text"),
+    ("source", "classes", "shots", "metric", "networks", "changes", "text"),
     [
-        ("tfds:caltech101", 102, 30, "mean_class_recall", "D", "91.8 ± 1.0"),
-        ("folder:/data/256_ObjectCategories", 257, 60, "mean_class_recall", "D + E", "86.2 ± 0.3"),
-        ("voc:VOCdevkit/VOC2007", 20, 0, "mean_ap_11", "E", "89.3"),
-        ("tfds:voc/2012", 20, 0, "mean_ap", "D", "89.0"),
-        ("tfds:caltech101", 102, 10, "mean_class_recall", "D", ""),
-        ("folder:caltech101", 20, 30, "mean_class_recall", "D", ""),
-        ("tfds:caltech101", 102, 30, "accuracy", "D", ""),
-        ("tfds:caltech101", 102, 30, "mean_class_recall", "A", ""),
-        ("tfds:flowers", 102, 30, "mean_class_recall", "D", ""),
+        (*CALTECH, "D", {}, "91.8 ± 1.0"),
+        ("folder:/data/256_ObjectCategories", 257, 60, "mean_class_recall", "DE", {}, "86.2 ± 0.3"),
+        (*VOC, "E", OWN, "89.3"),
+        ("tfds:voc/2012", 20, 0, "mean_ap", "D", OWN, "89.0"),
+        (
+            "tfds:voc/2012",
+            20,
+            0,
+            "mean_ap",
+            "D",
+            OWN | {"data.train_split": "train", "evaluate.split": "validation"},
+            "",
+        ),
+        (*VOC, "E", OWN | {"data.train_split": "train"}, ""),
+        (*VOC, "E", OWN | {"transfer.regions": ("image", "box")}, ""),
+        (*CALTECH, "D", {"transfer.splits": 0}, ""),
+        ("tfds:caltech101", 102, 10, "mean_class_recall", "D", {}, ""),
+        ("folder:caltech101", 20, 30, "mean_class_recall", "D", {}, ""),
+        ("tfds:caltech101", 102, 30, "accuracy", "D", {}, ""),
+        (*CALTECH, "A", {}, ""),
+        ("tfds:flowers", 102, 30, "mean_class_recall", "D", {}, ""),
     ],
 )
-def test_the_figure_beside_a_result(source, classes, shots, metric, networks, text):
-    score = SimpleNamespace(shots=shots, values={metric: (0.5,)})
-    result = SimpleNamespace(source=SimpleNamespace(name=source, classes=range(classes)), score=score)
-    assert papers_row(result, networks) == text
+def test_the_figure_beside_a_result(figure, source, classes, shots, metric, networks, changes, text):
+    assert figure(source, classes, shots, metric, networks, changes) == text
+
+
+@pytest.mark.parametrize("size", [{"width": 1 / 16}, {"hidden": 512}, {"crop": 192}, {"batch_norm": True}])
+def test_beside_a_net_of_other_sizes_there_is_no_figure(figure, size):
+    assert not figure(*CALTECH, "D", {}, **size)

@@ -161,6 +161,13 @@ def test_what_cannot_be_learned_from(rng, change, message):
         fit_svm(*change(*task(rng, 120)), RECALL)
 
 
+def test_a_class_without_an_image_to_learn_from_is_named(rng):
+    rows, labels = task(rng, 120)
+    with pytest.raises(DataError, match="no image of class fox to learn from"):
+        fit_svm(rows, labels, RECALL, classes=("ant", "bee", "cat", "dog", "fox"))
+    assert fit_svm(rows, labels, RECALL, classes=("ant", "bee", "cat", "dog"), grid=[1]).weights.shape == (32, 4)
+
+
 def test_more_than_liblinear_can_count_is_for_the_device(rng, monkeypatch):
     rows, labels = task(rng)
     monkeypatch.setattr(liblinear, "MOST", rows.size - 1)

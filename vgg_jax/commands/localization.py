@@ -41,7 +41,7 @@ from vgg_jax.inference.localization import (
     rating_runner,
 )
 from vgg_jax.inference.runner import Runner
-from vgg_jax.model.specs import HIDDEN_UNITS
+from vgg_jax.model.specs import CONVOLUTIONAL_STAGES, HIDDEN_UNITS
 from vgg_jax.progress import Progress
 from vgg_jax.tasks.localization import boxed_source
 
@@ -164,7 +164,7 @@ class _Evaluation:
         """Boxes, layers, S and Q, as in Tables 8 and 9."""
         frozen = set(self.target.frozen)
         layers = "all layers" if not frozen else f"all but {', '.join(sorted(frozen))}"
-        if frozen == {f"conv{stage}" for stage in range(1, 6)}:
+        if frozen == set(CONVOLUTIONAL_STAGES):
             layers = "fc6 and fc7"
         smallest, largest = self.target.S
         S = smallest if smallest == largest else f"[{smallest};{largest}]"

@@ -25,12 +25,13 @@ from vgg_jax.transfer.report import markdown, save_report
 
 PROBE, FEATURES = "probe.npz", "features"
 
-_MADE = frozenset(
+_REPORT = frozenset(
     {
         *("tables.md", "tables.csv", "tables.json", "per_class.csv", "confusion.csv", "confusion.png"),
-        *("mistakes.csv", "mistakes.png", "curve.csv", "curve.png", PROBE, FEATURES),
+        *("mistakes.csv", "mistakes.png", "curve.csv", "curve.png"),
     }
 )
+"""Not every result has all of them: `save_report`."""
 
 
 def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], weights: list[str], **given) -> int:
@@ -43,18 +44,18 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
     folder = Path(workdir)
     if jax.process_index() == 0:
         with writing(f"--workdir={folder}"):
-            claim(folder, _MADE)
+            claim(folder, _REPORT | {PROBE, FEATURES})
     multihost_utils.sync_global_devices("the folder is claimed")
     layers = (given["config"] or default_config()).transfer.layers
     layers = tuple(given["overrides"].get("transfer.layers", layers))
-    # FC layers that a file lacks would be randomly initialized: descriptors of them mean nothing.
+    # FC layers that a file lacks would be randomly initialized, and their descriptors would mean nothing.
     partial = not any(re.fullmatch(r"(fc|relu)\d", layer) for layer in layers)
     try:
         targets = [*find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=partial, **given)]
     except CheckpointError as error:
         if partial or "fc" not in str(error):
             raise
-        way_out = "\nOf convolutions alone there are descriptors too: --config.transfer.layers=pool5"
+        way_out = "\nConvolutions alone have descriptors too: --config.transfer.layers=pool5"
         raise CheckpointError(f"{error}{way_out}") from error
     print(report(targets, folder))
     return 0
@@ -70,8 +71,9 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
       UserError: the data are missing, a layer or a scale does not go with a network, or a file cannot be written.
     """
     config = targets[0].config
+    nets = [target.net for target in targets]
     result = fit_probe(
-        [target.net for target in targets],
+        nets,
         config.data.source,
         settings_of(targets[0]),
         split=config.data.train_split,
@@ -81,12 +83,14 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
         threads=config.data.threads,
         batch_size=config.evaluate.batch_size or None,
     )
-    networks = " + ".join(target.net.spec.name for target in targets)
+    networks = " + ".join(net.spec.name for net in nets)
     heading = printable(f"{' and '.join(target.name for target in targets)} on {result.source.describe()}")
-    paper = papers_row(result, networks)
+    paper = papers_row(result, nets, config)
     if jax.process_index() == 0:
         with writing(folder):
             result.probe.save(folder / PROBE)
+            for name in _REPORT:  # those that are left of an earlier result would pass for this one's
+                (folder / name).unlink(missing_ok=True)
             save_report(folder, result, heading, networks, paper)
     lines = [heading, "", markdown(result, networks, paper), "", f"Classifier, tables, mistakes: {folder}"]
     if result.problems:

@@ -52,9 +52,9 @@ def claim(folder: Path, names: frozenset[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if is_ours(folder):
         return
-    theirs = [entry.name for entry in folder.iterdir() if names is None or entry.name in names]
+    theirs = {entry.name for entry in folder.iterdir() if names is None or entry.name in names}
     if (folder / "views" / "of.json").is_file():  # copied from another run, as configs/finetune.py advises
-        theirs.remove("views")
+        theirs.discard("views")
     if theirs:
         raise ConfigError(
             f"{folder}: {min(theirs)} is there already, not written by this program, and would be replaced; "

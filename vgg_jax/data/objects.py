@@ -1,4 +1,4 @@
-"""The objects of a source's images: gathered, held against their images, as labels, as examples (App. A, B)."""
+"""The objects of a source's images: gathered, checked against their images, as labels, as examples (App. A, B)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Object(NamedTuple):
 
 
 def gathered(images: Iterable[Sequence[Object]], classes: Sequence[str]) -> Objects:
-    """The objects of images, of each image a list, as a source has them."""
+    """The objects of images, a list for each image, as a source has them."""
     number = {name: label for label, name in enumerate(classes)}
     rows = [
         (image, number[found.name], found.corners, found.difficult)
@@ -73,18 +73,20 @@ def presence(source: Source) -> np.ndarray:
 def checked(source: Source, *, on_error: str = "raise") -> Source:
     """The same source with objects whose boxes lie in their images; the images' headers are read for their sizes.
 
-    A box may reach a pixel beyond its image, as one does whose tool counted otherwise, and is then cut. One that
-    reaches further, or has no area or swapped corners, is an error. An image that cannot be read is not: its objects
-    stay, and whoever reads it says so.
+    A box may reach one pixel beyond its image, as some tools count, and is then cut. One that reaches further, or has
+    no area or swapped corners, is an error. An image that cannot be read is not: its objects stay, and whoever reads it
+    says so.
 
     Args:
       source: images with objects.
       on_error: "raise", or "skip" to leave such objects out, each with a warning, and count them in the note.
 
     Raises:
-      DataError: there is such an object; the message names it.
+      DataError: there is such an object; the message names it. Or its images have no boxes.
     """
     of, kept = source.objects, []
+    if of is None:
+        raise DataError(f"{source.name}: its images have no boxes")
     corners = of.corners.copy()
     pictured = np.unique(of.image).tolist()
     with ThreadPoolExecutor(cores()) as pool:
@@ -170,27 +172,25 @@ class EachObject(Source):
 
 
 class EachBox(Source):
-    """A source with an example for every box, whose classes are those of the objects that have it (App. B, actions).
+    """A source with an example for every box; its classes are those of the objects with that box (App. B, actions).
 
     Its own `objects` say in `image` which example they are about; `image_of` says which image an example is of, and
     `corners` what its box is.
 
     Args:
-      source: images with objects.
-      region: what an example shows: "image", the whole image, or "box", what is in the box alone.
-      rest: the class, if there is one, of what is of no other, as VOC's action `other`: it is no class here, and its
-        boxes are of none.
+      source: images with objects, `checked`.
+      region: what an example shows: "image", the whole image, or "box", only what is in the box.
+      rest: a class for what belongs to no other, such as VOC's action `other`, if there is one: it is not a class
+        here, and its boxes have none.
 
     Raises:
-      DataError: its images have no boxes, or it has no such class.
+      DataError: it has no such class.
     """
 
     def __init__(self, source: Source, region: str, rest: str = ""):
         classes = tuple(name for name in source.classes if name != rest)
         super().__init__(source.name, source.split, classes, source.note)
         of = source.objects
-        if of is None:
-            raise DataError(f"{source.name}: its images have no boxes")
         if rest and classes == source.classes:
             raise DataError(f"{source.name}: there is no class {rest!r}; there are {', '.join(classes)}")
         boxes, example = np.unique(np.column_stack([of.image, of.corners]), axis=0, return_inverse=True)
@@ -206,7 +206,7 @@ class EachBox(Source):
         return f"{self._source.describe()}, {len(self):,} boxes"
 
     def fingerprint(self) -> str:
-        return digest([self._source.fingerprint(), self._region])
+        return digest([self._source.fingerprint(), self._region, self.classes, self.objects.label.tobytes()])
 
     def __len__(self) -> int:
         return len(self.image_of)

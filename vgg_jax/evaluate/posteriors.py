@@ -22,11 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from vgg_jax import npz_file
 from vgg_jax.config import RENAMED_PROTOCOLS
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 from vgg_jax.files import writing, written_aside
-from vgg_jax.weights.formats import npz
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def read(path: Path) -> Posteriors:
       DataError: it is not there, or not such a file.
     """
     try:
-        file = npz.arrays(path)
+        file = npz_file.arrays(path)
         about = dict(json.loads(str(file["about"])))
         unreadable = dict(about.pop("unreadable", {}))
         protocol = about.get("protocol")

@@ -8,9 +8,9 @@ The file is an .npz with the compiled program and the net's parameters by name. 
     score = jax.jit(scorer.call)
     posteriors = score(jax.device_put(arrays), images)  # uint8 (b, h, w, 3) to (b, classes)
 
-The parameters are arguments of the program and no constants in it: XLA compiles it once for each shape of the images,
-and with net D's 550 MB among its constants that takes four times as long and three times the memory. Of images smaller
-than the crop it says "Error refining shapes"; the size that it asks for stands in the exception's cause.
+The parameters are arguments of the program, not constants in it: XLA compiles it once for each shape of the images, and
+with net D's 550 MB among its constants that takes four times as long and three times the memory. With images smaller
+than the crop it says "Error refining shapes"; the exception's cause names the size that it needs.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
     images        str (images,)                their paths, or "image 17"
     about         str ()                       JSON: net, scales, pool, combine, flip, channels by layer
 
-An .npz and neither Zarr nor a folder of .npy files: it takes no dependency, one rename makes it whole, and an array of
-it is read without the others. What it costs: `numpy.load` reads the whole of an array, and does not map it.
+An .npz rather than Zarr or a folder of .npy files: it takes no dependency, one rename completes it, and one array is
+read without the others. The cost: `numpy.load` reads an array whole, and does not map it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from vgg_jax.files import check_replaceable, writing, written_aside
 
 
 class FeatureFile:
-    """A context that writes features to an .npz; it has its name once it is whole, and its folder is made.
+    """A context that writes features to an .npz; it gets its name once it is complete, and its folder is made.
 
-    Maps are written as they come. Rows go to nameless files beside it first, for an .npz takes one array at a time.
+    Maps are written as they come. Rows first go to nameless files beside it, because an .npz takes one array at a time.
 
     Args:
       path: the file.
-      about: how the features come about, for JSON, with their `channels` by layer and `pool`, None if maps are kept.
+      about: how the features are made, for JSON, with their `channels` by layer and `pool`, None if maps are kept.
 
     Raises:
       ConfigError: it cannot be written, or there is a file that holds no features.
@@ -95,7 +95,7 @@ def _holds_features(path: Path) -> bool:
 
 
 def table(path: Path) -> str:
-    """What is in a file of features, for people."""
+    """A summary of a file of features, as text."""
     with np.load(path) as file:
         count, about = len(file["images"]), json.loads(str(file["about"]))
     of = f"{about['pool']} over the places" if about["pool"] else "maps"

@@ -5,12 +5,12 @@
       label.npy                           int32 (images,)
       there.npy                           bool (images,), False where an image could not be read
 
-What is combined of scales, stacked or normalized later costs no pass. A pass that was cut off goes on from its last
+Combining scales, stacking and normalizing come later and cost no pass. A pass that was cut off goes on from its last
 complete batch, and gives the same bits as one that was not: the batches are the same, a function of the images' order
-(for that they are read again up to there, but not computed). Memory holds what a runner holds; the arrays are mapped.
+(so the images up to there are read again, but not computed). Memory holds what a runner holds; the arrays are mapped.
 
 Several processes compute a share of the images each, in a folder of its own, and the first one joins them on the disk:
-the store must be on one that they all see.
+the store must be on a disk that they all see.
 """
 
 from __future__ import annotations
@@ -71,11 +71,11 @@ def kept_features(
     threads: int = 0,
     on_error: str = "raise",
 ) -> KeptFeatures:
-    """Means of activations over their places; what the store lacks is computed, and kept there.
+    """Means of activations over their places; what the store lacks is computed and kept there.
 
     Args:
       store: a folder for the features of any networks and sources.
-      made_of: JSON values that say which network it is; the source, its content and `flip` are added.
+      made_of: JSON values that identify the network; the source, its content and `flip` are added.
       net: the network.
       source: the images; their names, sizes and times of modification must be those of what is kept.
       layers: names of activations.
@@ -130,7 +130,7 @@ def _found(home: Path, made_of: dict, *, whole: bool) -> dict[str, Path]:
     """The folders of a scale that are complete, by layer.
 
     Args:
-      whole: whether those do not count that lack an image which could not be read.
+      whole: whether folders that lack an image which could not be read do not count.
     """
     there: dict[str, Path] = {}
     for folder in sorted(home.glob(f"Q{made_of['scale']}-*")):
@@ -145,7 +145,7 @@ def _found(home: Path, made_of: dict, *, whole: bool) -> dict[str, Path]:
 def _compute_shares(
     folder: Path, made_of: dict, channels: dict[str, int], runner: Runner, source: Source, threads: int, on_error: str
 ) -> None:
-    """Fills a folder with the features of one scale: this process its share, and the first one with those of all.
+    """Fills a folder with the features of one scale: each process its share, which the first one joins.
 
     Args:
       channels: of the layers.

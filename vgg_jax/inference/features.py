@@ -35,8 +35,8 @@ COMBINE: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
     "stack": functools.partial(np.concatenate, axis=-1),
     "max": functools.partial(np.max, axis=0),
 }
-"""What becomes of the features (..., channels) of several scales: their average, their channels one after the other, or
-the largest of each channel."""
+"""How the features (..., channels) of several scales are combined: their average, their channels one after the other,
+or the largest of each channel."""
 
 Image = np.ndarray | str | os.PathLike
 
@@ -60,7 +60,7 @@ def features(
     mesh: Mesh | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Features | None:
-    """Activations of images of any sizes, each as if it were alone.
+    """Activations of images of any sizes, each computed as if it were alone.
 
     The paper's features are `relu7` by mean, with the mirror image; it scales them to length 1 afterwards.
 
@@ -70,17 +70,17 @@ def features(
       layers: names of activations (`net.activations`). `fc7` is before its ReLU, `relu7` after it.
       scales: what an image's smaller side is rescaled to, in pixels: at least the net's crop for layers of the head,
         32 for others.
-      pool: what is taken over an activation's places: "mean", "max", or None to keep the map.
+      pool: how an activation's places are pooled: "mean", "max", or None to keep the map.
       flip: whether the result is the average of the image's and its mirror image's, whose map is mirrored back; digits
         and letters must not be mirrored. By default with pooling, as in the paper, but not for maps.
-      combine: what becomes of several scales: a key of `COMBINE`.
+      combine: how several scales are combined: a key of `COMBINE`.
       into: a file to write instead, see `feature_file`; features that are there stay until the new ones are whole, and
         a file of another kind is refused.
-      problems: takes note of images that cannot be read or are too elongated, the reasons by name, and these are left
-        out. By default the first of them is raised.
+      problems: a dict that receives the images that cannot be read or are too elongated, the reasons by name; they are
+        left out. By default the first one is raised.
       batch_size, mesh: as in `vgg_jax.Scorer`.
       threads: how many read and rescale, 0 for one per core.
-      progress: is reported how many images are done.
+      progress: called with the number of images done.
 
     Returns:
       float32 (n, channels) by layer, in the images' order; lists of (h, w, channels) if there is no pooling; None if
@@ -134,7 +134,7 @@ def features(
 
 @functools.lru_cache(maxsize=16)
 def feature_function(layers: tuple[str, ...], pool: str | None, flip: bool) -> Function:
-    """`activations` as a runner takes it; the same function for the same features, so that it is compiled once."""
+    """`activations` as a runner takes it; the same function for the same features, so it is compiled once."""
     return functools.partial(activations, layers=layers, pool=pool, flip=flip)
 
 
@@ -160,7 +160,7 @@ def activations(
     both, sizes = with_mirror_images(images, sizes) if flip else (images, sizes)
     found = {}
     for layer, x in net.activations_of(both, layers, sizes=sizes).items():
-        x, places = x.astype(jnp.float32), places_of(net, layer, sizes)
+        x, places = x.astype(jnp.float32), net.activation_sizes(layer, sizes)
         if pool == "mean":
             x = x.sum((1, 2)) / places.prod(1)[:, None]  # zeros lie beyond the image
         elif pool == "max":
@@ -171,20 +171,6 @@ def activations(
             x = (x[::2] + (x[1::2] if pool else mirrored(x[1::2], places))) / 2
         found[layer] = x if pool else Maps(x, places)
     return found
-
-
-def places_of(net: VGG, layer: str, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2"]:
-    """Height and width of an activation of images of these sizes in pixels.
-
-    >>> from flax import nnx
-    >>> net = VGG("A", num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(0))
-    >>> [places_of(net, layer, np.array([[32, 65]])).tolist() for layer in ("relu2_1", "pool2", "fc7")]
-    [[[16, 32]], [[8, 16]], [[1, 2]]]
-    """
-    place = net.activations.index(layer)
-    if place > net.activations.index("pool5"):
-        return net.map_sizes(sizes)
-    return sizes // 2 ** sum(name.startswith("pool") for name in net.activations[: place + 1])
 
 
 def check_features(
@@ -201,7 +187,7 @@ def check_features(
         raise ConfigError(f"pool={pool!r}: there are 'mean', 'max' and None")
     if combine not in COMBINE:
         raise ConfigError(f"combine={combine!r}: there are 'average', 'stack' and 'max'")
-    head = [layer for layer in layers if net.activations.index(layer) > net.activations.index("pool5")]
+    head = [layer for layer in layers if net.in_head(layer)]
     smallest = net.crop if head else net.spec.stride
     check_scales(scales, smallest, f"the net's crop, which {head[0]} needs" if head else "the least for its layers")
     if pool is None and len(scales) > 1:

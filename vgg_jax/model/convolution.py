@@ -2,12 +2,12 @@
 
 `lax`       XLA's convolution, with JAX's own gradients: forward mode (`jax.jvp`) passes too.
 `winograd`  3x3 convolutions in tiles (`vgg_jax.model.winograd`), and the gradients of products and biases written out,
-            for XLA's own forms of them are slow on the CPU. Reverse mode works to every order; forward mode does not,
-            for `jax.custom_vjp` has none.
+            because XLA's own are slow on the CPU. Reverse mode works to every order; forward mode does not, because
+            `jax.custom_vjp` has none.
 `auto`      `winograd` in float32 on the CPU, `lax` elsewhere and for symbolic sizes (`jax.export`), since what is
             exported may run on another backend.
 
-The form depends on the shapes of map and kernel and never on the batch, so that one device and eight compute alike. In
+The form depends on the shapes of map and kernel and never on the batch, so one device and eight compute the same. In
 all of them a kernel that covers its whole map (fc6: 7x7 on 7x7), or one pixel, is a matrix product.
 """
 
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.winograd import convolution_3x3
 
-CONVOLUTIONS = ("auto", "lax", "winograd")
+METHODS = ("auto", "lax", "winograd")
 """The choices of `conv`."""
 
 FEWEST_CHANNELS = 128
@@ -36,7 +36,7 @@ def convolution(
     Args:
       x, kernel, bias: of one dtype, which is that of the result.
       padding: "SAME" or "VALID".
-      conv: one of `CONVOLUTIONS`.
+      conv: one of `METHODS`.
 
     Raises:
       ConfigError: conv is "winograd" and a size of x is symbolic.

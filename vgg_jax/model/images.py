@@ -1,6 +1,7 @@
-"""The one input convention, RGB in 0..255: what cannot be such images is refused, what hardly is is warned of.
+"""The one input convention, RGB in 0..255; anything else is refused.
 
-Other packages feed VGG [0, 1] or standardized colors, and the network answers those too, wrongly.
+Floats that look like another range cause a warning: other packages feed VGG colors in [0, 1] or standardized ones, and
+the network answers those too, wrongly.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from vgg_jax.errors import ConfigError
 
 _warned = False
 _looks = 8
-"""How many arrays on devices are still looked at: each look waits for the device. NumPy's cost nothing."""
+"""How many more arrays on devices are checked: each check waits for the device. NumPy's cost nothing."""
 
 
 def check_images(images: Real[Array, "n h w 3"]) -> None:
-    """Refuses what is no batch of images, and warns, once per process, of floats that are hardly in 0..255.
+    """Refuses what is not a batch of images, and warns, once per process, about floats that do not look like 0..255.
 
-    Of a batch only the first image is looked at; nothing is looked at while a function is traced.
+    Only the first image of a batch is checked, and none while a function is traced.
 
     Raises:
       ConfigError: the images are no array of numbers, or not of shape (n, h, w, 3).
@@ -42,7 +43,7 @@ def check_color(name: str, color: Sequence[float]) -> tuple[float, float, float]
     """A color as three floats.
 
     Raises:
-      ConfigError: it is none in 0..255; the message begins with `name`.
+      ConfigError: it is not a color in 0..255; the message begins with `name`.
     """
     try:
         values = np.asarray(color, np.float64)
@@ -54,13 +55,13 @@ def check_color(name: str, color: Sequence[float]) -> tuple[float, float, float]
 
 
 def _look_at(images: np.ndarray | jax.Array) -> None:
-    """Warns of the first image if its colors are hardly in 0..255."""
+    """Warns if the colors of the first image do not look like 0..255."""
     global _warned, _looks
     if isinstance(images, jax.Array):
         if not _looks or not images.is_fully_addressable:
             return
         _looks -= 1
-        with jax.ensure_compile_time_eval():  # a constant of a function that is being traced is looked at as well
+        with jax.ensure_compile_time_eval():  # a constant of a function that is being traced is checked too
             images = np.asarray(images[:1])
     lowest, highest = float(images[0].min()), float(images[0].max())
     if lowest >= 0 and (1 < highest <= 255 or highest == 0):
@@ -74,7 +75,7 @@ def _look_at(images: np.ndarray | jax.Array) -> None:
 
 
 def _stacklevel() -> int:
-    """Of the caller's warning: that of the nearest frame outside of this package."""
+    """The level of a warning about the nearest frame outside this package."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]:
         level, frame = level + 1, frame.f_back

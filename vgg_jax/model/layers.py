@@ -13,12 +13,15 @@ from jaxtyping import Array, Float
 
 from vgg_jax.model.convolution import convolution
 
+NEIGHBORS, K, ALPHA, BETA = 5, 2.0, 1e-4, 0.75
+"""Of local response normalization."""
+
 
 class Conv(nnx.Conv):
     """`flax.nnx.Conv` with stride 1, computed by `vgg_jax.model.convolution`."""
 
     def __call__(self, x: jax.Array, conv: str = "auto") -> jax.Array:
-        """Maps (n, h, w, channels) to maps, in the layer's dtype; `conv` is one of `CONVOLUTIONS`."""
+        """Maps (n, h, w, channels) to maps, in the layer's dtype; `conv` is one of `METHODS`."""
         arrays = self.promote_dtype((x, self.kernel[...], self.bias[...]), dtype=self.dtype)
         return convolution(*arrays, self.padding, conv)
 
@@ -66,8 +69,8 @@ def _max_pool_jvp(primals, tangents):
 def _kept_together(windows):
     """The windows; on a TPU their gradient is one array.
 
-    Its compiler otherwise blows the pooled maps up to the size of the map, and each product that reads the gradient
-    selects from these again.
+    Otherwise its compiler blows the pooled maps up to the size of the map, and every product that reads the gradient
+    selects from them again.
     """
     return jax.lax.platform_dependent(windows, tpu=jax.lax.optimization_barrier, default=lambda windows: windows)
 
@@ -78,13 +81,11 @@ def _corners(x):
     return [x[:, row:h:2, column:w:2] for row in (0, 1) for column in (0, 1)]
 
 
-def local_response_normalization(
-    x: jax.Array, *, size: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75
-) -> jax.Array:
-    """Krizhevsky's normalization across channels, b = a / (k + alpha * sum a^2)^beta (Krizhevsky et al. 2012, 3.3).
+def local_response_normalization(x: jax.Array) -> jax.Array:
+    """Krizhevsky's normalization across channels, b = a / (K + ALPHA * sum a^2)^BETA (Krizhevsky et al. 2012, 3.3).
 
-    The sum runs over `size` neighboring channels, fewer at the ends. `alpha` is as published: Caffe's and PyTorch's
-    layers divide it by `size`, so theirs need 5e-4 for the same result.
+    The sum runs over `NEIGHBORS` channels, fewer at the ends. `ALPHA` is as published: Caffe's and PyTorch's layers
+    divide it by the neighbors, so theirs need 5e-4 for the same result.
 
     Args:
       x: activations, shape (..., channels).
@@ -93,9 +94,9 @@ def local_response_normalization(
       An array like x; the sum and the power are taken in float32.
     """
     squares = jnp.square(x.astype(jnp.float32))
-    window, strides = (1,) * (x.ndim - 1) + (size,), (1,) * x.ndim
+    window, strides = (1,) * (x.ndim - 1) + (NEIGHBORS,), (1,) * x.ndim
     sums = jax.lax.reduce_window(squares, 0.0, jax.lax.add, window, strides, "SAME")
-    return (x * (k + alpha * sums) ** -beta).astype(x.dtype)
+    return (x * (K + ALPHA * sums) ** -BETA).astype(x.dtype)
 
 
 def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
@@ -130,8 +131,8 @@ def mask_outside(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
 def mask_edges(x: jax.Array, sizes: jax.Array | None, reach: int) -> jax.Array:
     """Zeroes at least as much of what lies beyond each image as reaches into it: some rows and some columns.
 
-    A TPU's convolutions take a mask of everything on their way, and a CPU's hardly notice one. A GPU's would read and
-    write the map once more: there the lines alone are written, into the map where it lies.
+    A TPU's convolutions apply a full mask on the fly, and a CPU's hardly notice one. A GPU's would read and write the
+    map once more: there only the lines are written, in place.
 
     Args:
       x, sizes: as `mask_outside` has them.
@@ -144,7 +145,7 @@ def mask_edges(x: jax.Array, sizes: jax.Array | None, reach: int) -> jax.Array:
 
 
 def zero_lines(x: jax.Array, sizes: jax.Array, count: int) -> jax.Array:
-    """Zeroes so many rows below each image and columns to the right of it, where the bucket has them."""
+    """Zeroes `count` rows below each image and columns to the right of it, where the bucket has them."""
     images, how = jnp.arange(x.shape[0]), {"mode": "drop", "unique_indices": True, "indices_are_sorted": True}
     for place in range(count):
         x = x.at[images, sizes[:, 0] + place].set(0, **how).at[images, :, sizes[:, 1] + place].set(0, **how)

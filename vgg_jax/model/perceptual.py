@@ -1,8 +1,8 @@
 """Distances between images as a net sees them: content, style (Gatys et al. 2016) and LPIPS (Zhang et al. 2018).
 
 Each is a function of a net and of two batches of images (RGB in 0..255), gives one number per pair, and may be
-differentiated and compiled. The net is best an argument of what is compiled, for its parameters would otherwise be
-constants there, which XLA takes long over:
+differentiated and compiled. The net should be an argument of what is compiled: otherwise its parameters are
+constants, on which XLA spends a long time:
 
     distances = jax.jit(lpips)(net, linear, a, b)
     gradient = jax.jit(jax.grad(lambda a, net, b: style_distance(net, a, b).sum()))(a, net, b)
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from vgg_jax import npz_file
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.model.images import check_images
 from vgg_jax.model.vgg import VGG
@@ -133,8 +134,7 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
             arrays = {names.get(name, name): tensor.numpy().reshape(-1) for name, tensor in tensors.items()}
         else:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: np.asarray(file[name]) for name in file.files}  # a member that is no array is bytes
+            arrays = npz_file.arrays(path)
     except ImportError as error:
         raise CheckpointError(f"{path}: .pth takes torch: pip install 'vgg_jax[torch]'; .npz does not") from error
     except Exception as error:  # a damaged file fails anywhere, in either library: it is the file's fault

@@ -13,6 +13,9 @@ HIDDEN_UNITS = 4096
 FULLY_CONNECTED = ("fc6", "fc7", "fc8")
 """The last three layers of every net."""
 
+CONVOLUTIONAL_STAGES = ("conv1", "conv2", "conv3", "conv4", "conv5")
+"""The five groups of convolutions of every net, each before a pool, by the names that `config.train.freeze` takes."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from vgg_jax import sharding
 from vgg_jax.errors import ConfigError, did_you_mean
 from vgg_jax.model import specs
-from vgg_jax.model.convolution import CONVOLUTIONS
+from vgg_jax.model.convolution import METHODS
 from vgg_jax.model.images import check_color, check_images
 from vgg_jax.model.init import initializer
 from vgg_jax.model.layers import Conv, dropout, local_response_normalization, mask_edges, mask_outside, max_pool, relu
@@ -94,8 +94,8 @@ class VGG(nnx.Module):
             raise ConfigError(f"hidden={hidden}: fc6 and fc7 need at least one unit; the paper's have 4096")
         if classes and len(classes) != num_classes:
             raise ConfigError(f"classes has {len(classes)} names for num_classes={num_classes}")
-        if conv not in CONVOLUTIONS:
-            raise ConfigError(f"conv={conv!r}: there are {', '.join(CONVOLUTIONS)}{did_you_mean(conv, CONVOLUTIONS)}")
+        if conv not in METHODS:
+            raise ConfigError(f"conv={conv!r}: there are {', '.join(METHODS)}{did_you_mean(conv, METHODS)}")
         if not jnp.issubdtype(dtype, jnp.floating):
             raise ConfigError(f"dtype={dtype}: the computation is in floating-point numbers, float32 or bfloat16")
         if not isinstance(rngs, nnx.Rngs):
@@ -123,6 +123,11 @@ class VGG(nnx.Module):
             elif array == "scale":
                 # epsilon and momentum of the published _bn weights.
                 setattr(self, layer, nnx.BatchNorm(*shape, momentum=0.9, epsilon=1e-5, dtype=self.dtype, rngs=rngs))
+
+    @property
+    def is_the_papers(self) -> bool:
+        """Whether it is a net of the paper's sizes: crop, width and hidden units, and no batch normalization."""
+        return (self.crop, self.width, self.hidden, self.batch_norm) == (224, 1, specs.HIDDEN_UNITS, False)
 
     @property
     def activations(self) -> tuple[str, ...]:
@@ -176,7 +181,7 @@ class VGG(nnx.Module):
     def head(
         self, pool5: Float[Array, "n h w c"], *, keys: Key[Array, " n"] | None = None
     ) -> Float[Array, "n h2 w2 classes"]:
-        """The class-score map of a batch of images out of their pool5: fc6, fc7 and fc8 alone.
+        """The class-score map of a batch of images from their pool5: fc6, fc7 and fc8 alone.
 
         Args:
           pool5: as `activations_of` gives it.
@@ -226,12 +231,10 @@ class VGG(nnx.Module):
         self._check(images, taps, sizes)
         if not taps:
             raise ConfigError("no activation is asked for: taps is empty")
-        place = max(self.activations.index(tap) for tap in taps)
-        if place > self.activations.index("pool5"):
+        last = max(taps, key=self.activations.index)
+        if self.in_head(last):
             return self(images, sizes=sizes, taps=taps)[1]
-        last = self.activations[place]
-        pools = sum(name.startswith("pool") for name in self.activations[: place + 1])
-        _check_sides(images, 2**pools, f"the least for {last}")
+        _check_sides(images, self.stride(last), f"the least for {last}")
         return self._stages(images, sizes, False, tuple(taps), last)[1]
 
     def map_sizes(self, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2"]:
@@ -242,6 +245,23 @@ class VGG(nnx.Module):
         [[1, 1], [1, 4]]
         """
         return sizes // self.spec.stride - (self.crop // self.spec.stride - 1)
+
+    def in_head(self, activation: str) -> bool:
+        """Whether an activation comes after the last pool, and so takes images of the crop's size at least."""
+        return self.activations.index(activation) > self.activations.index("pool5")
+
+    def stride(self, activation: str) -> int:
+        """Pixels of the image between neighboring places of an activation."""
+        return 2 ** sum(name.startswith("pool") for name in self.activations[: self.activations.index(activation) + 1])
+
+    def activation_sizes(self, activation: str, sizes: Int[Array, "n 2"]) -> Int[Array, "n 2"]:
+        """Height and width of an activation of images of these sizes in pixels.
+
+        >>> net = VGG("A", num_classes=10, crop=32, width=0.125, rngs=nnx.Rngs(0))
+        >>> [net.activation_sizes(name, jnp.array([[32, 65]])).tolist() for name in ("relu2_1", "pool2", "fc7")]
+        [[[16, 32]], [[8, 16]], [[1, 2]]]
+        """
+        return self.map_sizes(sizes) if self.in_head(activation) else sizes // self.stride(activation)
 
     def _stages(
         self, images: Array, sizes: Array | None, training: bool, taps: tuple[str, ...], last: str | None = None

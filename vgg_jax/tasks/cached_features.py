@@ -37,7 +37,7 @@ from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Requests
 from vgg_jax.errors import ConfigError
 from vgg_jax.inference import array_folder
-from vgg_jax.model.specs import scaled, spec_of
+from vgg_jax.model.specs import CONVOLUTIONAL_STAGES, scaled, spec_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks import activation_store
@@ -252,11 +252,10 @@ def check_frozen(config: ConfigDict) -> None:
     spec = spec_of(config.model.net)
     trained = [layer for layer in spec.convolutions if not is_frozen(layer, tuple(config.train.freeze))]
     if trained:
-        stages = tuple(f"conv{number}" for number in range(1, len(spec.stages) + 1))
         raise ConfigError(
             f"config.train.cached_views={config.train.cached_views} keeps the output of the convolutions, but "
-            f"{', '.join(trained)} {'is' if len(trained) == 1 else 'are'} trained: set config.train.freeze={stages}, "
-            "or config.train.cached_views=0"
+            f"{', '.join(trained)} {'is' if len(trained) == 1 else 'are'} trained: set "
+            f"config.train.freeze={CONVOLUTIONAL_STAGES}, or config.train.cached_views=0"
         )
 
 

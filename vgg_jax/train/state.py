@@ -89,12 +89,12 @@ def is_frozen(layer: str, groups: tuple[str, ...]) -> bool:
 
 
 def check_freeze(spec: Spec, freeze: tuple[str, ...]) -> None:
-    """Refuses groups of layers that the net has not, and to freeze all of it.
+    """Refuses groups of layers that the net does not have, and freezing all of it.
 
     Raises:
       ConfigError: with the layers that there are.
     """
-    layers = [*spec.convolutions, "fc6", "fc7", "fc8"]
+    layers = spec.layers()
     for group in freeze:
         if not layers_of(group, layers):
             raise ConfigError(

@@ -1,7 +1,7 @@
 """Image descriptors (App. B): what a linear classifier is given of an image.
 
-The paper's order: activations of the penultimate layer, averaged over the places of the dense map; averaged with those
-of the mirror image; the scales averaged, stacked or max-pooled; and "the resulting image descriptor is L2-normalized":
+The paper's order: activations of the penultimate layer, averaged over the places of the dense map, then with those of
+the mirror image; the scales averaged, stacked or max-pooled; and "the resulting image descriptor is L2-normalized":
 once, at the end. Descriptors of several networks are stacked as they are, each of length 1.
 """
 
@@ -30,7 +30,7 @@ class Descriptor(NamedTuple):
     scales: tuple[int, ...] = (256,)
     """The test scales Q in pixels."""
     combine: str = "stack"
-    """What becomes of several scales: a key of `COMBINE`."""
+    """How several scales are combined: a key of `COMBINE`."""
 
     def of_scales(self, parts: Sequence[Float[np.ndarray, "n channels"]]) -> Float[np.ndarray, "n d"]:
         """Descriptors of features at each of the scales: combined, then normalized.
@@ -62,7 +62,7 @@ def stacked(parts: Sequence[Float[np.ndarray, "n d"]]) -> Float[np.ndarray, "n d
 
 
 def candidates(layers: Sequence[str], scales: Sequence[int], combine: Sequence[str]) -> list[Descriptor]:
-    """The descriptors that are made of some layers, each by itself.
+    """The descriptors of some layers, each layer by itself.
 
     Args:
       layers: names of activations.

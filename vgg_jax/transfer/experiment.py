@@ -1,7 +1,7 @@
 """From networks and images to a tested classifier (App. B): descriptors, splits, the SVM, its figures.
 
-Of several descriptors (layers, scales, ways to combine these) each is reported; and in every split the one is chosen
-that is best on the held-out part of the training images, as C is.
+Of several descriptors (layers, scales, ways to combine them) each is reported; in every split the one that is best on
+the held-out part of the training images is chosen, as C is.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vgg_jax.config import check_transfer
 from vgg_jax.data.objects import EachBox, checked, presence
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
@@ -23,7 +24,7 @@ from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.transfer.descriptors import Descriptor, candidates, kept_for, of_kept
 from vgg_jax.transfer.metrics import METRICS
-from vgg_jax.transfer.probe import WHOLE_IMAGE, LinearProbe
+from vgg_jax.transfer.probe import WHOLE_IMAGE, LinearProbe, provenance
 from vgg_jax.transfer.protocols import Split, first_of_each, random_splits
 from vgg_jax.transfer.svm import GRID, LinearSVM, Solver, fit_svm
 
@@ -52,12 +53,12 @@ class TransferSettings(NamedTuple):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What is measured: first what C is chosen by."""
+        """What is measured; the first is what C is chosen by."""
         return tuple(dict.fromkeys([self.metric, *(() if self.several_classes else ("mean_class_recall", "accuracy"))]))
 
     @property
     def several_classes(self) -> bool:
-        """Whether an image may show several classes, and the metric is of the classes' rankings (VOC)."""
+        """Whether an image may show several classes, and the metric ranks images for each class (VOC)."""
         return self.metric.startswith("mean_ap")
 
 
@@ -69,8 +70,8 @@ class Score(NamedTuple):
 
     descriptor: Descriptor | None
     """None where each split has its own, the best on its held-out images."""
-    shots: int
-    """Training images of a class; 0 for all."""
+    shots: float
+    """Training images of a class; 0 for all, of which the learning curve has the mean."""
     values: dict[str, tuple[float, ...]]
     """By metric, of the test images of each split, as fractions."""
     held_out: tuple[float, ...]
@@ -85,11 +86,11 @@ class TransferResult(NamedTuple):
     probe: LinearProbe
     """Of the first split."""
     scores: tuple[Score, ...]
-    """Of each descriptor; and last, where there are several, of those that were chosen on held-out images."""
+    """Of each descriptor; and last, if there are several, of those that were chosen on held-out images."""
     score: Score
     """One of them, whose descriptor the probe has: the last, or the first where nothing was held out to choose by."""
     curve: tuple[Score, ...]
-    """Of each number of shots, with the descriptor and the C that were chosen for `settings.shots`, which is last."""
+    """Of fewer shots, with the descriptor and the C that were chosen for `settings.shots`, which is last."""
     source: Source
     test: np.ndarray
     """The first split's test images: indices in the source."""
@@ -134,23 +135,26 @@ def fit_probe(
       reading: `on_error`, `threads`, `batch_size` and `mesh` of `kept_features`.
 
     Raises:
-      ConfigError: the net has no such layer, or a scale is too small for it.
+      ConfigError: a setting is none of its choices, or two contradict each other; the net has no such layer, or a scale
+        is too small for it.
       DataError: the source is missing, an image cannot be read, or a class has too few.
 
     >>> fit_probe(vgg_jax.load("vgg16.npz"), "folder:photographs").probe.save("probe.npz")  # doctest: +SKIP
     """
+    check_transfer(settings)
     nets = [nets] if isinstance(nets, VGG) else list(nets)
     images = open_source(source, f"{split}+{test_split}" if settings.splits == 0 else split)
     kinds = candidates(settings.layers, settings.scales, settings.combine)
     with contextlib.ExitStack() as at_end:
         folder = Path(store) if store else Path(at_end.enter_context(tempfile.TemporaryDirectory()))
-        if settings.regions and images.objects:
+        if settings.regions:
             images = checked(images, on_error=reading.get("on_error", "raise"))
         parts = [EachBox(images, region, settings.rest) for region in settings.regions] or [images]
         images, image_of = parts[0], parts[0].image_of if settings.regions else np.arange(len(images))
+        truth = presence(images) if settings.several_classes else None
         kept = [kept_for(folder, net, part, kinds, flip=settings.flip, **reading) for net in nets for part in parts]
         there = np.logical_and.reduce([of.there for of in kept])
-        truth = presence(images) if settings.several_classes else kept[0].labels
+        truth = kept[0].labels if truth is None else truth
         if settings.splits == 0:
             first = image_of < len(open_source(source, split))
             splits = [Split(np.flatnonzero(first & there), np.flatnonzero(~first & there))]
@@ -173,7 +177,7 @@ def _tested(
     truth: np.ndarray,
     settings: TransferSettings,
 ) -> TransferResult:
-    """Classifiers for all descriptors in all splits; of those that are best on held-out images, the learning curve."""
+    """Classifiers for all descriptors in all splits; the learning curve of those that are best on held-out images."""
 
     def fitted(kind: Descriptor, number: int, shots: int = 0, C: float | None = None) -> _Fit:
         train, test = splits[number]
@@ -181,6 +185,7 @@ def _tested(
         metrics = [METRICS[name] for name in settings.metrics]
         grid = (C,) if C else settings.C
         options = {"grid": grid, "groups": image_of[train], "seed": settings.seed + number, "solver": settings.solver}
+        options |= {"classes": source.classes}
         svm = fit_svm(of_kept(kept, kind, train), truth[train], metrics[0], **options)
         decisions = svm.decide(of_kept(kept, kind, test))
         values = tuple(metric(decisions, truth[test]) for metric in metrics)
@@ -191,7 +196,10 @@ def _tested(
         held_out = tuple(fit.held_out for fit in fits if not np.isnan(fit.held_out))
         return Score(descriptor, shots, values, held_out, tuple(fit.svm.C for fit in fits))
 
-    fewer = sorted({*settings.curve} - {settings.shots})
+    most = settings.shots or round(len(splits[0].train) / len(source.classes), 1)
+    fewer = [shots for shots in sorted({*settings.curve}) if shots < most]
+    if left_out := sorted(shots for shots in settings.curve if shots > most):
+        log.warning("the learning curve ends at %g images of a class: %s are left out", most, left_out)
     progress, count, total = Progress("classifiers"), 0, len(splits) * (len(kinds) + len(fewer))
     table: list[list[_Fit]] = []
     for kind in kinds:
@@ -215,10 +223,10 @@ def _tested(
         curve.append(scored(None, shots, fits))
     progress.clear()
     kind, test = kinds[chosen[0]], splits[0].test
-    regions = settings.regions or WHOLE_IMAGE
-    probe = LinearProbe.of(best[0].svm, source.classes, kind, nets, settings.flip, regions)
+    svm, about = best[0].svm, provenance(kind, nets, settings.flip, settings.regions or WHOLE_IMAGE)
+    probe = LinearProbe(svm.weights, svm.intercept, source.classes, about)
     problems = {name: reason for of in kept for name, reason in of.problems.items()}
-    curve = (*curve, score) if curve else ()
+    curve = (*curve, score if settings.shots else score._replace(shots=most)) if curve else ()
     return TransferResult(probe, tuple(scores), score, curve, source, test, best[0].decisions, truth[test], problems)
 
 

@@ -1,4 +1,4 @@
-"""The SVM's objective minimized by liblinear, as scikit-learn has it, on all cores (App. B)."""
+"""The SVM's objective minimized by scikit-learn's liblinear, on all cores (App. B)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jaxtyping import Float, Int
 from vgg_jax.errors import ConfigError
 
 STEPS = 10_000
-"""Passes over the images at most; scikit-learn warns where they were too few."""
+"""Passes over the images at most; scikit-learn warns if they were too few."""
 MOST = 2**31 - 1
 """Numbers that are not zero in the descriptors of all images."""
 ALONE = 2e8
-"""Numbers in the descriptors, times the fits, up to which one process is quicker: starting others takes seconds."""
+"""Numbers in the descriptors times fits, up to which one process is faster: starting others takes seconds."""
 
 
 def solve(
@@ -22,8 +22,8 @@ def solve(
 ) -> tuple[Float[np.ndarray, "C d classes"], Float[np.ndarray, "C classes"]]:
     """Weights and intercepts of all classes for every C.
 
-    Processes and not threads: liblinear lets go of Python's lock, but its threads would share one stream of random
-    numbers, and the weights would differ from run to run in what `tol` leaves open.
+    Processes, not threads: liblinear releases Python's lock, but its threads would share one stream of random numbers,
+    and the weights would differ from run to run within `tol`.
 
     Args:
       descriptors: of the training images.

@@ -1,6 +1,6 @@
-"""What transfer is measured by (Appendix B): mean average precision of VOC, mean class recall of Caltech, accuracy.
+"""The metrics of transfer (App. B): mean average precision for VOC, mean class recall for Caltech, accuracy.
 
-A metric is a function of the decisions of a classifier, (n, classes), and of what is true, a fraction, higher is
+A metric is a function of a classifier's decisions, (n, classes), and of the truth; it is a fraction, and higher is
 better. `METRICS` has them by the names that a config uses.
 """
 
@@ -56,7 +56,7 @@ def average_precision(
     precision = np.maximum.accumulate((found / (ends + 1))[::-1])[::-1]
     if interpolation == "all":
         return float(np.diff(found, prepend=0) @ precision / count)
-    # In whole numbers, for 3 of 10 are a recall of 0.3, and in floats not.
+    # In integers, because 3 of 10 is not a recall of exactly 0.3 in floats.
     at = np.searchsorted(10 * found, count * np.arange(11))
     return float(precision[at].mean())
 
@@ -101,28 +101,10 @@ def mean_average_precision(
     return float(np.nanmean(each)) if not np.isnan(each).all() else float("nan")
 
 
-def confusion_matrix(
-    scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
-) -> Int[np.ndarray, "classes classes"]:
-    """How many images of a class (row) were taken for a class (column): the one with the largest decision.
-
-    >>> confusion_matrix(np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), np.array([0, 0, 1])).tolist()
-    [[1, 1], [0, 1]]
-    """
-    classes = scores.shape[1]
-    return np.bincount(labels * classes + scores.argmax(1), minlength=classes**2).reshape(classes, classes)
-
-
-def class_recalls(scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> np.ndarray:
-    """The fraction of each class's images that is recognized, (classes,); not a number for a class without images."""
-    confusion = confusion_matrix(scores, labels)
-    count = confusion.sum(1)
-    return np.where(count > 0, np.diag(confusion) / np.maximum(count, 1), np.nan)
-
-
 def mean_class_recall(scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:
     """The mean over the classes of the fraction that is recognized (Caltech); classes without images do not count."""
-    return float(np.nanmean(class_recalls(scores, labels)))
+    right = scores.argmax(1) == labels
+    return float(np.mean([right[labels == c].mean() for c in np.unique(labels)]))
 
 
 def accuracy(scores: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> float:

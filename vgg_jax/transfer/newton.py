@@ -1,9 +1,9 @@
 """The SVM's objective minimized on the device, by Newton's method for all classes at once (App. B).
 
-The objective is quadratic but where an image crosses the margin, so a few steps of Newton's method reach the minimum
-(Keerthi and DeCoste, 2005). Each is computed by conjugate gradients, of products with the descriptors alone, and may be
-cut off anywhere: it still descends. L-BFGS, which must learn the curvature from gradients, takes many times the steps
-and at least twice the processor time (docs/speed.md).
+The objective is quadratic except where an image crosses the margin, so a few steps of Newton's method reach the minimum
+(Keerthi and DeCoste, 2005). Each is computed by conjugate gradients, which take only products with the descriptors, and
+may be cut off anywhere: it still descends. L-BFGS, which must learn the curvature from gradients, takes many times the
+steps and at least twice the processor time (docs/speed.md).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ TOLERANCE = 1e-3
 """Where it ends: the length of the gradient. The objective curves at least like |w|^2 / 2, so the weights are then no
 farther than this from the minimum, and its value no farther than half its square, up to float rounding."""
 STEPS = 50
-"""At most, for each C."""
+"""Newton steps at most, for each C."""
 EXACT = 1e-3
-"""What may be left of the gradient by a Newton step's quadratic model: less exact ones are more steps, and slower."""
+"""What a Newton step may leave of its quadratic model's gradient: less exact steps mean more steps, and more time."""
 PRODUCTS = 200
-"""Of conjugate gradients, at most, for a step."""
+"""Products of conjugate gradients at most, for each step."""
 
 
 def solve(
     descriptors: Float[np.ndarray, "n d"], signs: Int[np.ndarray, "n classes"], grid: Sequence[float], seed: int = 0
 ) -> tuple[Float[np.ndarray, "C d classes"], Float[np.ndarray, "C classes"]]:
-    """Weights and intercepts of all classes for every C, in float32: as `liblinear.solve`, but nothing is random.
+    """Weights and intercepts of all classes for every C, in float32: like `liblinear.solve`, but nothing is random.
 
-    Each C begins at the minimum of the one before: together they would all take the steps of the largest.
+    Each C starts from the minimum of the one before; solved together, all would take as many steps as the largest.
 
     Memory: the descriptors, and some ten numbers for every weight and for every decision.
     """
@@ -71,7 +71,7 @@ def _minimize(w, x, signs, C, most):
 
     def newton(w, decisions, grad, signs):
         """A step of one class."""
-        within = (signs * decisions < 1) * jnp.abs(signs)  # the images that count: those within the margin
+        within = (signs * decisions < 1) * jnp.abs(signs)  # the images that count, those within the margin
         hessian = lambda v: v + 2 * C * (within * (x @ v)) @ x
         ended = jnp.linalg.norm(grad) <= TOLERANCE
         direction, _ = cg(hessian, jnp.where(ended, 0, -grad), tol=EXACT, maxiter=PRODUCTS)

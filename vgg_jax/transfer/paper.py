@@ -1,94 +1,66 @@
-"""The paper's own figures of linear classifiers (App. B, Tables 11 and 12)."""
+"""The paper's own figures of linear classifiers, and which results they may stand beside (App. B, Table 11)."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from vgg_jax.transfer.experiment import TransferResult
+from ml_collections import ConfigDict
 
-
-class Figure(NamedTuple):
-    """In %."""
-
-    mean: float
-    deviation: float | None = None
-    """Over the splits, where there are several."""
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f}" + ("" if self.deviation is None else f" ± {self.deviation:.1f}")
+from vgg_jax.model.vgg import VGG
+from vgg_jax.transfer.experiment import TransferResult
 
 
-DATA_SETS = ("VOC-2007", "VOC-2012", "Caltech-101", "Caltech-256")
+class Column(NamedTuple):
+    """A data set of Table 11, how it is tested on, and the paper's figures."""
+
+    name: str
+    """What a source's name contains, a pattern."""
+    classes: int
+    """A part of a data set, or another one in a folder of its name, is not compared."""
+    shots: int
+    """Training images of a class, in random splits; 0 for VOC's own: train and validation, tested on test."""
+    metric: str
+    figures: dict[str, str]
+    """In %, with the deviation over the splits, by networks."""
 
 
-def _rows(rows: dict[str, list]) -> dict[tuple[str, str], Figure]:
-    return {
-        (method, name): Figure(*(figure if isinstance(figure, tuple) else (figure,)))
-        for method, figures in rows.items()
-        for name, figure in zip(DATA_SETS, figures, strict=True)
-        if figure
-    }
-
-
-TABLE_11: dict[tuple[str, str], Figure] = _rows(
-    {
-        "Zeiler & Fergus": [None, 79.0, (86.5, 0.5), (74.2, 0.3)],
-        "Chatfield et al.": [82.4, 83.2, (88.4, 0.6), (77.6, 0.1)],
-        "He et al.": [82.4, None, (93.4, 0.5), None],
-        "Wei et al.": [81.5, 81.7, None, None],
-        "Wei et al., 2000 classes": [85.2, 90.3, None, None],
-        "D": [89.3, 89.0, (91.8, 1.0), (85.0, 0.2)],
-        "E": [89.3, 89.0, (92.3, 0.5), (85.1, 0.3)],
-        "D + E": [89.7, 89.3, (92.7, 0.5), (86.2, 0.3)],
-    }
+TABLE_11 = (
+    Column(r"voc\W*2007", 20, 0, "mean_ap_11", {"D": "89.3", "E": "89.3", "D + E": "89.7"}),
+    Column(r"voc\W*2012", 20, 0, "mean_ap", {"D": "89.0", "E": "89.0", "D + E": "89.3"}),
+    Column(
+        r"caltech\W*101|101_ObjectCategories",
+        102,
+        30,
+        "mean_class_recall",
+        {"D": "91.8 ± 1.0", "E": "92.3 ± 0.5", "D + E": "92.7 ± 0.5"},
+    ),
+    Column(
+        r"caltech\W*256|256_ObjectCategories",
+        257,
+        60,
+        "mean_class_recall",
+        {"D": "85.0 ± 0.2", "E": "85.1 ± 0.3", "D + E": "86.2 ± 0.3"},
+    ),
 )
-"""By method and data set: mean average precision for VOC, mean class recall for Caltech.
-
->>> str(TABLE_11["D + E", "Caltech-101"])
-'92.7 ± 0.5'
-"""
-
-TABLE_12: dict[str, Figure] = {
-    "Oquab et al., 1512 classes": Figure(70.2),
-    "Gkioxari et al.": Figure(73.6),
-    "Hoai": Figure(76.3),
-    "D + E, image only": Figure(79.2),
-    "D + E, image and bounding box": Figure(84.0),
-}
-"""By method: mean average precision of action classification, VOC-2012."""
-
-_NAMES = {
-    "VOC-2007": r"voc\W*2007",
-    "VOC-2012": r"voc\W*2012",
-    "Caltech-101": r"caltech\W*101|101_ObjectCategories",
-    "Caltech-256": r"caltech\W*256|256_ObjectCategories",
-}
-_CLASSES = {"VOC-2007": 20, "VOC-2012": 20, "Caltech-101": 102, "Caltech-256": 257}
-"""A part of a data set, or another one in a folder of its name, is not compared."""
-_SHOTS = {"Caltech-101": 30, "Caltech-256": 60}
-"""Training images of a class; of VOC all."""
 
 
-def data_set(source: str, classes: int) -> str | None:
-    """The data set of Table 11 that a source is, by its name and the number of its classes.
-
-    >>> data_set("tfds:voc/2007", 20), data_set("folder:256_ObjectCategories", 257), data_set("folder:caltech101", 20)
-    ('VOC-2007', 'Caltech-256', None)
-    """
-    found = (name for name, pattern in _NAMES.items() if re.search(pattern, source, re.IGNORECASE))
-    return next((name for name in found if _CLASSES[name] == classes), None)
-
-
-def papers_row(result: TransferResult, networks: str) -> str:
+def papers_row(result: TransferResult, nets: Sequence[VGG], config: ConfigDict) -> str:
     """The figure of Table 11 that a result stands beside, with its deviation; "" if the paper has none.
 
     Args:
-      result: on images of some source.
-      networks: D, E, or D + E.
+      result: of some networks on some source.
+      nets: the networks.
+      config: says what is trained on and what is tested on.
     """
-    name, score = data_set(result.source.name, len(result.source.classes)), result.score
-    metric = "mean_class_recall" if name in _SHOTS else "mean_ap"
-    alike = _SHOTS.get(name, 0) == score.shots and next(iter(score.values)).startswith(metric)
-    return str(TABLE_11.get((networks, name), "")) if alike else ""
+    if config.transfer.regions or result.problems or not all(net.is_the_papers for net in nets):
+        return ""
+    source, score = result.source, result.score
+    own_splits = {*config.data.train_split.split("+")} == {"train", "validation"} and config.evaluate.split == "test"
+    for column in TABLE_11:
+        same_images = bool(re.search(column.name, source.name, re.IGNORECASE)) and len(source.classes) == column.classes
+        same_splits = config.transfer.splits > 0 if column.shots else config.transfer.splits == 0 and own_splits
+        if same_images and same_splits and (score.shots, next(iter(score.values))) == (column.shots, column.metric):
+            return column.figures.get(" + ".join(net.spec.name for net in nets), "")
+    return ""

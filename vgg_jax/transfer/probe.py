@@ -1,4 +1,4 @@
-"""A linear classifier of image descriptors in a file, with how its descriptors are made (App. B).
+"""A linear classifier of image descriptors as a file, which also says how its descriptors are made (App. B).
 
 A file is a NumPy `.npz` without pickles:
 
@@ -14,20 +14,16 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from vgg_jax import npz_file
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.kept import checksum
 from vgg_jax.files import check_replaceable, writing, written_aside
-from vgg_jax.weights.formats import npz
-
-if TYPE_CHECKING:
-    from vgg_jax.model.vgg import VGG
-    from vgg_jax.transfer.descriptors import Descriptor
-    from vgg_jax.transfer.svm import LinearSVM
+from vgg_jax.model.vgg import VGG
+from vgg_jax.transfer.descriptors import Descriptor
 
 WHOLE_IMAGE = ("image",)
 """The regions of a classifier of images; one of boxes has ("image", "box") or ("box",)."""
@@ -54,19 +50,6 @@ class LinearProbe:
     classes: tuple[str, ...]
     about: dict
     """How its descriptors are made: see `provenance`."""
-
-    @classmethod
-    def of(
-        cls,
-        svm: LinearSVM,
-        classes: Sequence[str],
-        descriptor: Descriptor,
-        nets: Sequence[VGG],
-        flip: bool,
-        regions: Sequence[str] = WHOLE_IMAGE,
-    ) -> LinearProbe:
-        """A fitted SVM, with what it was fitted to: the arguments are those of `provenance`."""
-        return cls(svm.weights, svm.intercept, tuple(classes), provenance(descriptor, nets, flip, regions))
 
     @property
     def of_boxes(self) -> bool:
@@ -113,11 +96,11 @@ class LinearProbe:
         """Reads a file.
 
         Raises:
-          DataError: it is not there, or not such a file, or damaged.
+          DataError: the file is missing, of another kind or damaged.
         """
         path = Path(path)
         try:
-            file = npz.arrays(path)
+            file = npz_file.arrays(path)
             about = {"regions": [*WHOLE_IMAGE]} | json.loads(str(file["about"]))  # earlier files do not say it
             found = cls(file["weights"], file["intercept"], tuple(file["classes"].tolist()), about)
         except FileNotFoundError as error:

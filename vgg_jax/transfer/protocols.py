@@ -32,16 +32,16 @@ def random_splits(
     rows: Int[np.ndarray, " k"] | None = None,
     classes: Sequence[str] = (),
 ) -> list[Split]:
-    """Random splits with as many training images of every class; each is a function of the seed and its number.
+    """Random splits with equally many training images of every class; each is a function of the seed and its number.
 
     Args:
       labels: of all images.
       splits: how many.
       train: images of a class to train on.
-      test: of the others of a class up to so many, to test on; 0 for all of them.
+      test: images of a class to test on at most, from the rest; 0 for all the rest.
       seed: of all splits.
       rows: the images that can be used, by position; by default all.
-      classes: the classes' names, for the error.
+      classes: the classes' names; by default their numbers, up to the greatest label.
 
     Raises:
       DataError: a class has no more images than `train`, and so none to test on; or images show several classes.
@@ -52,19 +52,20 @@ def random_splits(
     """
     _check_one_label(labels)
     rows = np.arange(len(labels)) if rows is None else rows
-    of_class = {c: rows[labels[rows] == c] for c in range(labels.max(initial=-1) + 1)}
-    least = min(of_class, key=lambda c: len(of_class[c]), default=None)
-    if least is None or len(of_class[least]) <= train or train < 1:
-        name = "there are no images" if least is None else f"class {classes[least] if classes else least}"
-        count = 0 if least is None else len(of_class[least])
+    classes = classes or range(labels.max(initial=-1) + 1)
+    of_class = [rows[labels[rows] == c] for c in range(len(classes))]
+    fewest = min(map(len, of_class), default=0)
+    if fewest <= train or train < 1:
+        name = f"class {classes[[*map(len, of_class)].index(fewest)]}" if of_class else "there are no images"
+        fewer = f"ask for {fewest - 1} training images of a class at most, or " if fewest > 1 else ""
         raise DataError(
-            f"{name}: {count} images, of which {train} are to be trained on and one at least is to be tested; ask for "
-            f"{count - 1} training images of a class at most, or leave the class out"
+            f"{name}: {fewest} images, of which {train} are to be trained on and one at least is to be tested; {fewer}"
+            "leave the class out"
         )
     found = []
     for number in range(splits):
         rng = np.random.default_rng([seed, number])
-        shuffled = [rng.permutation(images) for images in of_class.values()]
+        shuffled = [rng.permutation(images) for images in of_class]
         end = train + test if test else None
         parts = [images[:train] for images in shuffled], [images[train:end] for images in shuffled]
         found.append(Split(*map(np.concatenate, parts)))
@@ -72,12 +73,12 @@ def random_splits(
 
 
 def first_of_each(rows: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"], shots: int) -> Int[np.ndarray, " m"]:
-    """The first images of each class, for a learning curve: those of few shots are among those of more.
+    """The first images of each class, for a learning curve: a smaller number of shots is a subset of a larger one.
 
     Args:
       rows: training images, by position.
       labels: of all images.
-      shots: how many of a class; fewer where it has not as many.
+      shots: images of a class; fewer where it does not have that many.
 
     Raises:
       DataError: images show several classes.
@@ -92,6 +93,6 @@ def first_of_each(rows: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"], sh
 def _check_one_label(labels: np.ndarray) -> None:
     if labels.ndim != 1:
         raise DataError(
-            "an image may show several classes: so many images of each cannot be picked; train on one of the data "
-            "set's own splits, all of it, and test on another"
+            "an image may show several classes: a fixed number of images of each cannot be picked; train on one "
+            "of the data set's own splits, all of it, and test on another"
         )

@@ -1,4 +1,4 @@
-"""What a transfer leaves for people: the row of Table 11 or 12, the learning curve, what went wrong (App. B)."""
+"""The report of a transfer: the row of Table 11 or 12, the learning curve, what went wrong (App. B)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _cells(score: Score, networks: str, paper: str) -> dict[str, str]:
 def save_report(folder: Path, result: TransferResult, heading: str, networks: str, paper: str = "") -> None:
     """Writes `tables.md`, `.csv` and `.json`, `per_class.csv`, the learning curve, and what went wrong.
 
-    The last three are of the first split, as the saved classifier is. Where an image has one class these are the files
+    What went wrong is of the first split, like the saved classifier. Where an image has one class these are the files
     of `save_mistakes`; where it may have several, `per_class.csv` has the average precisions.
     """
     folder.mkdir(parents=True, exist_ok=True)

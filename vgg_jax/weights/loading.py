@@ -1,4 +1,4 @@
-"""Published weights, whatever their format, as a network on plain RGB in 0..255 that answers as the original does.
+"""Published weights, whatever their format, as a network on plain RGB in 0..255 with the original's answers.
 
 A file is recognized by its content, read without executing anything, compared with the paper's networks (`identify`),
 its preprocessing folded in (`preprocessing`) and its classes named (`classes`).
@@ -52,7 +52,7 @@ class Weights:
     """A file's weights in this package's convention: what was loaded, and what is missing.
 
     Attributes:
-      source, format: where they are from, for people.
+      source, format: where they are from, for messages.
       net, batch_norm, width, hidden, num_classes, crop, classes, dropout: arguments of `vgg_jax.VGG`.
       mean_rgb: what the network subtracts, RGB in 0..255.
       layers: {layer: {array: values}}, kernels (h, w, i, o) in float32, conv1_1 for RGB in 0..255.
@@ -216,7 +216,7 @@ def _recognized(path: Path) -> tuple[Reader, str]:
             head = file.read(128)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if head[8:9] == b"{":  # first, for the length before it can look like any of the others
+    if head[8:9] == b"{":  # first, because the length before it can look like any of the others
         return safetensors.read, "safetensors"
     if head.startswith(b"PK\x03\x04"):
         return _recognized_archive(path)

@@ -21,11 +21,11 @@ class RawCheckpoint:
     """The tensors of a file under the names and in the layouts of its format.
 
     Attributes:
-      format: what the file is, for people.
+      format: what the file is, for messages.
       tensors: all of them; emptied as they are understood, so that memory holds one copy.
       layout: the format's table of names.
-      preprocessing: what the original is fed, or None where the file does not say,
-      because: for this reason.
+      preprocessing: what the original is fed, or None where the file does not say.
+      because: why it does not.
       classes: the columns of fc8 in their order, as far as the file says.
       imagenet: whether a net of 1000 classes in this format has ImageNet's, in sorted order.
       net: the paper's letter, where the file says it.
@@ -48,7 +48,7 @@ Reader = Callable[[Path], RawCheckpoint]
 
 
 def check_size(path: Path, size: int) -> None:
-    """Refuses what no VGG has before memory is spent on it.
+    """Refuses more bytes than any VGG has before memory is spent on them.
 
     Raises:
       CheckpointError: these are more bytes than `MAX_FILE`.

@@ -2,7 +2,7 @@
 
 A damaged HDF5 file can crash the HDF5 library, or hold it forever: of random mutations of a small one, the 68th did
 the first and the 314th the second (HDF5 1.14.6). So a child opens the file and copies its arrays to an `.npz`, which is
-read here. It protects from accidents; what a file could make a library execute, the child would.
+read here. It protects from accidents, not from attacks: whatever a file makes a library execute, the child executes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vgg_jax import npz_file
 from vgg_jax.errors import CheckpointError
-from vgg_jax.weights.formats import guarded_child, npz
+from vgg_jax.weights.formats import guarded_child
 from vgg_jax.weights.raw_checkpoint import MAX_FILE
 
 SECONDS = 15.0
@@ -60,4 +61,4 @@ def read(path: Path, kind: str) -> dict[str, np.ndarray]:
         if child.returncode:
             last = (child.stderr.splitlines() or ["no message"])[-1]
             raise CheckpointError(f"{path}: the {kind} reader refuses it: {last[-500:]}")
-        return npz.arrays(copy)
+        return npz_file.arrays(copy)
