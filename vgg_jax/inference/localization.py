@@ -57,7 +57,7 @@ def localize(
 ) -> list[PredictedBoxes]:
     """Where the objects in images are, by protocol 2: densely, at every Q, with the mirror image, merged.
 
-        net = vgg_jax.checkpoint.load_network("runs/boxes")[0]
+        net, classifier = vgg_jax.load("runs/boxes"), vgg_jax.load("runs/D")
         posteriors = vgg_jax.Scorer(classifier, (384,))(images)
         found = vgg_jax.localize(net, images, posteriors, classifier=classifier, scales=(352, 384))
 
