@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.commands.labels import TOP, Classifier, classifier_of, rows_of
+from vgg_jax.commands.labels import TOP, Classifier, classifier_of, names_in, rows_of
 from vgg_jax.commands.paths import picture_paths
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.evaluate.posteriors import read, relative
+from vgg_jax.evaluate.posteriors import read
 from vgg_jax.files import printable
 from vgg_jax.inference.box_picture import BOXES, save_box_picture
 from vgg_jax.inference.localization import (
@@ -106,7 +105,7 @@ def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], S
         order, names = [places[labeled(name)] for name in target.classes], target.classes
     else:
         order, names = list(range(len(found.classes))), found.classes
-    rows, problems = rows_of(found, file, relative([os.path.abspath(path) for path in paths]))
+    rows, problems = rows_of(found, file, names_in(found, file, paths))
     return asked_classes(net, rows[:, order], len(paths), TOP), names, problems
 
 

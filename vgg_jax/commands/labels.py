@@ -6,6 +6,7 @@ the network of `config.localization.classifier`, a run or weights.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,11 +54,21 @@ def posteriors_of(
 ) -> tuple[Float[np.ndarray, "images classes"] | None, dict[str, str]]:
     """The posteriors of a source's images, in its order of images and classes; None without a file.
 
-    And of which images there are none, for they could not be read, by name.
+    Also {name: reason} of the images that have none because they could not be read.
+
+    Raises:
+      DataError: the file is of other images or classes; a source that was moved and has the same content is the same.
     """
     if not (path := config.localization.posteriors):
         return None, {}
     file = read(Path(path))
+    of, split = (file.about.get(key) for key in ("source", "split"))
+    if (of, split) != (source.name, source.split) and file.about.get("content") != source.fingerprint():
+        raise DataError(
+            f"config.localization.posteriors={path!r}: it is of {of}, split {split}, not of {source.describe()}; "
+            f"evaluate the classification run with --config.data.source={source.name} "
+            f"--config.evaluate.split={source.split}"
+        )
     places = {labeled(name): place for place, name in enumerate(file.classes)}
     if len(places) != len(source.classes) or not all(labeled(name) in places for name in source.classes):
         raise DataError(
@@ -67,6 +78,32 @@ def posteriors_of(
     rows, problems = rows_of(file, path, image_names(source))
     unread = {source.name_of(index): reason for index, reason in problems.items()}
     return rows[:, [places[labeled(name)] for name in source.classes]], unread
+
+
+def names_in(file: Posteriors, path: str, images: Sequence[Path]) -> list[str]:
+    """What a file calls some images: of the end parts of an image's path, the longest one that it knows.
+
+    Args:
+      file: of posteriors.
+      path: its own.
+      images: whose names are wanted; that of an image which it does not know is its path.
+
+    Raises:
+      DataError: two images would have the same posteriors.
+    """
+    known, taken = {*file.images, *file.unreadable}, {}
+    for image in images:
+        parts = Path(os.path.abspath(image)).parts
+        ends = (os.path.join(*parts[first:]) for first in range(len(parts)))
+        name = next((end for end in ends if end in known), str(image))
+        if name in taken:
+            both = " or ".join(printable(str(each)) for each in (taken[name], image))
+            raise DataError(
+                f"config.localization.posteriors={path!r}: its image {printable(name)} could be {both}; predict one of "
+                "them at a time"
+            )
+        taken[name] = image
+    return [*taken]
 
 
 def rows_of(
