@@ -23,7 +23,8 @@ def save_mistakes(
 ) -> None:
     """Writes what went wrong: `per_class.csv`, `confusion.csv` and `.png`, `mistakes.csv` and `.png`.
 
-    A picture that cannot be drawn is reported, and that is all.
+    A picture that cannot be drawn is reported, and that is all. Without mistakes there is no `mistakes.png`, and one
+    of an earlier evaluation is removed.
 
     Args:
       folder: where to.
@@ -56,6 +57,8 @@ def save_mistakes(
     if worst:
         with drawing(folder / "mistakes.png") as path:
             _draw_mistakes(path, worst, shown, [read(mistake.image) for mistake in worst], score)
+    else:
+        (folder / "mistakes.png").unlink(missing_ok=True)
 
 
 def _save_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
