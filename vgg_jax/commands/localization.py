@@ -27,7 +27,7 @@ from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.classes import eval_classes, is_ilsvrc_validation
 from vgg_jax.evaluate.gallery import Shown, save_gallery, spread
-from vgg_jax.evaluate.localization import Question, overlaps, questions, save_curves
+from vgg_jax.evaluate.localization import Question, by_image, overlaps, questions, save_curves
 from vgg_jax.evaluate.localization_tables import BoxRow, box_row, box_tables, save_box_tables
 from vgg_jax.files import drawing, printable, writing
 from vgg_jax.inference.central_boxes import CentralBoxes
@@ -106,12 +106,15 @@ class _Evaluation:
         if self._per_class:
             self._of_class = eval_classes(target.classes, self.source, "source", target.name).outputs
         self.questions = questions(self.source.objects)
+        of_image = by_image(self.questions)
         self.posteriors, self.problems = posteriors_of(config, self.source)
         self.scale, self.scales = eval_scale(config), eval_scales(config)
-        images = sorted({question.image for question in self.questions})
-        images = [image for image in images if self.source.name_of(image) not in self.problems]
+        images = [image for image in of_image if self.source.name_of(image) not in self.problems]
         self._images = images[jax.process_index() :: jax.process_count()]
-        self.asked = {index: self._classes_asked(index) for index in self._images}
+        self.asked = {
+            index: self._classes_asked(index, [self.questions[number].label for number in of_image[index]])
+            for index in self._images
+        }
         self.sizes: dict[int, tuple[int, int]] = {}
         self._reading = {"threads": config.data.threads, "on_error": config.data.on_error}
         size = config.evaluate.batch_size or None
@@ -150,9 +153,8 @@ class _Evaluation:
         self.problems |= problems
         return found
 
-    def _classes_asked(self, index: int) -> Asked:
+    def _classes_asked(self, index: int, inside: Sequence[int]) -> Asked:
         """The five most probable classes of an image, and behind them those that are in it."""
-        inside = [question.label for question in self.questions if question.image == index]
         if self.posteriors is None:
             return Asked(np.array(inside), np.ones(len(inside)))
         row = self.posteriors[index]
