@@ -114,7 +114,7 @@ def test_protocol_2_is_that_of_the_library_call(make_target, source, about, tiny
     file.save(tmp_path / "dense.npz")
     theirs, classifier = (tiny_net("A", num_classes=3, classes=names) for names in (of_classes, source.classes))
     classifier.fc8.kernel[...] = theirs.fc8.kernel[...][..., np.argsort(order)]
-    monkeypatch.setattr("vgg_jax.weights.load", {"runs/net": theirs}.get)
+    monkeypatch.setattr("vgg_jax.commands.labels.load", {"runs/net": theirs}.get)
     targets = [make_target(), make_target([(0.5, 0.5, 0.6, 0.9)], "shared")]
     for target in targets:
         target.config.localization.posteriors = str(tmp_path / "dense.npz")
@@ -259,7 +259,7 @@ def test_predictions_are_rated_by_a_classifier(
     make_target, tiny_net, photographs, about, tmp_path, capsys, monkeypatch
 ):
     target, classifier = make_target(), tiny_net("A", num_classes=3, classes=("red", "green", "blue"))
-    monkeypatch.setattr("vgg_jax.weights.load", {"runs/net": classifier}.get)
+    monkeypatch.setattr("vgg_jax.commands.labels.load", {"runs/net": classifier}.get)
     target.config.localization.classifier = "runs/net"
     with pytest.raises(
         ConfigError, match="classifier rates the boxes of classes: --config.localization.posteriors=FILE"

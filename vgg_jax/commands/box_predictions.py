@@ -30,7 +30,7 @@ from vgg_jax.inference.localization import (
     merged_boxes,
     rating_runner,
 )
-from vgg_jax.weights.classes import labeled
+from vgg_jax.weights.classes import positions
 
 AT_ONCE = 256
 """Images in work at once."""
@@ -99,12 +99,12 @@ def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], S
         return asked_classes(net, None, len(paths), TOP), target.classes if len(target.classes) == 1 else (), {}
     found = read(Path(file))
     if net.num_classes > 4:
-        places = {labeled(name): place for place, name in enumerate(found.classes)}
-        if sorted(places) != sorted(map(labeled, target.classes)):
+        order, unknown = positions(target.classes, found.classes)
+        if unknown or len(found.classes) != len(target.classes):
             raise DataError(f"config.localization.posteriors={file!r}: its classes are not those of {target.name}")
-        order, names = [places[labeled(name)] for name in target.classes], target.classes
+        names = target.classes
     else:
-        order, names = list(range(len(found.classes))), found.classes
+        order, names = np.arange(len(found.classes)), found.classes
     rows, problems = rows_of(found, file, names_in(found, file, paths))
     return asked_classes(net, rows[:, order], len(paths), TOP), names, problems
 

@@ -20,7 +20,8 @@ from vgg_jax.errors import DataError
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
 from vgg_jax.files import printable
 from vgg_jax.model.vgg import VGG
-from vgg_jax.weights.classes import labeled
+from vgg_jax.weights import load
+from vgg_jax.weights.classes import positions
 
 TOP = 5
 """The most probable classes of an image, which have a box."""
@@ -36,17 +37,15 @@ class Classifier(NamedTuple):
 
 def classifier_of(config: ConfigDict, classes: Sequence[str]) -> Classifier | None:
     """The network of `config.localization.classifier`, if one is named; raises DataError where it lacks a class."""
-    from vgg_jax.weights import load
-
     if not (name := config.localization.classifier):
         return None
     net = load(name)
-    places = {labeled(label): place for place, label in enumerate(net.classes)}
-    if unknown := [label for label in classes if labeled(label) not in places]:
+    outputs, unknown = positions(classes, net.classes)
+    if unknown:
         raise DataError(
             f"config.localization.classifier={name!r} has no class {unknown[0]!r}: it cannot rate its boxes"
         )
-    return Classifier(net, np.array([places[labeled(label)] for label in classes]))
+    return Classifier(net, outputs)
 
 
 def posteriors_of(
@@ -69,15 +68,15 @@ def posteriors_of(
             f"evaluate the classification run with --config.data.source={source.name} "
             f"--config.evaluate.split={source.split}"
         )
-    places = {labeled(name): place for place, name in enumerate(file.classes)}
-    if len(places) != len(source.classes) or not all(labeled(name) in places for name in source.classes):
+    columns, unknown = positions(source.classes, file.classes)
+    if unknown or len(file.classes) != len(source.classes):
         raise DataError(
             f"config.localization.posteriors={path!r}: its {len(file.classes)} classes are not the "
             f"{len(source.classes)} of {source.describe()}"
         )
     rows, problems = rows_of(file, path, image_names(source))
     unread = {source.name_of(index): reason for index, reason in problems.items()}
-    return rows[:, [places[labeled(name)] for name in source.classes]], unread
+    return rows[:, columns], unread
 
 
 def names_in(file: Posteriors, path: str, images: Sequence[Path]) -> list[str]:
@@ -109,7 +108,7 @@ def names_in(file: Posteriors, path: str, images: Sequence[Path]) -> list[str]:
 def rows_of(
     file: Posteriors, path: str, names: Sequence[str]
 ) -> tuple[Float[np.ndarray, "images classes"], dict[int, str]]:
-    """A file's posteriors, averaged over its scales, of images by name; and of which there are none, and why.
+    """A file's posteriors, averaged over its scales, of images by name; and the images that have none, and why.
 
     Raises:
       DataError: it does not know an image.
