@@ -188,7 +188,7 @@ def predict(
     Raises:
       ConfigError: the folder cannot be written to, or a picture would replace another file.
     """
-    pictures = _pictures(paths, heat_maps) if heat_maps else {}
+    pictures = picture_paths(paths, heat_maps, "heat_maps", HEAT_MAP) if heat_maps else {}
     bad = 0
     for record, best in predictions(target, paths, protocol):
         print(json.dumps(record) if as_json else _as_text(record), flush=True)
@@ -198,11 +198,6 @@ def predict(
             save_heat_map(pictures[path], target.net, decode(path.read_bytes()), max(target.scales), best, of=path)
             print(f"heat map: {printable(str(pictures[path]))}", file=sys.stderr)
     return bad
-
-
-def _pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where the heat map of each image goes; see `picture_paths`."""
-    return picture_paths(paths, folder, "heat_maps", HEAT_MAP)
 
 
 def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Iterator[tuple[dict, int | None]]:

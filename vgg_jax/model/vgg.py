@@ -125,6 +125,11 @@ class VGG(nnx.Module):
                 setattr(self, layer, nnx.BatchNorm(*shape, momentum=0.9, epsilon=1e-5, dtype=self.dtype, rngs=rngs))
 
     @property
+    def of_the_papers_size(self) -> bool:
+        """Whether width, hidden units and crop are the paper's, and there is no batch normalization."""
+        return not self.batch_norm and (self.width, self.hidden, self.crop) == (1.0, specs.HIDDEN_UNITS, 224)
+
+    @property
     def activations(self) -> tuple[str, ...]:
         """Names of all activations that `taps` can ask for, in order."""
         names = []

@@ -139,7 +139,8 @@ def localization_loss(outputs: Float[Array, "n h w channels"], batch: dict[str, 
 
 
 def boxed_source(config: ConfigDict, split: str) -> Source:
-    """A split of `config.data.source`, whose images have boxes, held against the images by `config.data.on_error`.
+    """A split of `config.data.source`, whose images have boxes, checked against the images as
+    `config.data.on_error` says.
 
     Raises:
       DataError: there is no such source, or it has none; or a box does not lie in its image.
