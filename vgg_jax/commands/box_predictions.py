@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from vgg_jax.commands.labels import TOP, Classifier, classifier_of, names_in, rows_of
 from vgg_jax.commands.paths import picture_paths
+from vgg_jax.commands.records import AT_ONCE, show
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
@@ -31,9 +31,6 @@ from vgg_jax.inference.localization import (
     rating_runner,
 )
 from vgg_jax.weights.classes import positions
-
-AT_ONCE = 256
-"""Images in work at once."""
 
 
 def predict(
@@ -73,7 +70,7 @@ def predict(
             merging = {"match": local.match, "threshold": local.threshold}
             found = best_boxes(corners, asked[place], example.size, rates, **merging)
             record = {"image": str(path), "boxes": _entries(found, names)}
-        print(json.dumps(record) if as_json else _as_text(record), flush=True)
+        show(record, as_json=as_json)
         if pictures and not problem:
             named = list(zip([entry["name"] or "object" for entry in record["boxes"]], found.corners[:, None]))
             panels = {f"{path.stem}: {len(named)} boxes": named}
@@ -148,15 +145,3 @@ def _entries(found: PredictedBoxes, names: Sequence[str]) -> list[dict]:
         edges = zip(("left", "top", "right", "bottom"), (round(float(edge), 2) for edge in corners), strict=True)
         entries.append({"name": name, "score": round(float(score), 6), **dict(edges)})
     return entries
-
-
-def _as_text(record: dict) -> str:
-    image = printable(record["image"])
-    if "problem" in record:
-        return f"{image}\n  no prediction: {record['problem']}"
-    lines = [
-        "  {score:7.2f}  {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}".format(**entry)
-        + (f"  {printable(entry['name'])}" if entry["name"] else "")
-        for entry in record["boxes"]
-    ]
-    return "\n".join([image, *lines])
