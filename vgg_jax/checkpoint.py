@@ -266,12 +266,12 @@ def read_arrays(folder: Path) -> dict:
     return _read(folder / "net", read_meta(folder))
 
 
-def read_network(folder: Path, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dict]:
+def read_network(folder: Path) -> tuple[VGG, dict]:
     """The network of one checkpoint's folder, and the meta; see `load_network`."""
     meta = read_meta(folder)
     config, classes = with_defaults(meta["config"]), tuple(meta["classes"])
     outputs = meta.get("outputs", len(classes))  # old checkpoints are of classification
-    net = nnx.eval_shape(lambda: new_network(config, outputs, dtype))
+    net = nnx.eval_shape(lambda: new_network(config, outputs, jnp.float32))
     if outputs == len(classes) and config.task == "classification":  # as many outputs may be boxes
         net.classes = classes
     graphdef, state = nnx.split(net)
@@ -281,12 +281,11 @@ def read_network(folder: Path, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dic
     return nnx.merge(graphdef, state), meta
 
 
-def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[VGG, dict]:
+def load_network(path: str | Path) -> tuple[VGG, dict]:
     """A trained network, ready for evaluation; needs neither the config file nor the optimizer's state.
 
     Args:
       path: a run's workdir (its latest checkpoint that is not damaged) or one checkpoint's folder.
-      dtype: of the computation.
 
     Returns:
       The network and the checkpoint's meta: `step`, `config`, `classes`, `source`, `validation`.
@@ -294,7 +293,7 @@ def load_network(path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[V
     Raises:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
-    return read_newest(path, lambda folder: read_network(folder, dtype))[1]
+    return read_newest(path, read_network)[1]
 
 
 def new_network(config: ConfigDict, outputs: int, dtype: jnp.dtype) -> VGG:

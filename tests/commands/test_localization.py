@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -14,9 +15,10 @@ import vgg_jax
 from tests.boxed import Rectangles
 from vgg_jax import ConfigError, DataError
 from vgg_jax.commands import evaluate as evaluation
-from vgg_jax.commands import localization
+from vgg_jax.commands import labels, localization
 from vgg_jax.commands import predict as prediction
 from vgg_jax.commands.box_predictions import predict
+from vgg_jax.commands.labels import names_in, posteriors_of
 from vgg_jax.commands.localization import evaluate
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
@@ -112,7 +114,7 @@ def test_protocol_2_is_that_of_the_library_call(make_target, source, about, tiny
     file.save(tmp_path / "dense.npz")
     theirs, classifier = (tiny_net("A", num_classes=3, classes=names) for names in (of_classes, source.classes))
     classifier.fc8.kernel[...] = theirs.fc8.kernel[...][..., np.argsort(order)]
-    monkeypatch.setattr("vgg_jax.weights.load", {"runs/net": theirs}.get)
+    monkeypatch.setattr("vgg_jax.commands.labels.load", {"runs/net": theirs}.get)
     targets = [make_target(), make_target([(0.5, 0.5, 0.6, 0.9)], "shared")]
     for target in targets:
         target.config.localization.posteriors = str(tmp_path / "dense.npz")
@@ -150,7 +152,7 @@ def test_networks_of_two_tasks_are_not_fused(make_target, source, tmp_path, monk
 @pytest.fixture
 def about():
     """What a file of posteriors says of itself."""
-    return {"protocol": "dense", "network": "A", "S": [40, 40]}
+    return {"protocol": "dense", "network": "A", "S": [40, 40], "source": "rectangles", "split": "validation"}
 
 
 def test_several_processes_share_the_images(make_target, source, tmp_path, monkeypatch):
@@ -195,6 +197,34 @@ def test_posteriors_of_other_images_are_refused(make_target, source, about, tmp_
             evaluate([target], tmp_path / "out")
 
 
+def test_posteriors_of_another_source_are_refused_whatever_its_images_are_called(make_target, source, about, tmp_path):
+    config = make_target().config
+    config.localization.posteriors = str(tmp_path / "dense.npz")
+    names = tuple(f"{index}" for index in range(len(source)))
+    values, zeros = np.full((1, len(source), 3), 1 / 3, np.float32), np.zeros(len(source), np.int32)
+
+    def taken(**of):
+        Posteriors(values, (40,), zeros, names, source.classes, about | of).save(tmp_path / "dense.npz")
+        return posteriors_of(config, source)[0]
+
+    for of in ({"source": "folder:A"}, {"split": "train"}):
+        with pytest.raises(DataError, match="--config.data.source=rectangles --config.evaluate.split=validation"):
+            taken(**of)
+    np.testing.assert_array_equal(taken(source="/moved/rectangles", content=source.fingerprint()), values[0])
+
+
+def test_an_image_has_the_posteriors_of_the_longest_end_of_its_path(about):
+    images, rows = ("1.jpg", "cat/1.jpg"), np.eye(2, dtype=np.float32)
+    file = Posteriors(rows[None], (40,), np.zeros(2, np.int32), images, ("cat", "dog"), about, {"2.jpg": "damaged"})
+    paths = [Path(name) for name in ("/a/cat/1.jpg", "/a/1.jpg", "/a/cat/2.jpg")]
+    names = names_in(file, "dense.npz", paths)
+    assert names == ["cat/1.jpg", "1.jpg", "2.jpg"]
+    assert names_in(file, "dense.npz", paths[:1]) == names[:1]  # also where it is the only one
+    np.testing.assert_array_equal(labels.rows_of(file, "dense.npz", names)[0], [[0, 1], [1, 0], [0, 0]])
+    with pytest.raises(DataError, match="its image 1.jpg could be /a/1.jpg or /b/1.jpg; predict one of them at a time"):
+        names_in(file, "dense.npz", [Path("/a/1.jpg"), Path("/b/1.jpg")])
+
+
 @pytest.fixture
 def photographs(tmp_path, rng):
     for name, shape in (("a.png", (90, 64, 3)), ("b.png", (40, 70, 3))):
@@ -229,7 +259,7 @@ def test_predictions_are_rated_by_a_classifier(
     make_target, tiny_net, photographs, about, tmp_path, capsys, monkeypatch
 ):
     target, classifier = make_target(), tiny_net("A", num_classes=3, classes=("red", "green", "blue"))
-    monkeypatch.setattr("vgg_jax.weights.load", {"runs/net": classifier}.get)
+    monkeypatch.setattr("vgg_jax.commands.labels.load", {"runs/net": classifier}.get)
     target.config.localization.classifier = "runs/net"
     with pytest.raises(
         ConfigError, match="classifier rates the boxes of classes: --config.localization.posteriors=FILE"

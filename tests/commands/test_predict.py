@@ -12,10 +12,11 @@ from PIL import Image
 from tests.oracles import reference
 from vgg_jax import ConfigError, Scorer
 from vgg_jax.commands import predict as module
-from vgg_jax.commands.paths import images_of
+from vgg_jax.commands.paths import images_of, picture_paths
 from vgg_jax.commands.predict import predict
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
+from vgg_jax.inference.score_map import HEAT_MAP
 from vgg_jax.progress import Progress
 
 
@@ -121,7 +122,7 @@ def test_a_heat_map_is_drawn_of_each_image(target, photographs, capsys):
 
 def test_every_heat_map_has_a_file_of_its_own(tmp_path):
     def pictures(*names):
-        found = module._pictures([tmp_path / name for name in names], tmp_path / "maps")
+        found = picture_paths([tmp_path / name for name in names], tmp_path / "maps", "heat_maps", HEAT_MAP)
         return [str(picture.relative_to(tmp_path / "maps")) for picture in found.values()]
 
     assert pictures("a/1.jpg", "b/2.jpg") == ["1.png", "2.png"]

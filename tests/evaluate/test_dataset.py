@@ -10,6 +10,7 @@ import vgg_jax
 from tests.forked import joined
 from tests.photographs import image_of, with_spread_scores
 from vgg_jax import processes
+from vgg_jax.data.files import FileSource
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.evaluate.dataset import evaluate_dataset
@@ -140,6 +141,13 @@ def test_nothing_to_evaluate_on_is_refused(folder, net, one_device):
         evaluate_dataset(runner, opened(folder), VIEWS, on_error="skip")
     with pytest.raises(vgg_jax.DataError, match="on_error='ignore'"):
         evaluate_dataset(runner, opened(folder), VIEWS, on_error="ignore")
+
+
+def test_images_without_labels_are_refused_at_once(folder, net, one_device):
+    """As those of ImageNet's test split, whose label is -1 in TFDS."""
+    source = FileSource(files_of(folder), [-1] * 14, name="tfds:x", split="test", classes=("a", "b", "c"))
+    with pytest.raises(vgg_jax.DataError, match="tfds:x, split test: .* has no label.*; choose a split whose images"):
+        evaluate_dataset(runner_of(net, one_device), source, VIEWS, progress=lambda *done: pytest.fail("too late"))
 
 
 def test_an_image_too_elongated_is_named(folder, net, one_device):

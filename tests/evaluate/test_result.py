@@ -30,6 +30,13 @@ def test_each_protocol_fills_its_tables():
     ]
 
 
+@pytest.mark.parametrize("other", ["crops", "both"])
+def test_table_5_has_its_dense_row_beside_either_of_the_others(other):
+    sure = {16: 0.9, 48: 0.2}
+    rows = result_of("A", ("dense", other), 48, (16, 48), dense=sure, crops=sure).rows()
+    assert [row.protocol for row in rows if row.table == 5] == ["dense", other]
+
+
 def test_crops_are_of_the_several_scales_even_if_that_is_another_one():
     rows = result_of("A", ("crops",), 48, (40,), crops={40: 0.9}).rows()
     assert [(row.table, row.Q, row.top1) for row in rows] == [(5, (40,), 0)]

@@ -155,6 +155,13 @@ def test_one_box_for_all_classes_is_merged_once(tiny_net):
     assert found.classes.tolist() == [-1] and found.scores.tolist() == [2]
 
 
+@pytest.mark.parametrize("boxes", [1, 2])
+def test_an_image_of_no_probable_class_has_no_box(tiny_net, boxes):
+    net, images = constant_net(tiny_net, *[(0.5, 0.5, 0.5, 0.5)] * boxes), [np.zeros((32, 40, 3), np.uint8)] * 2
+    for found in vgg_jax.localize(net, images, np.array([[0.0, 0], [np.nan, np.nan]]), scales=(32,)):
+        assert (found.corners.shape, found.classes.shape, found.scores.shape) == ((0, 4), (0,), (0,))
+
+
 def test_mistakes_are_named(tiny_net):
     images = [np.zeros((64, 64, 3), np.uint8)]
     with pytest.raises(vgg_jax.ConfigError, match="a net of 10 outputs predicts no boxes"):
@@ -164,6 +171,8 @@ def test_mistakes_are_named(tiny_net):
         vgg_jax.localize(net, images)
     with pytest.raises(vgg_jax.ConfigError, match=r"posteriors of shape \(1, 4\): expected \(1, 3\)"):
         vgg_jax.localize(net, images, np.ones((1, 4)))
+    with pytest.raises(vgg_jax.ConfigError, match="top=0: the number of most probable classes"):
+        vgg_jax.localize(net, images, np.ones((1, 3)), top=0)
     with pytest.raises(vgg_jax.ConfigError, match="Q = 31 is below the net's crop"):
         vgg_jax.localize(net, images, np.ones((1, 3)), scales=(31,))
     options = {"scales": (64,), "classifier": tiny_net("A", num_classes=3, crop=64)}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.cluster.hierarchy import linkage
 
-from vgg_jax import ConfigError
+from vgg_jax import ConfigError, DataError
 from vgg_jax.inference import merge as module
 from vgg_jax.inference.merge import MATCHES, merge
 
@@ -97,3 +97,12 @@ def test_what_cannot_be_is_refused():
         merge(np.zeros((1, 4)), np.zeros(1), "ioU")
     with pytest.raises(ConfigError, match="threshold=inf: a finite number"):
         merge(np.zeros((1, 4)), np.zeros(1), "iou", np.inf)
+    for value in (np.nan, np.inf, 1e39):  # the last is infinite in float32
+        with pytest.raises(DataError, match="1 of 2 boxes are not finite"):
+            merge(np.array([[0, 0, 1, 1], [0, 0, value, 1]]), np.ones(2))
+
+
+def test_it_ends_where_a_distance_is_no_number():
+    """Of boxes so large that their areas, and the differences of these, overflow."""
+    boxes, _ = merge(np.array([[0, 0, 3e38, 3e38], [0, 0, 2e38, 3e38]]), np.ones(2))
+    assert len(boxes) == 2

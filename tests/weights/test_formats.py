@@ -1,5 +1,7 @@
 """Every format's file, by an independent writer, answers as its original does on what its original is fed."""
 
+import contextlib
+import json
 import logging
 import zipfile
 
@@ -14,6 +16,8 @@ from tests.test_checkpoint import CLASSES, save, state_of
 from tests.weights import originals
 from tests.weights.originals import BGR_MEAN, FED, HIDDEN, MEAN, STD, WRITERS, answer, original
 from vgg_jax import CheckpointError, ConfigError
+from vgg_jax.checkpoint import Checkpoints, new_network
+from vgg_jax.commands.target import of_weights
 from vgg_jax.weights import Preprocessing, load, read
 
 CASES = [(kind, net) for kind, (_, _, nets) in WRITERS.items() for net in nets]
@@ -283,6 +287,21 @@ def test_a_run_of_ours_is_loaded_with_its_classes(tmp_path, images):
     assert net.classes == tuple(CLASSES) and net.dropout == 0.25
     own = vgg_jax.checkpoint.load_network(tmp_path)[0]
     np.testing.assert_array_equal(net(images), own(images))
+
+
+def test_the_box_of_a_run_that_localizes_is_not_taken_for_its_classes(tmp_path, images):
+    """One box for all of four classes: it has as many edges as there are classes."""
+    config = vgg_jax.config.default_config()
+    config.task, config.model.net, config.model.width, config.data.crop = "localization", "A", 0.0625, 32
+    own = new_network(config, 4, jnp.float32)
+    meta = {"config": json.loads(config.to_json()), "classes": [*"abcd"], "outputs": 4, "source": "x"}
+    with contextlib.closing(Checkpoints(tmp_path, 1)) as checkpoints:
+        checkpoints.save(1, {"net": nnx.to_pure_dict(nnx.state(own))}, meta)
+    net = load(tmp_path)
+    assert net.num_classes == 4 and net.classes == ()
+    np.testing.assert_array_equal(net(images), own(images))
+    with pytest.raises(ConfigError, match=f"not trained to classify: give it as --checkpoint={tmp_path}"):
+        of_weights(str(tmp_path))
 
 
 def test_a_keras_archive_may_be_deflated(tmp_path, written, images):

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.commands.labels import TOP, Classifier, classifier_of, rows_of
+from vgg_jax.commands.labels import TOP, Classifier, classifier_of, names_in, rows_of
 from vgg_jax.commands.paths import picture_paths
+from vgg_jax.commands.records import AT_ONCE, show
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.evaluate.posteriors import read, relative
+from vgg_jax.evaluate.posteriors import read
 from vgg_jax.files import printable
 from vgg_jax.inference.box_picture import BOXES, save_box_picture
 from vgg_jax.inference.localization import (
@@ -31,10 +30,7 @@ from vgg_jax.inference.localization import (
     merged_boxes,
     rating_runner,
 )
-from vgg_jax.weights.classes import labeled
-
-AT_ONCE = 256
-"""Images in work at once."""
+from vgg_jax.weights.classes import positions
 
 
 def predict(
@@ -74,7 +70,7 @@ def predict(
             merging = {"match": local.match, "threshold": local.threshold}
             found = best_boxes(corners, asked[place], example.size, rates, **merging)
             record = {"image": str(path), "boxes": _entries(found, names)}
-        print(json.dumps(record) if as_json else _as_text(record), flush=True)
+        show(record, as_json=as_json)
         if pictures and not problem:
             named = list(zip([entry["name"] or "object" for entry in record["boxes"]], found.corners[:, None]))
             panels = {f"{path.stem}: {len(named)} boxes": named}
@@ -100,13 +96,13 @@ def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], S
         return asked_classes(net, None, len(paths), TOP), target.classes if len(target.classes) == 1 else (), {}
     found = read(Path(file))
     if net.num_classes > 4:
-        places = {labeled(name): place for place, name in enumerate(found.classes)}
-        if sorted(places) != sorted(map(labeled, target.classes)):
+        order, unknown = positions(target.classes, found.classes)
+        if unknown or len(found.classes) != len(target.classes):
             raise DataError(f"config.localization.posteriors={file!r}: its classes are not those of {target.name}")
-        order, names = [places[labeled(name)] for name in target.classes], target.classes
+        names = target.classes
     else:
-        order, names = list(range(len(found.classes))), found.classes
-    rows, problems = rows_of(found, file, relative([os.path.abspath(path) for path in paths]))
+        order, names = np.arange(len(found.classes)), found.classes
+    rows, problems = rows_of(found, file, names_in(found, file, paths))
     return asked_classes(net, rows[:, order], len(paths), TOP), names, problems
 
 
@@ -149,15 +145,3 @@ def _entries(found: PredictedBoxes, names: Sequence[str]) -> list[dict]:
         edges = zip(("left", "top", "right", "bottom"), (round(float(edge), 2) for edge in corners), strict=True)
         entries.append({"name": name, "score": round(float(score), 6), **dict(edges)})
     return entries
-
-
-def _as_text(record: dict) -> str:
-    image = printable(record["image"])
-    if "problem" in record:
-        return f"{image}\n  no prediction: {record['problem']}"
-    lines = [
-        "  {score:7.2f}  {left:.0f}, {top:.0f} to {right:.0f}, {bottom:.0f}".format(**entry)
-        + (f"  {printable(entry['name'])}" if entry["name"] else "")
-        for entry in record["boxes"]
-    ]
-    return "\n".join([image, *lines])

@@ -19,6 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vgg_jax.commands import localization
+from vgg_jax.commands.paths import unreadable
 from vgg_jax.commands.target import EvalTarget, check_task, find_targets
 from vgg_jax.commands.workdir import WAY_OUT, claim_results, slug
 from vgg_jax.config import eval_scale, eval_scales
@@ -36,7 +37,6 @@ from vgg_jax.evaluate.posteriors import check_alike, image_names, warn_of_repeti
 from vgg_jax.evaluate.result import EvaluationResult, fusion_rows, needed_views
 from vgg_jax.files import printable, writing
 from vgg_jax.inference.scorer import EvalView, posterior_runner
-from vgg_jax.model.specs import HIDDEN_UNITS
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 
@@ -98,9 +98,7 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     else:
         lines += [f"Tables: {of_tables}", *(f"Mistakes and posteriors: {folder}" for folder in folders)]
     for result in results:
-        if unreadable := result.any_part.unreadable:
-            lines += ["", f"{len(unreadable)} images could not be read and are not counted:"]
-            lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(unreadable.items())]
+        lines += unreadable(result.any_part.unreadable, "are not counted")
     return "\n".join(lines)
 
 
@@ -118,7 +116,7 @@ def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Pat
         "checkpoint": target.name,
         "weights": checksum(net),
         "flip": bool(config.data.flip),
-        "of_the_papers_size": not net.batch_norm and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224),
+        "of_the_papers_size": net.of_the_papers_size,
     }
     parts = kept_posteriors(
         folder,

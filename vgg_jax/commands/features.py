@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vgg_jax.commands.paths import images_of
+from vgg_jax.commands.paths import images_of, unreadable
 from vgg_jax.commands.target import find_target
 from vgg_jax.errors import ConfigError
-from vgg_jax.files import printable
 from vgg_jax.inference.feature_file import table
 from vgg_jax.inference.features import features
 from vgg_jax.progress import Progress
@@ -40,8 +39,5 @@ def run(arguments: list[str], *, out: str | None, layers: list[str], pool: str, 
         progress=lambda done: progress(done, len(paths) - len(problems)),
     )
     progress.clear()
-    print(table(Path(out)))
-    if problems:
-        print(f"\n{len(problems)} images could not be read and are left out:")
-        print("\n".join(f"  {printable(name)}: {problem}" for name, problem in problems.items()))
+    print("\n".join([table(Path(out)), *unreadable(problems, "are left out")]))
     return 1 if problems else 0

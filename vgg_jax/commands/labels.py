@@ -6,6 +6,7 @@ the network of `config.localization.classifier`, a run or weights.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from vgg_jax.errors import DataError
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
 from vgg_jax.files import printable
 from vgg_jax.model.vgg import VGG
-from vgg_jax.weights.classes import labeled
+from vgg_jax.weights import load
+from vgg_jax.weights.classes import positions
 
 TOP = 5
 """The most probable classes of an image, which have a box."""
@@ -35,17 +37,15 @@ class Classifier(NamedTuple):
 
 def classifier_of(config: ConfigDict, classes: Sequence[str]) -> Classifier | None:
     """The network of `config.localization.classifier`, if one is named; raises DataError where it lacks a class."""
-    from vgg_jax.weights import load
-
     if not (name := config.localization.classifier):
         return None
     net = load(name)
-    places = {labeled(label): place for place, label in enumerate(net.classes)}
-    if unknown := [label for label in classes if labeled(label) not in places]:
+    outputs, unknown = positions(classes, net.classes)
+    if unknown:
         raise DataError(
             f"config.localization.classifier={name!r} has no class {unknown[0]!r}: it cannot rate its boxes"
         )
-    return Classifier(net, np.array([places[labeled(label)] for label in classes]))
+    return Classifier(net, outputs)
 
 
 def posteriors_of(
@@ -53,26 +53,62 @@ def posteriors_of(
 ) -> tuple[Float[np.ndarray, "images classes"] | None, dict[str, str]]:
     """The posteriors of a source's images, in its order of images and classes; None without a file.
 
-    And of which images there are none, for they could not be read, by name.
+    Also {name: reason} of the images that have none because they could not be read.
+
+    Raises:
+      DataError: the file is of other images or classes; a source that was moved and has the same content is the same.
     """
     if not (path := config.localization.posteriors):
         return None, {}
     file = read(Path(path))
-    places = {labeled(name): place for place, name in enumerate(file.classes)}
-    if len(places) != len(source.classes) or not all(labeled(name) in places for name in source.classes):
+    of, split = (file.about.get(key) for key in ("source", "split"))
+    if (of, split) != (source.name, source.split) and file.about.get("content") != source.fingerprint():
+        raise DataError(
+            f"config.localization.posteriors={path!r}: it is of {of}, split {split}, not of {source.describe()}; "
+            f"evaluate the classification run with --config.data.source={source.name} "
+            f"--config.evaluate.split={source.split}"
+        )
+    columns, unknown = positions(source.classes, file.classes)
+    if unknown or len(file.classes) != len(source.classes):
         raise DataError(
             f"config.localization.posteriors={path!r}: its {len(file.classes)} classes are not the "
             f"{len(source.classes)} of {source.describe()}"
         )
     rows, problems = rows_of(file, path, image_names(source))
     unread = {source.name_of(index): reason for index, reason in problems.items()}
-    return rows[:, [places[labeled(name)] for name in source.classes]], unread
+    return rows[:, columns], unread
+
+
+def names_in(file: Posteriors, path: str, images: Sequence[Path]) -> list[str]:
+    """What a file calls some images: of the end parts of an image's path, the longest one that it knows.
+
+    Args:
+      file: of posteriors.
+      path: its own.
+      images: whose names are wanted; that of an image which it does not know is its path.
+
+    Raises:
+      DataError: two images would have the same posteriors.
+    """
+    known, taken = {*file.images, *file.unreadable}, {}
+    for image in images:
+        parts = Path(os.path.abspath(image)).parts
+        ends = (os.path.join(*parts[first:]) for first in range(len(parts)))
+        name = next((end for end in ends if end in known), str(image))
+        if name in taken:
+            both = " or ".join(printable(str(each)) for each in (taken[name], image))
+            raise DataError(
+                f"config.localization.posteriors={path!r}: its image {printable(name)} could be {both}; predict one of "
+                "them at a time"
+            )
+        taken[name] = image
+    return [*taken]
 
 
 def rows_of(
     file: Posteriors, path: str, names: Sequence[str]
 ) -> tuple[Float[np.ndarray, "images classes"], dict[int, str]]:
-    """A file's posteriors, averaged over its scales, of images by name; and of which there are none, and why.
+    """A file's posteriors, averaged over its scales, of images by name; and the images that have none, and why.
 
     Raises:
       DataError: it does not know an image.

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Float
 
 from vgg_jax.commands.labels import TOP, classifier_of, posteriors_of
+from vgg_jax.commands.paths import unreadable
 from vgg_jax.commands.target import EvalTarget, check_task
 from vgg_jax.commands.workdir import WAY_OUT, claim_results, slug
 from vgg_jax.config import eval_scale, eval_scales
@@ -27,8 +28,9 @@ from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.classes import eval_classes, is_ilsvrc_validation
 from vgg_jax.evaluate.gallery import Shown, save_gallery, spread
-from vgg_jax.evaluate.localization import Question, overlaps, questions, save_curves
-from vgg_jax.evaluate.localization_tables import BoxRow, box_row, box_tables, save_box_tables
+from vgg_jax.evaluate.localization import Question, by_image, overlaps, questions, save_curves
+from vgg_jax.evaluate.localization_tables import BoxRow, box_row, box_tables, save_box_tables, settings_text
+from vgg_jax.evaluate.paper import BoxSetting
 from vgg_jax.files import drawing, printable, writing
 from vgg_jax.inference.central_boxes import CentralBoxes
 from vgg_jax.inference.localization import (
@@ -41,7 +43,7 @@ from vgg_jax.inference.localization import (
     rating_runner,
 )
 from vgg_jax.inference.runner import Runner
-from vgg_jax.model.specs import CONVOLUTIONAL_STAGES, HIDDEN_UNITS
+from vgg_jax.model.specs import CONVOLUTIONAL_STAGES
 from vgg_jax.progress import Progress
 from vgg_jax.tasks.localization import boxed_source
 
@@ -89,10 +91,8 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
             with drawing(folder / "gallery.jpg") as path:
                 save_gallery(path, first.gallery())
     lines = [heading, "", box_tables(rows), "", f"Tables, curves and a gallery: {folder}"]
-    if problems := {name: why for evaluation in done for name, why in evaluation.problems.items()}:
-        lines += ["", f"{len(problems)} images could not be read and are not counted:"]
-        lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(problems.items())]
-    return "\n".join(lines)
+    problems = {name: why for evaluation in done for name, why in evaluation.problems.items()}
+    return "\n".join([*lines, *unreadable(problems, "are not counted")])
 
 
 class _Evaluation:
@@ -106,12 +106,15 @@ class _Evaluation:
         if self._per_class:
             self._of_class = eval_classes(target.classes, self.source, "source", target.name).outputs
         self.questions = questions(self.source.objects)
+        of_image = by_image(self.questions)
         self.posteriors, self.problems = posteriors_of(config, self.source)
         self.scale, self.scales = eval_scale(config), eval_scales(config)
-        images = sorted({question.image for question in self.questions})
-        images = [image for image in images if self.source.name_of(image) not in self.problems]
+        images = [image for image in of_image if self.source.name_of(image) not in self.problems]
         self._images = images[jax.process_index() :: jax.process_count()]
-        self.asked = {index: self._classes_asked(index) for index in self._images}
+        self.asked = {
+            index: self._classes_asked(index, [self.questions[number].label for number in of_image[index]])
+            for index in self._images
+        }
         self.sizes: dict[int, tuple[int, int]] = {}
         self._reading = {"threads": config.data.threads, "on_error": config.data.on_error}
         size = config.evaluate.batch_size or None
@@ -150,9 +153,8 @@ class _Evaluation:
         self.problems |= problems
         return found
 
-    def _classes_asked(self, index: int) -> Asked:
+    def _classes_asked(self, index: int, inside: Sequence[int]) -> Asked:
         """The five most probable classes of an image, and behind them those that are in it."""
-        inside = [question.label for question in self.questions if question.image == index]
         if self.posteriors is None:
             return Asked(np.array(inside), np.ones(len(inside)))
         row = self.posteriors[index]
@@ -160,23 +162,21 @@ class _Evaluation:
         classes = np.array([*best, *(label for label in inside if label not in best)])
         return Asked(classes, row[classes])
 
-    def setting(self, scales: Sequence[int]) -> str:
-        """Boxes, layers, S and Q, as in Tables 8 and 9."""
+    def setting(self, scales: Sequence[int]) -> BoxSetting:
+        """What this network's boxes at some Q are of, as in Tables 8 and 9."""
         frozen = set(self.target.frozen)
         layers = "all layers" if not frozen else f"all but {', '.join(sorted(frozen))}"
         if frozen == set(CONVOLUTIONAL_STAGES):
             layers = "fc6 and fc7"
-        smallest, largest = self.target.S
-        S = smallest if smallest == largest else f"[{smallest};{largest}]"
         boxes = "PCR" if self.target.config.localization.per_class else "SCR"
-        return f"{boxes}, {layers} tuned, S={S}, Q={','.join(map(str, scales))}"
+        return BoxSetting(boxes, layers, self.target.S, tuple(scales))
 
     @property
     def of_the_paper(self) -> bool:
         """Whether network and images are the paper's: net D, and all validation images of ILSVRC."""
         net, source = self.target.net, self.source
-        of_net = net.spec.name == "D" and (net.width, net.hidden, net.crop) == (1.0, HIDDEN_UNITS, 224)
-        return of_net and not net.batch_norm and not self.problems and is_ilsvrc_validation(source)
+        of_net = net.spec.name == "D" and net.of_the_papers_size
+        return of_net and not self.problems and is_ilsvrc_validation(source)
 
     def rows(self, curves: dict[str, np.ndarray]) -> list[BoxRow]:
         """A line of Table 8, and those of Table 9 at one Q and at several."""
@@ -185,9 +185,9 @@ class _Evaluation:
             if question.image in self._central:
                 given[number] = overlaps(question, self._own_box(question)[None])[0]
         given = self.known(given)[:, 0]
-        setting = self.setting((self.scale,))
-        curves[f"central crop: {setting}"] = given
-        rows = [box_row(8, setting, given, None, of_the_paper=self.of_the_paper)]
+        settings = [self.setting((self.scale,))]
+        curves[f"central crop: {settings_text(settings)}"] = given
+        rows = [box_row(8, settings, given, None, of_the_paper=self.of_the_paper)]
         for scales in dict.fromkeys([(self.scale,), self.scales]):
             rows.append(_dense_row([self], [scales], curves))
         return rows
@@ -246,7 +246,7 @@ def _dense_row(done: Sequence[_Evaluation], scales: Sequence[Sequence[int]], cur
         found[number, 1 : 1 + len(guessed)] = guessed
     given, guessed = np.split(first.known(found), [1], axis=1)
     given = given[:, 0]
-    setting = " + ".join(e.setting(some) for e, some in zip(done, scales, strict=True))
-    curves[f"dense: {setting}"] = given
+    settings = [e.setting(some) for e, some in zip(done, scales, strict=True)]
+    curves[f"dense: {settings_text(settings)}"] = given
     ours = all(evaluation.of_the_paper for evaluation in done)
-    return box_row(9, setting, given, None if first.posteriors is None else guessed, of_the_paper=ours)
+    return box_row(9, settings, given, None if first.posteriors is None else guessed, of_the_paper=ours)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vgg_jax.data.folder import SUFFIXES
@@ -33,6 +33,14 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
             raise ConfigError(f"{printable(argument)}: {problem}")
         found |= dict.fromkeys(images)
     return list(found)
+
+
+def unreadable(problems: Mapping[str, str], consequence: str) -> list[str]:
+    """The lines that list images which could not be read, {name: reason}, and what follows; none if there are none."""
+    if not problems:
+        return []
+    listed = [f"  {printable(name)}: {reason}" for name, reason in sorted(problems.items())]
+    return ["", f"{len(problems)} images could not be read and {consequence}:", *listed]
 
 
 def picture_paths(paths: Sequence[Path], folder: Path, flag: str, kind: str) -> dict[Path, Path]:

@@ -13,6 +13,8 @@ from vgg_jax.commands.workdir import is_ours
 from vgg_jax.config import default_config, eval_scale, validate, with_defaults
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.vgg import VGG
+from vgg_jax.weights import read
+from vgg_jax.weights.formats.run import RUN
 
 
 class EvalTarget(NamedTuple):
@@ -113,14 +115,15 @@ def of_weights(
 
     Raises:
       CheckpointError: they cannot be loaded.
-      ConfigError: the config cannot work.
+      ConfigError: they are of a run that does not classify, or the config cannot work.
     """
-    from vgg_jax.weights import load
-
     config = (config or default_config()).copy_and_resolve_references()
     config.update_from_flattened_dict(overrides or {})
     hints = {key: config.init[key] or None for key in ("preprocessing", "class_order")}
-    net = load(source, partial=partial, **hints)
+    found = read(source, partial=partial, **hints)
+    if found.format == RUN and not found.classes:
+        raise ConfigError(f"{source} is a run that was not trained to classify: give it as --checkpoint={source}")
+    net = found.network()
     config.init.weights, config.task = source, "classification"
     config.model.net, config.model.batch_norm = net.spec.name, net.batch_norm
     # The published nets' usual test scale for a crop of 224 is 256.

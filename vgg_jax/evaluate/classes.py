@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
-from vgg_jax.weights.classes import imagenet, labeled
+from vgg_jax.weights.classes import imagenet, labeled, positions
 
 
 class EvalClasses(NamedTuple):
@@ -18,7 +18,7 @@ class EvalClasses(NamedTuple):
 
     names: tuple[str, ...]
     outputs: Int[np.ndarray, " classes"]
-    """Of the network, which of its outputs they are."""
+    """Which of the network's outputs they are."""
     of_source: Int[np.ndarray, " source_classes"]
     """The positions in `names` of the source's classes."""
     note: str = ""
@@ -26,7 +26,7 @@ class EvalClasses(NamedTuple):
 
     @property
     def beyond_source(self) -> bool:
-        """Whether an image may be taken for a class that the source has not."""
+        """Whether an image may be taken for a class that is not among those of the source."""
         return len(self.names) > len(self.of_source)
 
     def restricted(self, posteriors: Float[np.ndarray, "n outputs"]) -> Float[np.ndarray, "n classes"]:
@@ -40,7 +40,8 @@ class EvalClasses(NamedTuple):
 def eval_classes(known: Sequence[str], source: Source, choice: str, name: str) -> EvalClasses:
     """Finds a source's classes, in whatever order, among a network's.
 
-    An ImageNet class is the same by its WordNet id alone, as data sets name it, and by id and name, as weights do.
+    An ImageNet class is the same whether it is named by its WordNet id alone, as in data sets, or by id and name, as in
+    weights.
 
     Args:
       known: the network's classes.
@@ -55,15 +56,13 @@ def eval_classes(known: Sequence[str], source: Source, choice: str, name: str) -
     asked = source.classes
     if not known:
         raise DataError(f"{name} does not name its classes: what it answers on {source.name} has no meaning")
-    places = {labeled(label): place for place, label in enumerate(known)}
-    unknown = [label for label in asked if labeled(label) not in places]
+    outputs, unknown = positions(asked, known)
     if unknown:
         more = f" and {len(unknown) - 1:,} more" if unknown[1:] else ""
         its = f"{', '.join(known[:3])}{', ...' if known[3:] else ''}"
         raise DataError(
             f"{name} has no class {unknown[0]!r}{more} of {source.describe()}; its own {len(known):,} are {its}"
         )
-    outputs = np.array([places[labeled(label)] for label in asked])
     if len(asked) == len(known):
         return EvalClasses(tuple(asked), outputs, np.arange(len(asked)))
     if choice == "source":

@@ -60,7 +60,8 @@ def evaluate_dataset(
       made_of: JSON values that say which network and which images these are, for the folder.
 
     Raises:
-      DataError: the source is empty; an image cannot be read or is too elongated, or all are.
+      DataError: the source is empty; an image cannot be read or is too elongated, or all are; or one has no
+        label.
     """
     if not len(source):
         raise DataError(f"{source.describe()}: the source is empty, there is nothing to evaluate on")
@@ -69,7 +70,8 @@ def evaluate_dataset(
     made_of = (made_of or {}) | {"share": [indices.start, indices.step], "on_error": on_error}
     made_of |= {"batches": [jax.default_backend(), *runner.batcher.size]}
     made_of |= {
-        "arrays": {"label": ((), "int32")} | dict.fromkeys(names.values(), ((runner.net.num_classes,), "float32"))
+        "arrays": {"label": ((), "int32"), "read": ((), "bool")}
+        | dict.fromkeys(names.values(), ((runner.net.num_classes,), "float32"))
     }
 
     with _rows(folder and folder / f"process{jax.process_index()}", made_of, len(indices)) as unfinished:
@@ -77,10 +79,15 @@ def evaluate_dataset(
 
         def noted(examples: Iterator[ScaledExample]) -> Iterator[ScaledExample]:
             for example in examples:
-                row = indices.index(example.index)
-                rows["label"][row] = -1 if example.problem else example.label
+                row, name = indices.index(example.index), source.name_of(example.index)
+                rows["label"][row], rows["read"][row] = example.label, not example.problem
                 if example.problem:
-                    problems[source.name_of(example.index)] = example.problem
+                    problems[name] = example.problem
+                elif example.label < 0:  # as TFDS has it in ImageNet's test split
+                    raise DataError(
+                        f"{source.describe()}: {name} has no label, there is nothing to compare the network's answer "
+                        "with; choose a split whose images have labels, such as --config.evaluate.split=validation"
+                    )
                 yield example
 
         done = sum(int(np.count_nonzero(rows[name].any(1))) for name in names.values())
@@ -97,7 +104,8 @@ def evaluate_dataset(
                         progress(done, (len(indices) - len(problems)) * len(views))
                 unfinished.complete(going_on)
     posteriors = {view: np.asarray(rows[name]) for view, name in names.items()}
-    index, labels, posteriors = _gathered(np.array(indices, np.int64), np.asarray(rows["label"]), posteriors)
+    labels, read = np.asarray(rows["label"]), np.asarray(rows["read"])
+    index, labels, posteriors = _gathered(np.array(indices, np.int64), labels, read, posteriors)
     if not len(index):
         raise DataError(f"{source.describe()}: no image could be read, there is nothing to evaluate on")
     return DatasetPredictions(index, labels, posteriors, problems)
@@ -125,17 +133,17 @@ def _rows(folder: Path | None, made_of: dict, count: int) -> Iterator[array_fold
 
 
 def _gathered(
-    index: np.ndarray, labels: np.ndarray, rows: dict[EvalView, np.ndarray]
+    index: np.ndarray, labels: np.ndarray, read: np.ndarray, rows: dict[EvalView, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, dict[EvalView, np.ndarray]]:
     """All processes' results in the source's order, without the places of unreadable images."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        # Shares differ by one image at most: the shorter ones are padded, and the padding is as if unreadable.
+        # Shares differ by one image at most: the shorter ones are padded, and the padding counts as unreadable.
         most = int(np.max(multihost_utils.process_allgather(np.array(len(index)))))
-        pad = lambda a: np.pad(a, [(0, most - len(a))] + [(0, 0)] * (a.ndim - 1), constant_values=-1)
+        pad = lambda a: np.pad(a, [(0, most - len(a))] + [(0, 0)] * (a.ndim - 1))
         join = lambda a: multihost_utils.process_allgather(pad(a)).reshape(-1, *a.shape[1:]).astype(a.dtype)
-        index, labels, rows = jax.tree.map(join, (index, labels, rows))
+        index, labels, read, rows = jax.tree.map(join, (index, labels, read, rows))
     order = np.argsort(index, kind="stable")
-    order = order[labels[order] >= 0]
+    order = order[read[order]]
     return index[order], labels[order], {view: values[order] for view, values in rows.items()}

@@ -33,10 +33,23 @@ class Question(NamedTuple):
 def questions(objects: Objects) -> list[Question]:
     """Every class of every image that has an object that is not difficult, by image and class."""
     counted = ~objects.difficult
-    image, label, corners = objects.image[counted], objects.label[counted], objects.corners[counted]
-    pairs, of = np.unique(np.stack([image, label], 1), axis=0, return_inverse=True)
-    of = of.reshape(-1)
-    return [Question(*map(int, pair), corners[of == number]) for number, pair in enumerate(pairs)]
+    pairs, corners = np.column_stack([objects.image, objects.label])[counted], objects.corners[counted]
+    order = np.lexsort(pairs.T[::-1])
+    pairs, first = np.unique(pairs[order], axis=0, return_index=True)
+    return [Question(*pair, of) for pair, of in zip(pairs.tolist(), np.split(corners[order], first[1:]))]
+
+
+def by_image(asked: Sequence[Question]) -> dict[int, list[int]]:
+    """The numbers of the questions about each image, as `questions` gives them.
+
+    >>> nowhere = np.zeros((0, 4))
+    >>> by_image([Question(0, 2, nowhere), Question(0, 3, nowhere), Question(7, 2, nowhere)])
+    {0: [0, 1], 7: [2]}
+    """
+    numbers: dict[int, list[int]] = {}
+    for number, question in enumerate(asked):
+        numbers.setdefault(question.image, []).append(number)
+    return numbers
 
 
 def overlaps(

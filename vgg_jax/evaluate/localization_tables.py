@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vgg_jax.evaluate.localization import localization_error
-from vgg_jax.evaluate.paper import LOCALIZATION
-from vgg_jax.evaluate.tables import under_headings
+from vgg_jax.evaluate.paper import LOCALIZATION, BoxSetting
+from vgg_jax.evaluate.tables import scales_text, under_headings, write_tables
 
 TABLES = {
     8: "Table 8: the box of the true class in the central crop",
@@ -42,7 +40,7 @@ class BoxRow(NamedTuple):
 
 def box_row(
     table: int,
-    setting: str,
+    settings: Sequence[BoxSetting],
     given: Float[np.ndarray, " n"],
     guessed: Float[np.ndarray, "n k"] | None,
     *,
@@ -52,15 +50,27 @@ def box_row(
 
     Args:
       table: 8 or 9.
-      setting: what they are of.
+      settings: of the networks whose boxes they are.
       given: of the box of the true class of each question.
       guessed: of the boxes of the most probable classes; None where they are not known.
       of_the_paper: whether network and data are the paper's own.
     """
     errors = (None, None) if guessed is None else tuple(localization_error(guessed, top) for top in (5, 1))
     comparable = of_the_paper and (table == 8 or guessed is not None)
-    paper = LOCALIZATION.get((table, setting)) if comparable else None
-    return BoxRow(table, setting, len(given), *errors, localization_error(given[:, None]), float(given.mean()), paper)
+    paper = LOCALIZATION.get((table, tuple(settings))) if comparable else None
+    errors = (*errors, localization_error(given[:, None]))
+    return BoxRow(table, settings_text(settings), len(given), *errors, float(given.mean()), paper)
+
+
+def settings_text(settings: Sequence[BoxSetting]) -> str:
+    """Networks as Tables 8 and 9 describe them.
+
+    >>> settings_text([BoxSetting("PCR", "all layers", (256, 256), (256, 288))])
+    'PCR, all layers tuned, S=256, Q=256,288'
+    """
+    return " + ".join(
+        f"{of.boxes}, {of.tuned} tuned, S={scales_text(of.S)}, Q={','.join(map(str, of.Q))}" for of in settings
+    )
 
 
 def box_tables(rows: Sequence[BoxRow]) -> str:
@@ -79,10 +89,4 @@ def _cells(row: BoxRow, with_paper: bool) -> dict[str, str]:
 
 def save_box_tables(folder: Path, rows: Sequence[BoxRow], heading: str) -> None:
     """Writes `tables.md`, `tables.csv` and `tables.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tables.md").write_text(f"{heading}\n\n{box_tables(rows)}\n", encoding="utf-8")
-    (folder / "tables.json").write_text(json.dumps([row._asdict() for row in rows], indent=1))
-    with (folder / "tables.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=BoxRow._fields)
-        writer.writeheader()
-        writer.writerows(row._asdict() for row in rows)
+    write_tables(folder, f"{heading}\n\n{box_tables(rows)}\n", [row._asdict() for row in rows], BoxRow._fields, rows)

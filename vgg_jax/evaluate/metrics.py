@@ -63,7 +63,7 @@ def summary(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, 
 def warn_of_few_classes(count: int) -> None:
     """Warns where every label is among the best five."""
     if count <= 5:
-        log.warning("%d classes: the top-5 error is 0 whatever the network answers; top-1 is what tells", count)
+        log.warning("%d classes: the top-5 error is 0 whatever the network answers; look at the top-1 error", count)
 
 
 class Mistake(NamedTuple):

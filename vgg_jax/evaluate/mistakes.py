@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vgg_jax.evaluate import metrics
+from vgg_jax.evaluate.tables import save_csv
 from vgg_jax.files import drawing, printable
 
 
@@ -23,7 +23,8 @@ def save_mistakes(
 ) -> None:
     """Writes what went wrong: `per_class.csv`, `confusion.csv` and `.png`, `mistakes.csv` and `.png`.
 
-    A picture that cannot be drawn is reported, and that is all.
+    A picture that cannot be drawn is reported, and that is all. Without mistakes there is no `mistakes.png`, and one
+    of an earlier evaluation is removed.
 
     Args:
       folder: where to.
@@ -45,22 +46,19 @@ def save_mistakes(
             taken_for = classes[int(wrong.argmax())] if wrong.any() else ""
             by_class.append([name, len(here), *(f"{100 * (here >= most).mean():.2f}" for most in (1, 5)), taken_for])
     header = ["class", "images", "top1_error", "top5_error", "most_often_taken_for"]
-    _save_csv(folder / "per_class.csv", header, by_class)
+    save_csv(folder / "per_class.csv", header, by_class)
     counts = [[name, *counts] for name, counts in zip(classes, confused, strict=True)]
-    _save_csv(folder / "confusion.csv", ["is \\ taken for", *classes], counts)
+    save_csv(folder / "confusion.csv", ["is \\ taken for", *classes], counts)
     named = [[images[m.image], classes[m.label], classes[m.guess], f"{m.probability:.4f}"] for m in worst]
-    _save_csv(folder / "mistakes.csv", ["image", "is", "taken for", score], named)
+    save_csv(folder / "mistakes.csv", ["image", "is", "taken for", score], named)
     shown = [printable(name) for name in classes]
     with drawing(folder / "confusion.png") as path:
         _draw_confusion(path, confused, shown)
     if worst:
         with drawing(folder / "mistakes.png") as path:
             _draw_mistakes(path, worst, shown, [read(mistake.image) for mistake in worst], score)
-
-
-def _save_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        csv.writer(file).writerows([header, *rows])
+    else:
+        (folder / "mistakes.png").unlink(missing_ok=True)
 
 
 def _draw_confusion(path: Path, confused: np.ndarray, classes: Sequence[str]) -> None:

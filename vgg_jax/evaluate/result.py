@@ -72,7 +72,7 @@ class EvaluationResult:
         """Dense at several Q is a row where there are several, and is compared with crops where there are crops."""
         if (protocol, table) not in (("dense", 4), ("dense", 5)):
             return True
-        return len(self.scales) > 1 and (table == 4 or len(self.protocols) > 2)
+        return len(self.scales) > 1 and (table == 4 or not {"crops", "both"}.isdisjoint(self.protocols))
 
 
 def needed_views(protocols: Sequence[str], scale: int, scales: tuple[int, ...]) -> list[EvalView]:

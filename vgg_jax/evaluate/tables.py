@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,14 +132,26 @@ def scales_text(S: tuple[int, int]) -> str:
 
 def save_tables(folder: Path, rows: Sequence[Row], heading: str) -> None:
     """Writes `tables.md`, `tables.csv` and `tables.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tables.md").write_text(f"{heading}\n\n{markdown(rows)}\n", encoding="utf-8")
     records = [row._asdict() | {"S": scales_text(row.S), "Q": list(row.Q)} for row in rows]
+    lines = []
+    for record in records:
+        *cells, paper = (record | {"Q": " ".join(map(str, record["Q"]))}).values()
+        lines.append([*cells, *(paper or ("", ""))])
+    header = [*Row._fields[:-1], "paper_top1", "paper_top5"]
+    write_tables(folder, f"{heading}\n\n{markdown(rows)}\n", records, header, lines)
+
+
+def write_tables(
+    folder: Path, text: str, records: Sequence[dict], header: Sequence[str], lines: Iterable[Sequence]
+) -> None:
+    """Writes the same rows as Markdown, JSON and CSV: `tables.md`, `tables.json` and `tables.csv`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tables.md").write_text(text, encoding="utf-8", errors="backslashreplace")
     (folder / "tables.json").write_text(json.dumps(records, indent=1))
-    with (folder / "tables.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=[*Row._fields[:-1], "paper_top1", "paper_top5"])
-        writer.writeheader()
-        for record in records:
-            paper = record.pop("paper") or ("", "")
-            flat = {"Q": " ".join(map(str, record["Q"])), "paper_top1": paper[0], "paper_top5": paper[1]}
-            writer.writerow(record | flat)
+    save_csv(folder / "tables.csv", header, lines)
+
+
+def save_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence]) -> None:
+    """Writes a CSV file; what UTF-8 cannot hold, as in names of files, is written as its code."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        csv.writer(file).writerows([header, *lines])

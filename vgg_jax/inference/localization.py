@@ -57,7 +57,7 @@ def localize(
 ) -> list[PredictedBoxes]:
     """Where the objects in images are, by protocol 2: densely, at every Q, with the mirror image, merged.
 
-        net = vgg_jax.checkpoint.load_network("runs/boxes")[0]
+        net, classifier = vgg_jax.load("runs/boxes"), vgg_jax.load("runs/D")
         posteriors = vgg_jax.Scorer(classifier, (384,))(images)
         found = vgg_jax.localize(net, images, posteriors, classifier=classifier, scales=(352, 384))
 
@@ -71,15 +71,18 @@ def localize(
         Without it all windows of an image count alike.
       scales: the test scales Q: what an image's smaller side is rescaled to, in pixels.
       flip: whether the mirror image counts too.
-      top: how many of the most probable classes have a box; those of posterior 0 have none.
+      top: how many of the most probable classes have a box; those of posterior 0 have none, nor those whose
+        posterior is no number.
       match, threshold: which boxes are merged, as in `vgg_jax.inference.merge.merge`, in units of the image's longer
         side.
       batch_size, mesh: as in `vgg_jax.inference.runner.Runner`.
 
     Raises:
       ConfigError: a network has outputs that are no boxes, the networks' differ, posteriors are missing or of another
-        shape, or not of the classifier's classes, its crop is another, or a scale is smaller than a net's crop.
-      DataError: an image is of another type or shape, or too elongated; the message says which.
+        shape, or not of the classifier's classes, its crop is another, a scale is smaller than a net's crop, or `top`
+        is below 1.
+      DataError: an image is of another type or shape, or too elongated; the message says which. Or a
+        network's boxes are not finite.
 
     >>> from flax import nnx
     >>> net = VGG("A", num_classes=4, crop=32, width=0.0625, rngs=nnx.Rngs(0))
@@ -130,8 +133,11 @@ def asked_classes(net: VGG, posteriors: Float[np.ndarray, "n classes"] | None, c
     """The `top` most probable classes of each of `count` images, of equal ones the first; as in `localize`.
 
     Raises:
-      ConfigError: the network has outputs that are no boxes; posteriors are missing, or of another shape.
+      ConfigError: the network has outputs that are no boxes; posteriors are missing, or of another shape; `top` is
+        below 1.
     """
+    if top < 1:
+        raise ConfigError(f"top={top}: the number of most probable classes that have a box is 1 at least")
     boxes, rest = divmod(net.num_classes, 4)
     if rest:
         raise ConfigError(
@@ -282,7 +288,7 @@ def best_boxes(
       match, threshold: as in `vgg_jax.inference.merge.merge`.
     """
     counts = np.ones((len(corners), len(asked.classes))) if rates is None else rates
-    of_class = counts.T[:, :, None] if corners.shape[1] > 1 else [counts]  # SCR: boxes are merged once for all classes
+    of_class = counts.T[:, :, None] if corners.shape[1] != 1 else [counts]  # SCR: boxes are merged once for all classes
     best, scores = [np.zeros((0, 4))], [np.zeros(0)]
     for boxes, rated in zip(np.moveaxis(corners, 1, 0), of_class, strict=True):
         merged, totals = merged_boxes(boxes, size, rated, match=match, threshold=threshold)

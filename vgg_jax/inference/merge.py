@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int
 
 from vgg_jax.compiler import jit
 from vgg_jax.data.boxes import intersection, iou
-from vgg_jax.errors import ConfigError, did_you_mean
+from vgg_jax.errors import ConfigError, DataError, did_you_mean
 
 
 def _overfeat(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
@@ -68,6 +68,7 @@ def merge(
 
     Raises:
       ConfigError: there is no such match score, or the threshold is no finite number.
+      DataError: a box is not finite.
 
     >>> boxes, scores = merge(np.array([[0, 0, 4, 4], [8, 8, 9, 9], [0, 0, 4, 6]]), np.array([0.25, 0.5, 0.5]))
     >>> boxes.tolist(), scores.tolist()
@@ -77,7 +78,10 @@ def merge(
         raise ConfigError(f"match={match!r}: there are {', '.join(MATCHES)}{did_you_mean(match, MATCHES)}")
     if not np.isfinite(threshold):
         raise ConfigError(f"threshold={threshold}: a finite number, the largest match score of boxes that are merged")
-    boxes, scores = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(scores)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        boxes, scores = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(scores)
+    if bad := np.count_nonzero(~np.isfinite(boxes).all(1)):
+        raise DataError(f"{bad} of {len(boxes)} boxes are not finite: the network that predicts them has diverged")
     of, done = np.arange(len(boxes)), not len(boxes)  # which box each of those given is part of
     with jax.default_device(jax.local_devices(backend="cpu")[0]):  # thousands of steps, each too small for others
         while not done:
@@ -152,7 +156,7 @@ def _merge(
     into = jnp.where(index < count, index, -1)
     state = boxes, into, distances, nearest, count, *_first_least(distances, index)
     boxes, into, *_, distance, _ = lax.while_loop(is_close, step, state)
-    return boxes, into, distance > threshold
+    return boxes, into, ~(distance <= threshold)  # as the loop ends, also where a distance overflows
 
 
 def _first_least(values: Float[Array, " n"], index: Int[Array, " n"]) -> tuple[Array, Array]:

@@ -125,9 +125,9 @@ class VGG(nnx.Module):
                 setattr(self, layer, nnx.BatchNorm(*shape, momentum=0.9, epsilon=1e-5, dtype=self.dtype, rngs=rngs))
 
     @property
-    def is_the_papers(self) -> bool:
-        """Whether it is a net of the paper's sizes: crop, width and hidden units, and no batch normalization."""
-        return (self.crop, self.width, self.hidden, self.batch_norm) == (224, 1, specs.HIDDEN_UNITS, False)
+    def of_the_papers_size(self) -> bool:
+        """Whether width, hidden units and crop are the paper's, and there is no batch normalization."""
+        return not self.batch_norm and (self.width, self.hidden, self.crop) == (1.0, specs.HIDDEN_UNITS, 224)
 
     @property
     def activations(self) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from vgg_jax.data.objects import EachObject, checked
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
-from vgg_jax.evaluate.localization import CORRECT
+from vgg_jax.evaluate.localization import CORRECT, by_image, overlaps, questions
 from vgg_jax.inference.central_boxes import CentralBoxes
 from vgg_jax.model.box_outputs import boxes_of, outputs_of
 from vgg_jax.model.vgg import VGG
@@ -80,31 +80,26 @@ class Localization(RandomCrops):
             size = config.evaluate.batch_size or None
             self._boxes = CentralBoxes(net, eval_scale(config), config.data.flip, batch_size=size)
         self._boxes.runner.use(nnx.state(net))
-        counted = ~source.objects.difficult
-        image, label, corners = (of[counted] for of in source.objects[:3])
-        found = np.full(len(image), -1.0)  # how much each object is overlapped; -1 is not known here
-        indices = np.unique(image)[jax.process_index() :: jax.process_count()]
+        asked = questions(source.objects)
+        of_image, found = by_image(asked), np.full(len(asked), -1.0)  # -1 is not known here
+        indices = [*of_image][jax.process_index() :: jax.process_count()]
         progress, problems = Progress("validation"), {}
         predictions = self._boxes(source, indices, problems, **self.reading)
         for done, (index, boxes) in enumerate(predictions, start=1):
-            objects = slice(*np.searchsorted(image, (index, index + 1)))
-            own = boxes[label[objects] if len(boxes) > 1 else 0]
-            found[objects] = iou(own, corners[objects])
+            for number in of_image[index]:
+                own = boxes[asked[number].label if len(boxes) > 1 else 0]
+                found[number] = overlaps(asked[number], own[None])[0]
             progress(done, len(indices) - len(problems))
         progress.clear()
         self.problems |= problems
         found = np.reshape(multihost_utils.process_allgather(found), (-1, len(found))).max(0)
-        if not (found >= 0).any():
+        known = np.flatnonzero(found >= 0)
+        if not len(known):
             raise DataError(f"{source.describe()}: no image could be read, there is nothing to evaluate on")
-        best: dict[tuple[int, int], float] = {}
-        for of, overlap in zip(zip(image.tolist(), label.tolist(), strict=True), found.tolist(), strict=True):
-            if overlap >= 0:
-                best[of] = max(best.get(of, 0.0), overlap)
-        overlaps = np.array(list(best.values()))
         return {
-            "localized": float((overlaps > CORRECT).mean()),
-            "iou": float(overlaps.mean()),
-            "images": float(len({index for index, _ in best})),
+            "localized": float((found[known] > CORRECT).mean()),
+            "iou": float(found[known].mean()),
+            "images": float(len({asked[number].image for number in known})),
         }
 
     def shown(self, batch: dict[str, Array]) -> tuple[np.ndarray, Sequence[str]]:
@@ -144,7 +139,8 @@ def localization_loss(outputs: Float[Array, "n h w channels"], batch: dict[str, 
 
 
 def boxed_source(config: ConfigDict, split: str) -> Source:
-    """A split of `config.data.source`, whose images have boxes, held against the images by `config.data.on_error`.
+    """A split of `config.data.source`, whose images have boxes, checked against the images as
+    `config.data.on_error` says.
 
     Raises:
       DataError: there is no such source, or it has none; or a box does not lie in its image.

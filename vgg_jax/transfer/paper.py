@@ -54,7 +54,7 @@ def papers_row(result: TransferResult, nets: Sequence[VGG], config: ConfigDict) 
       nets: the networks.
       config: says what is trained on and what is tested on.
     """
-    if config.transfer.regions or result.problems or not all(net.is_the_papers for net in nets):
+    if config.transfer.regions or result.problems or not all(net.of_the_papers_size for net in nets):
         return ""
     source, score = result.source, result.score
     own_splits = {*config.data.train_split.split("+")} == {"train", "validation"} and config.evaluate.split == "test"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,17 @@ def labeled(name: str) -> str:
     ('n01440764 tench', 'n01440764 tench', 'goose')
     """
     return _labels().get(name.split(" ")[0], name)
+
+
+def positions(asked: Sequence[str], known: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Where classes are among others, those of ImageNet by their WordNet ids alone; and those that are not there.
+
+    >>> positions(["goose", "n01440764", "duck"], ["n01440764 tench", "goose"])
+    (array([ 1,  0, -1]), ['duck'])
+    """
+    places = {labeled(name): place for place, name in enumerate(known)}
+    found = np.array([places.get(labeled(name), -1) for name in asked], int)
+    return found, [name for name, place in zip(asked, found, strict=True) if place < 0]
 
 
 def order(choice: str | Path, carried: tuple[str, ...], source: str) -> tuple[str, ...]:
