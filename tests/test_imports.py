@@ -19,6 +19,7 @@ FLOORS = (
     ("checkpoint",),
     ("model", "data"),
     ("sharding",),
+    ("locks",),
     ("config", "files", "progress", "prefetch", "compiler", "processes"),
     ("errors", "stopping"),
 )

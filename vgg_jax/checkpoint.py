@@ -35,7 +35,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vgg_jax import sharding
+from vgg_jax import processes, sharding
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.files import check_room, printable, set_aside, written_aside
@@ -108,7 +108,7 @@ class Checkpoints:
             check_room(self._folder, size, f"the checkpoint of step {step}")
         except ConfigError as error:
             refusal = error
-        if sharding.agreed(refusal is not None):  # or those that see room would wait for the others
+        if processes.any_process(refusal is not None):  # or those that see room would wait for the others
             raise refusal or ConfigError(f"{self._folder}: another process sees no room for step {step}")
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         meta = meta | {"step": step, "checksums": {name: checksums(tree) for name, tree in arrays.items()}}

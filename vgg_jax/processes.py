@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from vgg_jax.errors import ConfigError, UserError
 
@@ -70,7 +73,8 @@ def join(patience: int = PATIENCE) -> None:
 def ending_together() -> Iterator[None]:
     """A context whose error ends all processes: if the others do not come to their end too, this one goes at once.
 
-    The others notice that it is gone. JAX's own end would wait for them, and they would wait for this process.
+    The others notice that it is gone, and go as well. JAX's own end would wait for them, and they would wait for this
+    process.
     """
     try:
         yield
@@ -81,12 +85,41 @@ def ending_together() -> Iterator[None]:
         if farewell.is_alive():
             give_up(str(error))
         raise
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # a status of XLA may be either
+        reason = (str(error).splitlines() or [""])[0]
+        if jax.process_count() == 1 or not re.match("[A-Z_]+: ", reason):
+            raise
+        give_up(
+            f"another process is gone, or cannot be reached: {reason}\n"
+            "Start all of them again: they go on from what is saved"
+        )
 
 
 def give_up(reason: str) -> NoReturn:
     """Ends this process with status 1, where it cannot go on without the others: JAX's own end would wait for them."""
     log.error("%s", reason)
     os._exit(1)
+
+
+def any_process(answer: bool) -> bool:
+    """Whether any process says yes; all processes get the same answer at the same step."""
+    return bool(multihost_utils.process_allgather(np.asarray(answer)).any())
+
+
+def by_first(action: Callable[[], None]) -> None:
+    """Does something in the first process, for all; where it is refused, all of them raise.
+
+    Raises:
+      UserError, OSError: the action's, in the first process; a ConfigError in the others.
+    """
+    refusal = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        except (UserError, OSError) as error:
+            refusal = error
+    if any_process(refusal is not None):
+        raise refusal or ConfigError("the first process cannot go on; see what it says")
 
 
 def _place() -> tuple[int, int, int, int]:

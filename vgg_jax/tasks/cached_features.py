@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from vgg_jax import compiler, sharding
+from vgg_jax import compiler, processes, sharding
 from vgg_jax.data import sampler
 from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Requests
@@ -91,8 +91,8 @@ class CachedFeatures:
         """
         made_of = self._dependencies(net)
         there = activation_store.views_in(self._folder, made_of)
-        if sharding.agreed(there < self._view_count):
-            there = 0 if sharding.agreed(not there) else there
+        if processes.any_process(there < self._view_count):
+            there = 0 if processes.any_process(not there) else there
             begun = activation_store.rows_in(self._folder, made_of, self._view_count)
             begun = int(multihost_utils.process_allgather(np.asarray(begun)).min())
             self._compute(net, made_of, there, max(there * len(self.source), begun))
@@ -164,7 +164,7 @@ class CachedFeatures:
             stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), -(-(total - start) // size))
             at_end.enter_context(contextlib.closing(stream))
             if jax.process_index() == 0:
-                writing = activation_store.writing(self._folder, made_of, views, images, first=first, rows=start)
+                writing = activation_store.writing(self._folder, made_of, views, images, first=first)
                 unfinished = at_end.enter_context(writing)
             for k, share in enumerate(stream):
                 index, view = places(k)

@@ -25,7 +25,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vgg_jax import compiler, sharding
+from vgg_jax import compiler, processes, sharding
 from vgg_jax.checkpoint import Checkpoints, new_network
 from vgg_jax.config import validate
 from vgg_jax.errors import UserError
@@ -165,7 +165,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 write(step, "train", metrics)
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
-            stopping = sharding.agreed(asked_to_stop())
+            stopping = processes.any_process(asked_to_stop())
             if stopping and not asked_to_stop():  # another process was
                 signal.raise_signal(signal.SIGTERM)
             if watchdog:
