@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.weights.originals import WRITERS, mutated, original, state_dict
 from vgg_jax import main
-from vgg_jax.checkpoint import Checkpoints, find, new_network
+from vgg_jax.checkpoint import Checkpoints, find
 from vgg_jax.commands.fuse import fuse
 from vgg_jax.commands.paths import images_of
 from vgg_jax.commands.target import of_run
@@ -32,6 +32,7 @@ from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.posteriors import Posteriors
+from vgg_jax.model.from_config import new_network
 from vgg_jax.model.perceptual import LPIPS_LAYERS, read_lpips_linear
 from vgg_jax.model.specs import spec_of
 from vgg_jax.train.optimizer import krizhevsky_momentum

@@ -13,13 +13,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vgg_jax import sharding
-from vgg_jax.checkpoint import new_network
 from vgg_jax.config import eval_scale
 from vgg_jax.data.augment import augment
 from vgg_jax.data.statistics import IMAGENET
 from vgg_jax.inference.buckets import rounded_up
 from vgg_jax.inference.runner import PIXELS
 from vgg_jax.inference.scorer import dense_posteriors
+from vgg_jax.model.from_config import computation_dtype, new_network
 from vgg_jax.tasks.classification import classification_loss
 from vgg_jax.tasks.random_crops import split_keys
 from vgg_jax.train.optimizer import krizhevsky_momentum
@@ -97,14 +97,9 @@ def dense_evaluation(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
     return Program(traced, state, images, (height, width))
 
 
-def dtype_of(config: ConfigDict) -> jnp.dtype:
-    """Of the computation on an accelerator."""
-    return jnp.dtype(jnp.bfloat16 if config.model.dtype == "auto" else config.model.dtype)
-
-
 def _network(config: ConfigDict, outputs: int) -> nnx.Module:
     """The network, of shapes instead of arrays."""
-    net = nnx.eval_shape(lambda: new_network(config, outputs, dtype_of(config)))
+    net = nnx.eval_shape(lambda: new_network(config, outputs, computation_dtype(config, "accelerator")))
     net.conv = "lax"  # "auto" asks for the backend that is here
     return net
 

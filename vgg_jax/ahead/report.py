@@ -14,6 +14,7 @@ from vgg_jax.ahead.schedule import waiting
 from vgg_jax.ahead.topologies import Topology
 from vgg_jax.ahead.traffic import traffic
 from vgg_jax.errors import ConfigError
+from vgg_jax.model.from_config import computation_dtype
 from vgg_jax.sharding import device_mesh
 from vgg_jax.train import memory
 
@@ -35,7 +36,7 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
     """
     chip, chips, mesh = where.chip, len(where.devices), device_mesh(config.mesh.model, where.devices)
     make = program.dense_evaluation if dense else program.training_step
-    made, itemsize = make(config, outputs, mesh), program.dtype_of(config).itemsize
+    made, itemsize = make(config, outputs, mesh), computation_dtype(config, "accelerator").itemsize
     planned = None if dense else memory.plan(config, made.state, mesh, itemsize, chip.lanes)
     change = ""
     if not dense:
@@ -64,7 +65,7 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
         "model_axis": config.mesh.model,
         "images": made.images,
         "side": made.side,
-        "dtype": program.dtype_of(config).name,
+        "dtype": computation_dtype(config, "accelerator").name,
         "jax": jax.__version__,
         "memory": {
             "planned": {name: int(size) for name, size in parts.items()},
