@@ -31,15 +31,12 @@ MOMENT = 5
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def join(patience: int = PATIENCE) -> None:
+def join() -> None:
     """Joins the other processes of this run; afterwards `jax.devices()` are those of all, and only the first one talks.
 
     Where they are is in the environment: JAX_COORDINATOR_ADDRESS (HOST:PORT of the first process), JAX_NUM_PROCESSES
     and JAX_PROCESS_ID, as `launch/local.sh` sets them, or what JAX recognizes by itself: Slurm, Open MPI, Kubernetes,
     Cloud TPU.
-
-    Args:
-      patience: how many seconds it waits for the others.
 
     Raises:
       ConfigError: the environment says nothing of other processes, or these do not come.
@@ -55,7 +52,7 @@ def join(patience: int = PATIENCE) -> None:
         raise ConfigError(f"--multihost: JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={number} are numbers") from None
     try:
         jax.distributed.initialize(
-            address, *numbers, initialization_timeout=patience, shutdown_timeout_seconds=FAREWELL
+            address, *numbers, initialization_timeout=PATIENCE, shutdown_timeout_seconds=FAREWELL
         )
     except Exception as error:  # of several types, by what is missing
         reason = str(error).splitlines()[0]

@@ -90,7 +90,7 @@ def _boxes(net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"], 
     both = jnp.stack([crops, crops[:, :, ::-1]] if flip else [crops], 1)
     boxes = boxes_of(net(both.reshape(-1, *crops.shape[1:]))[:, 0, 0])
     boxes = boxes.reshape(*both.shape[:2], *boxes.shape[1:])
-    return {"boxes": (boxes[:, 0] + mirrored(boxes[:, 1], jnp)) / 2 if flip else boxes[:, 0]}
+    return {"boxes": (boxes[:, 0] + mirrored(boxes[:, 1])) / 2 if flip else boxes[:, 0]}
 
 
 _FUNCTIONS = {flip: functools.partial(_boxes, flip=flip) for flip in (False, True)}  # so that programs are shared
