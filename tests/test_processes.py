@@ -8,17 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
+from absl import flags
 from PIL import Image
 
 from configs.quickstart import get_config
 from tests.forked import command, joined
-from vgg_jax import ConfigError, main, processes, sharding
+from vgg_jax import ConfigError, compiler, main, processes, sharding
 from vgg_jax.checkpoint import read_arrays
 from vgg_jax.commands import fuse
 from vgg_jax.commands.evaluate import evaluate
@@ -153,15 +154,19 @@ def test_commands_of_several_processes_end_together(mistake, monkeypatch):
     def run(arguments):
         raise mistake
 
+    monkeypatch.setattr(flags.FLAGS["multihost"], "value", True)
+    monkeypatch.setattr(main, "MODE", SimpleNamespace(value="fuse"))
     monkeypatch.setattr(main, "MODES", {"fuse": main.Mode("any", ("multihost",))})
     monkeypatch.setattr(main, "_check_given", lambda *_: None)
     monkeypatch.setattr(fuse, "run", run)
+    for name in ("keep_memory", "keep_programs"):
+        monkeypatch.setattr(compiler, name, lambda: None)
     monkeypatch.setattr(processes, "join", lambda: None)
     monkeypatch.setattr(processes, "give_up", ended.append)
     monkeypatch.setattr(processes, "MOMENT", 0.01)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: time.sleep(1))  # it waits for the others
-    with flagsaver.flagsaver(mode="fuse", multihost=True), contextlib.suppress(ConfigError):
+    with contextlib.suppress(ConfigError):
         main.main(["vgg_jax"])
     assert len(ended) == 1 and str(mistake) in ended[0]
 

@@ -2,7 +2,7 @@
 
 Plain JPEGs are read, decoded, rescaled and batched without Python (`vgg_jax.data.jpeg`); Python is asked for the plan
 of many batches at a time, and for the records of a source that has no files. What fails there, because it is no plain
-JPEG or damaged, takes Pillow's road (`vgg_jax.data.decode`), called from the same pipeline: it gives the pixels or the
+JPEG or damaged, falls back to Pillow (`vgg_jax.data.decode`), called from the same pipeline: it gives the pixels or the
 reason why there are none. Every image has its own place in its batch, so nothing depends on the threads.
 """
 
@@ -281,14 +281,14 @@ def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], thread
         try:
             example = examples[int(index)]
             return example["image"], np.int32(example["label"])
-        except (OSError, DataError):  # the slower road says why
+        except (OSError, DataError):  # the Pillow fallback says why
             return b"", np.int32(0)
 
     def anything(index: np.int64) -> tuple:
         try:
             example = examples[int(index)]
             image = decode.decode(example["image"])
-            decode.check_elongated(*image.shape[:2], [scale for scale in scales if scale])
+            decode.check_rescaled_size(*image.shape[:2], [scale for scale in scales if scale])
             images = [decode.rescale(image, scale) if scale else image for scale in scales]
             return np.int32(example["label"]), b"", np.array(image.shape[:2], np.int32), *images
         except (OSError, DataError) as error:
@@ -347,5 +347,5 @@ def _thread_count(threads: int) -> int:
 
 
 def _tensorflow():
-    """TensorFlow and the functions in its graph; late, for it takes seconds to import."""
+    """TensorFlow and the functions in its graph; late, because it takes seconds to import."""
     return importlib.import_module("vgg_jax.data._tensorflow").tf, importlib.import_module("vgg_jax.data.jpeg")

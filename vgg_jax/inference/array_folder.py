@@ -103,7 +103,7 @@ class Unfinished:
             return
         for array in self.arrays.values():
             array.flush()
-        # A copy, for a thread may be filling it.
+        # A copy, because a thread may be filling it.
         about = {"of": self._made_of, "rows": self.rows, "unreadable": dict(self.problems)}
         with written_aside(self._folder / "of.json") as partial:
             partial.write_text(json.dumps(about, indent=1))

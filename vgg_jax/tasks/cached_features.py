@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 16 * 10**9
 """The most that is kept in a workdir."""
 
-_PIXELS = 2**32 - 1  # in the place of a step's number in `step.image_keys`: no run reaches it
+_VIEWS_STEP = 2**32 - 1  # in place of a step's number in `step.image_keys`; no run reaches it
 _TOGETHER = 16  # views that the convolutions run on at once, on each device
 
 Places = tuple[np.ndarray, np.ndarray]
@@ -186,7 +186,7 @@ class CachedFeatures:
         log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._folder)
 
     def _crops(self, places: Callable[[int], Places], count: int) -> TrainingBatches:
-        """The crops of views in so many batches; `places(k)` are the images and views of batch k."""
+        """The crops of views in `count` batches; `places(k)` are the images and views of batch k."""
         data, seed = self._config.data, self._config.seed
 
         def window(image: int, view: int) -> tuple[int, np.ndarray]:
@@ -203,7 +203,7 @@ class CachedFeatures:
 
     def _augmented(self, batch: dict[str, Array]) -> dict[str, Array]:
         """Crops of the views `view` of the images `index`, flipped and shifted in color."""
-        family = jax.random.fold_in(jax.random.key(self._config.seed), np.uint32(_PIXELS))
+        family = jax.random.fold_in(jax.random.key(self._config.seed), np.uint32(_VIEWS_STEP))
 
         def key(image: Array, view: Array) -> Array:
             return jax.random.fold_in(jax.random.fold_in(family, image), view)

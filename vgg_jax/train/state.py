@@ -89,7 +89,7 @@ def is_frozen(layer: str, groups: tuple[str, ...]) -> bool:
 
 
 def check_freeze(spec: Spec, freeze: tuple[str, ...]) -> None:
-    """Refuses groups of layers that the net has not, and to freeze all of it.
+    """Refuses groups of layers that the net does not have, and to freeze all of it.
 
     Raises:
       ConfigError: with the layers that there are.
