@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vgg_jax import sharding
+from vgg_jax.ahead.roofline import operations
 from vgg_jax.config import eval_scale
 from vgg_jax.data.augment import augment
 from vgg_jax.data.statistics import IMAGENET
@@ -30,6 +31,7 @@ from vgg_jax.train.step import Loss, make_train_step, trace_step
 class Program(NamedTuple):
     """A function, traced for a mesh of devices."""
 
+    name: str
     traced: jax.stages.Traced
     state: TrainState | nnx.State
     """Shapes and shardings of what it is given beside the images: a `TrainState`, or a network's arrays."""
@@ -37,6 +39,8 @@ class Program(NamedTuple):
     """Of one call, over all devices."""
     side: tuple[int, int]
     """Height and width of an image in pixels."""
+    operations: float
+    """Additions and multiplications for an image, as its layers are defined."""
 
     def compile(self, platform: str) -> jax.stages.Compiled:
         """The program by the compiler of a platform: tpu, cuda or cpu."""
@@ -75,7 +79,8 @@ def training_step(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((size,), jnp.float32),
     }
-    return Program(trace_step(update, state, batch, mesh, jax.jit), state, size, (crop, crop))
+    traced, side = trace_step(update, state, batch, mesh, jax.jit), (crop, crop)
+    return Program("training step", traced, state, size, side, operations(config, outputs, side, training=True))
 
 
 def dense_evaluation(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
@@ -94,7 +99,8 @@ def dense_evaluation(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
         jax.ShapeDtypeStruct((images, height, width, 3), jnp.uint8, sharding=split),
         jax.ShapeDtypeStruct((images, 2), jnp.int32, sharding=split),
     )
-    return Program(traced, state, images, (height, width))
+    counted = operations(config, outputs, (height, width), training=False) * (2 if config.data.flip else 1)
+    return Program("dense evaluation", traced, state, images, (height, width), counted)
 
 
 def _network(config: ConfigDict, outputs: int) -> nnx.Module:
