@@ -27,9 +27,10 @@ from vgg_jax.commands.paths import images_of
 from vgg_jax.commands.target import of_run
 from vgg_jax.config import default_config, eval_scales, validate
 from vgg_jax.data.open import open_source
-from vgg_jax.data.pipeline import TrainingBatches, scaled_images
+from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.posteriors import Posteriors
 from vgg_jax.model.from_config import new_network

@@ -5,7 +5,7 @@ corners    left, top, right, bottom in pixels of the image as it was decoded: wh
 box        center x, center y, width, height, the paper's four numbers, relative to a window of the image: what a
            network predicts; (0.5, 0.5, 1, 1) is the window itself, and a box may reach beyond it
 
-A window is a part of the image in its pixels: top, left, height, width (`vgg_jax.data.pipeline.TrainingBatches`). All
+A window is a part of the image in its pixels: top, left, height, width (`vgg_jax.data.training_batches`). All
 functions take NumPy's or JAX's arrays with any number of leading axes.
 """
 

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax.data.boxes import from_window, mirrored
-from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.inference.arrays import check_scales
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Runner
@@ -35,16 +34,16 @@ class CentralBoxes:
       net: the network.
       scale: Q, what an image's smaller side is rescaled to, in pixels.
       flip: whether the mirror image counts too.
-      batch_size, mesh: as in `vgg_jax.inference.runner.Runner`.
+      batch_size: as in `vgg_jax.inference.runner.Runner`.
 
     Raises:
       ConfigError: the scale is smaller than the net's crop.
     """
 
-    def __init__(self, net: VGG, scale: int, flip: bool, *, batch_size: int | None = None, mesh: Mesh | None = None):
+    def __init__(self, net: VGG, scale: int, flip: bool, *, batch_size: int | None = None):
         check_scales((scale,), net.crop)
         self._scale = scale
-        self.runner = Runner(net, _FUNCTIONS[flip], smallest=net.crop, batch_size=batch_size, mesh=mesh)
+        self.runner = Runner(net, _FUNCTIONS[flip], smallest=net.crop, batch_size=batch_size)
 
     def __call__(
         self, source: Source, indices: Sequence[int], problems: dict[str, str], *, threads: int = 0, on_error="raise"

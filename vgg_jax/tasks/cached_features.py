@@ -33,8 +33,8 @@ from ml_collections import ConfigDict
 
 from vgg_jax import compiler, processes, sharding
 from vgg_jax.data import sampler
-from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Requests
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import ConfigError
 from vgg_jax.inference import array_folder
 from vgg_jax.model.specs import scaled, spec_of
