@@ -3,10 +3,10 @@
     python benchmarks/compiled.py [--nets A D] [--topologies v5e:2x2 h100:8] [--programs training dense]
         [--batch 64] [--in-all 256] [--model 1 4] [--kept compiled.json]
 
-It needs the extras tpu-compiler and gpu-compiler. A GPU's program of net D takes a quarter of a minute, a TPU's two to seven
-minutes of a core; with --kept what was compiled before is not compiled again. The last column is the speed of all chips
-over that of one with as many images a chip (or in all), if its row is in the table before: with the collectives beside
-what the program's schedule has beside them, and in brackets beside nothing and beside everything.
+It needs the extras tpu-compiler and gpu-compiler. A GPU's program of net D takes a quarter of a minute, a TPU's two to
+seven minutes of a core; with --kept what was compiled before is not compiled again. The last column is the speed of all
+chips over that of one with as many images a chip (or in all), if its row is in the table before: with the collectives
+beside what the program's schedule has beside them, and in brackets beside nothing and beside everything.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ AHEAD = 8  # batches until what was prepared in advance is used up
 
 def ours(source: str, threads: int, crop: int, scale: tuple[int, int]) -> Iterator:
     from vgg_jax.data.open import open_source
-    from vgg_jax.data.pipeline import TrainingBatches
     from vgg_jax.data.sampler import Sampler
+    from vgg_jax.data.training_batches import TrainingBatches
 
     images = open_source(source, "train")
     sampler = Sampler(len(images), batch_size=BATCH, crop=crop, scale=scale, seed=0)

@@ -12,8 +12,9 @@ import pytest
 from flax import nnx
 
 from vgg_jax import CheckpointError, ConfigError
-from vgg_jax.checkpoint import Checkpoints, find, load_network, new_network, read_meta
+from vgg_jax.checkpoint import Checkpoints, find, load_network, read_meta
 from vgg_jax.config import default_config
+from vgg_jax.model.from_config import new_network
 from vgg_jax.sharding import place_state
 from vgg_jax.train.initialize import finetune_from, initialize
 from vgg_jax.train.optimizer import krizhevsky_momentum
@@ -389,7 +390,7 @@ def test_a_full_disk_costs_a_checkpoint_that_may_be_left_out(tmp_path, config, c
         for may_be, raised in ((False, pytest.raises(CheckpointError)), (True, contextlib.nullcontext())):
             resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
             try:
-                with raised, checkpoints.left_out(may_be):
+                with raised, checkpoints.failures_logged(may_be):
                     checkpoints.save(2, arrays_of(state), meta(config))
                     checkpoints.wait()
             finally:

@@ -8,17 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
 from configs.quickstart import get_config
 from tests.forked import command, joined
-from vgg_jax import ConfigError, processes, sharding
+from vgg_jax import ConfigError, compiler, main, processes, sharding
 from vgg_jax.checkpoint import read_arrays
+from vgg_jax.commands import fuse
 from vgg_jax.commands.evaluate import evaluate
 from vgg_jax.commands.target import of_run
 from vgg_jax.tasks.choose import make_task
@@ -141,6 +144,31 @@ def test_a_loss_that_is_no_number_in_one_process_stops_both_at_its_step(tmp_path
     assert "Traceback" not in said + silent
     listed = (workdir / "diverged.txt").read_text().splitlines()
     assert listed == task.images(4) and saved(workdir) == 4
+
+
+@pytest.mark.parametrize("mistake", [ConfigError("1.jpg: not an image"), ValueError("UNAVAILABLE: connection closed")])
+def test_commands_of_several_processes_end_together(mistake, monkeypatch):
+    """By what one of them cannot do, and by what it hears when another one is gone."""
+    ended = []
+
+    def run(arguments):
+        raise mistake
+
+    monkeypatch.setattr(flags.FLAGS["multihost"], "value", True)
+    monkeypatch.setattr(main, "MODE", SimpleNamespace(value="fuse"))
+    monkeypatch.setattr(main, "MODES", {"fuse": main.Mode("any", ("multihost",))})
+    monkeypatch.setattr(main, "_check_given", lambda *_: None)
+    monkeypatch.setattr(fuse, "run", run)
+    for name in ("keep_memory", "keep_programs"):
+        monkeypatch.setattr(compiler, name, lambda: None)
+    monkeypatch.setattr(processes, "join", lambda: None)
+    monkeypatch.setattr(processes, "give_up", ended.append)
+    monkeypatch.setattr(processes, "MOMENT", 0.01)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: time.sleep(1))  # it waits for the others
+    with contextlib.suppress(ConfigError):
+        main.main(["vgg_jax"])
+    assert len(ended) == 1 and str(mistake) in ended[0]
 
 
 def test_the_launcher_ends_all_when_one_ends(tmp_path):

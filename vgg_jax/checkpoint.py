@@ -33,12 +33,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
-from ml_collections import ConfigDict
 
-from vgg_jax import sharding
+from vgg_jax import processes, sharding
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.files import check_room, printable, set_aside, written_aside
+from vgg_jax.model.from_config import new_network
 from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
 
@@ -108,7 +108,7 @@ class Checkpoints:
             check_room(self._folder, size, f"the checkpoint of step {step}")
         except ConfigError as error:
             refusal = error
-        if sharding.agreed(refusal is not None):  # or those that see room would wait for the others
+        if processes.any_process(refusal is not None):  # or those that see room would wait for the others
             raise refusal or ConfigError(f"{self._folder}: another process sees no room for step {step}")
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         meta = meta | {"step": step, "checksums": {name: checksums(tree) for name, tree in arrays.items()}}
@@ -134,7 +134,7 @@ class Checkpoints:
     def restore(self, like: dict[str, dict], check: Callable[[dict], None]) -> tuple[dict[str, dict], dict]:
         """The arrays and meta of the latest checkpoint that is not damaged.
 
-        Damaged ones after it are named in the log and set aside, for the run will save these steps again.
+        Damaged ones after it are named in the log and set aside, because the run will save these steps again.
 
         Args:
           like: trees as they were saved; they give structure, shapes and shardings.
@@ -168,12 +168,12 @@ class Checkpoints:
                     shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}{_UNFINISHED}")))
 
     @contextlib.contextmanager
-    def left_out(self, may_be: bool) -> Iterator[None]:
-        """A context in which a checkpoint that cannot be written is left out with a warning, if it may be."""
+    def failures_logged(self, allowed: bool) -> Iterator[None]:
+        """A context in which a checkpoint that cannot be written is a warning, if that is allowed."""
         try:
             yield
         except (CheckpointError, ConfigError) as error:
-            if not may_be:
+            if not allowed:
                 raise
             log.warning("%s\nThe run goes on without it; the last one is of step %s", error, self.latest or "none")
 
@@ -296,29 +296,6 @@ def load_network(path: str | Path) -> tuple[VGG, dict]:
     return read_newest(path, read_network)[1]
 
 
-def new_network(config: ConfigDict, outputs: int, dtype: jnp.dtype) -> VGG:
-    """The network of a config, randomly initialized from its seed.
-
-    Args:
-      outputs: channels of its last layer.
-      dtype: of the computation.
-    """
-    model = config.model
-    return VGG(
-        model.net,
-        num_classes=outputs,
-        crop=config.data.crop,
-        width=model.width,
-        hidden=model.hidden or None,
-        dropout=model.dropout,
-        batch_norm=model.batch_norm,
-        init=config.init.scheme,
-        dtype=dtype,
-        remat=model.remat,
-        rngs=nnx.Rngs(params=config.seed),
-    )
-
-
 def checksums(tree: dict) -> dict[str, int]:
     """CRC-32 of every array of a tree {layer: {name: array}}, by its name `LAYER/ARRAY`."""
     paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
@@ -375,7 +352,7 @@ def _read(folder: Path, meta: dict, like: dict | None = None) -> dict:
 
 @contextlib.contextmanager
 def _damage(folder: Path) -> Iterator[None]:
-    """Takes whatever goes wrong in reading for damage, but for a lack of memory."""
+    """Reports any error while reading as damage, except running out of memory."""
     _silence_the_others()
     try:
         yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from vgg_jax.errors import ConfigError, did_you_mean
 
@@ -126,7 +126,7 @@ def default_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 5_000  # steps; and before every validation
-    config.checkpoint.keep = 3  # the last so many, and the best
+    config.checkpoint.keep = 3  # how many of the last; the best is kept too
     config.checkpoint.on_error = "raise"  # one that cannot be written: raise, or skip (said) unless it is the last
     return config
 
@@ -197,10 +197,11 @@ def validate(config: ConfigDict) -> None:
         each other. The message names the key, the value and the way out.
     """
     _check_keys(config)
+    values = dict(_leaves(config))
     for key, choices in _CHOICES.items():
-        _check_choice(key, _get(config, key), choices)
+        _check_choice(key, values[key], choices)
     for key, (least, most) in _RANGES.items():
-        value = _get(config, key)
+        value = values[key]
         if not least <= value <= most:
             bound = f"the most is {most:,}" if value > most else f"the least is {least}"
             raise ConfigError(f"config.{key}={value!r}: {bound}")
@@ -385,7 +386,7 @@ def check_transfer(transfer: ConfigDict | NamedTuple) -> None:
 
 
 def check_key(key: str) -> None:
-    """Refuses a key that the schema has not, with the nearest that it has.
+    """Refuses a key that the schema does not have, with the nearest that it has.
 
     Raises:
       ConfigError: there is no such key.
@@ -405,19 +406,11 @@ def check_key(key: str) -> None:
 
 def _leaves(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key in config:
-        value = (
-            config.get_ref(key).get() if isinstance(config.get(key), config_dict.FieldReference) else config.get(key)
-        )
+        value = config[key]
         if isinstance(value, ConfigDict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield prefix + key, tuple(value) if isinstance(value, list) else value
-
-
-def _get(config: ConfigDict, key: str) -> object:
-    for part in key.split("."):
-        config = config[part]
-    return config
 
 
 def _example(default: object) -> str:

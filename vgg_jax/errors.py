@@ -1,4 +1,4 @@
-"""What a person did that cannot work, said so that they can put it right.
+"""Users' errors: each message says what is wrong and how to fix it.
 
 Every mistake of a user (a key of the config, a file, a checkpoint) ends in one of these. The command line prints the
 message alone, without a traceback; the message names the thing, its value and the way out.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all, never in the place of somebody else's; damaged ones are kept."""
+"""Atomic writes that never replace a file this program did not write; damaged files are renamed, not deleted."""
 
 from __future__ import annotations
 

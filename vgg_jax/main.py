@@ -5,6 +5,7 @@ All modes but training need no --config: a run knows its own, and --config.KEY=V
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -106,9 +107,12 @@ def main(arguments: list[str]) -> int:
     compiler = importlib.import_module("vgg_jax.compiler")
     compiler.keep_memory()
     compiler.keep_programs()
-    if multihost:
-        importlib.import_module("vgg_jax.processes").join()
-    return importlib.import_module(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
+    with contextlib.ExitStack() as together:
+        if multihost:
+            processes = importlib.import_module("vgg_jax.processes")
+            processes.join()
+            together.enter_context(processes.ending_together())
+        return importlib.import_module(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
 
 
 def _check_given(mode: Mode, arguments: list[str]) -> None:

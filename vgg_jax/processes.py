@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from vgg_jax.errors import ConfigError, UserError
 
@@ -28,15 +31,12 @@ MOMENT = 5
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
-def join(patience: int = PATIENCE) -> None:
+def join() -> None:
     """Joins the other processes of this run; afterwards `jax.devices()` are those of all, and only the first one talks.
 
     Where they are is in the environment: JAX_COORDINATOR_ADDRESS (HOST:PORT of the first process), JAX_NUM_PROCESSES
     and JAX_PROCESS_ID, as `launch/local.sh` sets them, or what JAX recognizes by itself: Slurm, Open MPI, Kubernetes,
     Cloud TPU.
-
-    Args:
-      patience: how many seconds it waits for the others.
 
     Raises:
       ConfigError: the environment says nothing of other processes, or these do not come.
@@ -52,7 +52,7 @@ def join(patience: int = PATIENCE) -> None:
         raise ConfigError(f"--multihost: JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={number} are numbers") from None
     try:
         jax.distributed.initialize(
-            address, *numbers, initialization_timeout=patience, shutdown_timeout_seconds=FAREWELL
+            address, *numbers, initialization_timeout=PATIENCE, shutdown_timeout_seconds=FAREWELL
         )
     except Exception as error:  # of several types, by what is missing
         reason = str(error).splitlines()[0]
@@ -70,7 +70,8 @@ def join(patience: int = PATIENCE) -> None:
 def ending_together() -> Iterator[None]:
     """A context whose error ends all processes: if the others do not come to their end too, this one goes at once.
 
-    The others notice that it is gone. JAX's own end would wait for them, and they would wait for this process.
+    The others notice that it is gone, and go as well. JAX's own end would wait for them, and they would wait for this
+    process.
     """
     try:
         yield
@@ -81,12 +82,41 @@ def ending_together() -> Iterator[None]:
         if farewell.is_alive():
             give_up(str(error))
         raise
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # a status of XLA may be either
+        reason = (str(error).splitlines() or [""])[0]
+        if jax.process_count() == 1 or not re.match("[A-Z_]+: ", reason):
+            raise
+        give_up(
+            f"another process is gone, or cannot be reached: {reason}\n"
+            "Start all of them again: they go on from what is saved"
+        )
 
 
 def give_up(reason: str) -> NoReturn:
     """Ends this process with status 1, where it cannot go on without the others: JAX's own end would wait for them."""
     log.error("%s", reason)
     os._exit(1)
+
+
+def any_process(answer: bool) -> bool:
+    """Whether any process says yes; all processes get the same answer at the same step."""
+    return bool(multihost_utils.process_allgather(np.asarray(answer)).any())
+
+
+def by_first(action: Callable[[], None]) -> None:
+    """Does something in the first process, for all; where it is refused, all of them raise.
+
+    Raises:
+      UserError, OSError: the action's, in the first process; a ConfigError in the others.
+    """
+    refusal = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        except (UserError, OSError) as error:
+            refusal = error
+    if any_process(refusal is not None):
+        raise refusal or ConfigError("the first process cannot go on; see what it says")
 
 
 def _place() -> tuple[int, int, int, int]:

@@ -171,8 +171,3 @@ def place_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
         return jax.make_array_from_callback((size, *share.shape[1:]), split_batch(mesh), part)
 
     return {name: placed(share) for name, share in batch.items()}
-
-
-def agreed(answer: bool) -> bool:
-    """Whether any process says yes; all processes get the same answer at the same step."""
-    return bool(multihost_utils.process_allgather(np.asarray(answer)).any())

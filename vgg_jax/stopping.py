@@ -64,7 +64,7 @@ def listening() -> Iterator[None]:
 
 @contextlib.contextmanager
 def deferred_stop(until: str) -> Iterator[Callable[[], bool]]:
-    """A context in which a first request is but noted; if there was one, leaving raises Stopped.
+    """A context in which a first request is only recorded; if there was one, leaving raises Stopped.
 
     It serves other programs too; outside the main thread, where Python allows no handlers, it does nothing.
 
@@ -90,7 +90,7 @@ def deferred_stop(until: str) -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """A part of a `deferred_stop` in which a request does not wait, for nothing is lost."""
+    """A part of a `deferred_stop` in which a request does not wait, because nothing is lost."""
     global _deferred
     until, _deferred = _deferred, ""
     try:

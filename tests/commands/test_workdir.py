@@ -12,9 +12,10 @@ import sys
 import jax
 import pytest
 
-from vgg_jax import ConfigError, UserError, sharding
+from vgg_jax import ConfigError, UserError, processes
 from vgg_jax.commands import train as command
-from vgg_jax.commands.workdir import MARK, RUN, claim, held, is_ours
+from vgg_jax.commands import transfer
+from vgg_jax.commands.workdir import MARK, RUN, claim, claim_results, held, is_ours
 from vgg_jax.config import default_config
 
 
@@ -129,13 +130,23 @@ def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, caplog):
     ]
 
 
+def test_all_processes_hear_that_the_first_one_may_not_use_a_folder(tmp_path, monkeypatch):
+    """They would wait for it."""
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(processes, "any_process", lambda answer: True)
+    with pytest.raises(ConfigError, match="the first process cannot go on"):
+        transfer.run([], workdir=str(tmp_path), checkpoint=[], weights=["w.npz"], config=None, overrides={})
+    with pytest.raises(ConfigError, match="the first process cannot go on"):
+        claim_results("w.npz", None, tmp_path)
+
+
 def test_other_processes_of_a_run_leave_the_hold_to_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "train", lambda *arguments: None)
     with held(tmp_path), monkeypatch.context() as patched:
         patched.setattr(jax, "process_index", lambda: 1)
         assert train(tmp_path) == 0
-        patched.setattr(sharding, "agreed", lambda answer: True)  # the first one was refused
-        with pytest.raises(ConfigError, match="the first process may not train there"):
+        patched.setattr(processes, "any_process", lambda answer: True)  # the first one was refused
+        with pytest.raises(ConfigError, match="the first process cannot go on"):
             train(tmp_path)
 
 

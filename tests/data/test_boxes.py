@@ -51,5 +51,6 @@ def test_intersection_over_union_is_counted_in_pixels(rng):
     expected = [[(a & b).sum() / max((a | b).sum(), 1) for b in filled] for a in filled]
     assert len(np.unique(expected)) > 100
     for module in (np, jnp):
-        found = boxes.iou(corners[:, None].astype(np.float32), corners.astype(np.float32), module)
+        array = module.asarray(corners, np.float32)
+        found = boxes.iou(array[:, None], array)
         np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from tests.data.conftest import encode, pillow_crop, pixels, triangle_filter, with_orientation
-from vgg_jax.data.decode import check_elongated, crop, decode, rescale, rescaled_size
+from vgg_jax.data.decode import check_rescaled_size, crop, decode, rescale, rescaled_size
 from vgg_jax.errors import DataError
 
 
@@ -61,9 +61,9 @@ def test_rescaling_is_the_triangle_filter(photograph, height, width, smaller_sid
 
 
 def test_an_elongated_image_is_refused():
-    check_elongated(300, 400, (256, 512))
+    check_rescaled_size(300, 400, (256, 512))
     with pytest.raises(DataError, match="2 x 800 pixels are too elongated: at the test scale Q = 256"):
-        check_elongated(2, 800, (32, 256))
+        check_rescaled_size(2, 800, (32, 256))
 
 
 def test_a_crop_without_rescaling_is_the_image_itself(photograph):

@@ -11,9 +11,10 @@ from vgg_jax.data import retry
 from vgg_jax.data.decode import decode, rescale
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.open import open_source
-from vgg_jax.data.pipeline import TrainingBatches, scaled_images
+from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.sampler import Requests, Sampler
 from vgg_jax.data.source import Source
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import DataError
 
 

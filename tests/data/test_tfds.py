@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 from vgg_jax.data.decode import decode
 from vgg_jax.data.objects import checked
 from vgg_jax.data.open import open_source
-from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Sampler
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import DataError
 
 FORMATS = ("tfrecord", "array_record")

@@ -196,7 +196,7 @@ def test_the_layout_of_ilsvrc(ilsvrc):
     again = open_source(f"voc:{path}", "validation")
     np.testing.assert_array_equal(again.objects.corners, validation.objects.corners)
     (annotations / "val/val_n01.xml").write_bytes(annotation(CAT))
-    assert "val_n01.xml: 'cat' is no class, for there is no such folder in train" in error_of(path, "validation")
+    assert "val_n01.xml: 'cat' is no class: there is no such folder in train" in error_of(path, "validation")
 
 
 def test_folders_that_are_none_of_the_layouts(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
-from vgg_jax.errors import DataError
+from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.classes import eval_classes
 from vgg_jax.evaluate.dataset import DatasetPredictions
 from vgg_jax.evaluate.kept import kept_posteriors
@@ -80,6 +80,22 @@ def test_what_was_computed_is_found_again(folder):
     assert folder.asked[1:] == [eval_views(["dense"], [48])]
     assert more["dense"].scales == (32, 40, 48)
     np.testing.assert_array_equal(more["dense"].at(32, 40).values, first["dense"].values)
+
+
+def test_a_second_evaluation_waits_its_turn(folder):
+    """Each would save what it found and computed over the other's: here, of other scales."""
+    compute, narrow = folder.compute, eval_views(["dense"], [32])
+
+    def meanwhile(views, unfinished, made_of):
+        folder.compute = compute
+        with pytest.raises(ConfigError, match=f"{folder.home}/kept: process .* is computing here"):
+            folder.kept(views=eval_views(["dense"], [48]))
+        return compute(views, unfinished, made_of)
+
+    folder.compute = meanwhile
+    folder.kept(views=narrow)
+    assert folder.kept(views=eval_views(["dense"], [48]))["dense"].scales == (32, 48)
+    assert folder.asked == [narrow, eval_views(["dense"], [48])]
 
 
 def test_other_weights_are_computed_again(folder):

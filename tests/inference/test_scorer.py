@@ -1,5 +1,6 @@
 from fractions import Fraction
 from math import floor
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,16 @@ from tests.oracles import reference
 from tests.photographs import image_of, rescaled, with_spread_scores
 from vgg_jax.evaluate.metrics import ranks
 from vgg_jax.inference.arrays import scaled_arrays
-from vgg_jax.inference.scorer import EvalView, Scorer, eval_views, grid_crops, posterior_runner, posteriors, scales_of
+from vgg_jax.inference.scorer import (
+    EvalView,
+    Scorer,
+    eval_views,
+    grid_crops,
+    posterior_batches,
+    posterior_runner,
+    posteriors,
+    scales_of,
+)
 from vgg_jax.model import convolution
 
 SIZES = [(40, 40), (33, 57), (75, 41), (64, 256), (131, 33), (20, 31), (9, 12), (57, 33), (48, 90), (50, 90)]
@@ -231,3 +241,25 @@ def test_what_is_no_network_is_refused(images):
 def test_impossible_images_are_refused(image, message, net, images):
     with pytest.raises(vgg_jax.DataError, match=message):
         score(net, [images[0], image], (48,))
+
+
+def test_a_pass_that_went_on_can_be_cut_off_again():
+    """Six images of 25 crops in batches of seven: a resumed pass knows as well as a whole one where to go on."""
+
+    class Runner:
+        net = SimpleNamespace(crop=32)
+
+        def batches(self, images, first):
+            crops = [(image.key, {"posterior": np.float32(image.key[0])}) for image in images]
+            return (crops[begin : begin + 7] for begin in range(7 * first, len(crops), 7))
+
+    examples = [SimpleNamespace(index=index, images=(np.zeros((40, 40, 3), np.uint8),)) for index in range(6)]
+    passes = lambda first=0: list(posterior_batches(Runner(), examples, eval_views(["crops"], [40]), first))
+    whole = passes()
+    done = [index for _, batch in whole for index, _, _ in batch]
+    assert done == [*range(6)] and [going_on for going_on, _ in whole][-1] == len(whole)
+    for number, (first, _) in enumerate(whole[:-1], start=1):
+        known = {index for _, batch in whole[:number] for index, _, _ in batch}
+        resumed = passes(first)
+        assert {index for _, batch in resumed for index, _, _ in batch} | known == {*range(6)}
+        assert [going_on for going_on, _ in resumed] == [going_on for going_on, _ in whole[first:]]

@@ -12,9 +12,10 @@ from PIL import Image
 
 from tests.boxed import COLORS, Rectangles
 from vgg_jax import CheckpointError, DataError
-from vgg_jax.checkpoint import load_network, new_network, read_arrays, read_meta
+from vgg_jax.checkpoint import load_network, read_arrays, read_meta
 from vgg_jax.config import default_config
 from vgg_jax.model.box_outputs import outputs_of
+from vgg_jax.model.from_config import new_network
 from vgg_jax.tasks import classification, localization, random_crops
 from vgg_jax.tasks.choose import TASKS, make_task
 from vgg_jax.tasks.localization import localization_loss

@@ -21,17 +21,19 @@ from PIL import Image
 
 from tests.weights.originals import WRITERS, mutated, original, state_dict
 from vgg_jax import main
-from vgg_jax.checkpoint import Checkpoints, find, new_network
+from vgg_jax.checkpoint import Checkpoints, find
 from vgg_jax.commands.fuse import fuse
 from vgg_jax.commands.paths import images_of
 from vgg_jax.commands.target import of_run
 from vgg_jax.config import default_config, eval_scales, validate
 from vgg_jax.data.open import open_source
-from vgg_jax.data.pipeline import TrainingBatches, scaled_images
+from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.posteriors import Posteriors
+from vgg_jax.model.from_config import new_network
 from vgg_jax.model.perceptual import LPIPS_LAYERS, read_lpips_linear
 from vgg_jax.model.specs import spec_of
 from vgg_jax.train.optimizer import krizhevsky_momentum

@@ -6,8 +6,8 @@ import pytest
 from flax import nnx
 
 from vgg_jax import CheckpointError, ConfigError
-from vgg_jax.checkpoint import new_network
 from vgg_jax.config import default_config
+from vgg_jax.model.from_config import new_network
 from vgg_jax.train.initialize import initialize
 from vgg_jax.weights import PREPROCESSING
 

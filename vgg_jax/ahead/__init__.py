@@ -1,1 +1,1 @@
-"""Programs compiled ahead for accelerators that are not here, read and judged before these are paid for (Sec. 3.3)."""
+"""Ahead-of-time compilation for accelerators this machine lacks: memory, traffic and predicted speed (Sec. 3.3)."""

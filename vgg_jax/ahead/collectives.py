@@ -20,7 +20,7 @@ SHARES = {
 
 
 class Collective(NamedTuple):
-    """One kind of them in a step, among groups of so many chips."""
+    """One kind of them in a step, among groups of `group` chips."""
 
     kind: str
     group: int

@@ -13,13 +13,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vgg_jax import sharding
-from vgg_jax.checkpoint import new_network
+from vgg_jax.ahead.roofline import operations
 from vgg_jax.config import eval_scale
 from vgg_jax.data.augment import augment
 from vgg_jax.data.statistics import IMAGENET
 from vgg_jax.inference.buckets import rounded_up
 from vgg_jax.inference.runner import PIXELS
 from vgg_jax.inference.scorer import dense_posteriors
+from vgg_jax.model.from_config import computation_dtype, new_network
 from vgg_jax.tasks.classification import classification_loss
 from vgg_jax.tasks.random_crops import split_keys
 from vgg_jax.train.optimizer import krizhevsky_momentum
@@ -30,6 +31,7 @@ from vgg_jax.train.step import Loss, make_train_step, trace_step
 class Program(NamedTuple):
     """A function, traced for a mesh of devices."""
 
+    name: str
     traced: jax.stages.Traced
     state: TrainState | nnx.State
     """Shapes and shardings of what it is given beside the images: a `TrainState`, or a network's arrays."""
@@ -37,6 +39,8 @@ class Program(NamedTuple):
     """Of one call, over all devices."""
     side: tuple[int, int]
     """Height and width of an image in pixels."""
+    operations: float
+    """Additions and multiplications for an image, as its layers are defined."""
 
     def compile(self, platform: str) -> jax.stages.Compiled:
         """The program by the compiler of a platform: tpu, cuda or cpu."""
@@ -75,7 +79,8 @@ def training_step(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
         "mask": jax.ShapeDtypeStruct((size,), jnp.float32),
     }
-    return Program(trace_step(update, state, batch, mesh, jax.jit), state, size, (crop, crop))
+    traced, side = trace_step(update, state, batch, mesh, jax.jit), (crop, crop)
+    return Program("training step", traced, state, size, side, operations(config, outputs, side, training=True))
 
 
 def dense_evaluation(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
@@ -94,17 +99,13 @@ def dense_evaluation(config: ConfigDict, outputs: int, mesh: Mesh) -> Program:
         jax.ShapeDtypeStruct((images, height, width, 3), jnp.uint8, sharding=split),
         jax.ShapeDtypeStruct((images, 2), jnp.int32, sharding=split),
     )
-    return Program(traced, state, images, (height, width))
-
-
-def dtype_of(config: ConfigDict) -> jnp.dtype:
-    """Of the computation on an accelerator."""
-    return jnp.dtype(jnp.bfloat16 if config.model.dtype == "auto" else config.model.dtype)
+    counted = operations(config, outputs, (height, width), training=False) * (2 if config.data.flip else 1)
+    return Program("dense evaluation", traced, state, images, (height, width), counted)
 
 
 def _network(config: ConfigDict, outputs: int) -> nnx.Module:
     """The network, of shapes instead of arrays."""
-    net = nnx.eval_shape(lambda: new_network(config, outputs, dtype_of(config)))
+    net = nnx.eval_shape(lambda: new_network(config, outputs, computation_dtype(config, "accelerator")))
     net.conv = "lax"  # "auto" asks for the backend that is here
     return net
 

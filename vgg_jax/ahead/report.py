@@ -9,11 +9,12 @@ from ml_collections import ConfigDict
 
 from vgg_jax.ahead import hlo, program
 from vgg_jax.ahead.collectives import collectives, sent
-from vgg_jax.ahead.roofline import operations, roofline
+from vgg_jax.ahead.roofline import roofline
 from vgg_jax.ahead.schedule import waiting
 from vgg_jax.ahead.topologies import Topology
 from vgg_jax.ahead.traffic import traffic
 from vgg_jax.errors import ConfigError
+from vgg_jax.model.from_config import computation_dtype
 from vgg_jax.sharding import device_mesh
 from vgg_jax.train import memory
 
@@ -34,46 +35,48 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
       ConfigError: it does not divide over the chips, or the compiler finds no room for it.
     """
     chip, chips, mesh = where.chip, len(where.devices), device_mesh(config.mesh.model, where.devices)
-    make = program.dense_evaluation if dense else program.training_step
-    made, itemsize = make(config, outputs, mesh), program.dtype_of(config).itemsize
-    planned = None if dense else memory.plan(config, made.state, mesh, itemsize, chip.lanes)
-    change = ""
-    if not dense:
-        change = memory.ways_out(config, made.state, mesh, itemsize, chip.lanes, 0.9 * min(planned.total, chip.memory))
+    dtype = computation_dtype(config, "accelerator")
+    if dense:
+        made = program.dense_evaluation(config, outputs, mesh)
+        planned, change = {"parameters": _bytes(made.state)}, "config.evaluate.batch_size"
+    else:
+        made = program.training_step(config, outputs, mesh)
+        plan = memory.plan(config, made.state, mesh, dtype.itemsize, chip.lanes)
+        capacity = 0.9 * min(plan.total, chip.memory)
+        change = memory.ways_out(config, made.state, mesh, dtype.itemsize, chip.lanes, capacity)
+        planned = plan._asdict()
     try:
         compiled = made.compile(where.platform)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
-        raise ConfigError(f"--topology={where.name}: does not fit: {reason}; change {change or _EVALUATION}") from error
+        raise ConfigError(f"--topology={where.name}: does not fit: {reason}; change {change}") from error
     module, cost = hlo.parse(compiled.as_text()), compiled.cost_analysis() or {}
     needed, exchanged = compiled.memory_analysis(), collectives(module, chips)
-    counted = operations(config, outputs, made.side, training=not dense) * (2 if dense and config.data.flip else 1)
-    flops = cost.get("flops") or counted * made.images / chips
+    flops = cost.get("flops") or made.operations * made.images / chips
     moved = cost.get("bytes accessed") or traffic(module)
-    line = roofline(chip, flops, moved, exchanged)
+    line, at_peak = roofline(chip, flops, moved, exchanged), made.operations * made.images / chips / chip.peak
     arguments = needed.argument_size_in_bytes
     total = arguments + needed.output_size_in_bytes - needed.alias_size_in_bytes + needed.temp_size_in_bytes
-    parts = {"parameters": _bytes(made.state)} if dense else planned._asdict()
     return {
         "net": config.model.net,
-        "program": "dense evaluation" if dense else "training step",
+        "program": made.name,
         "topology": where.name,
         "chips": chips,
         "model_axis": config.mesh.model,
         "images": made.images,
         "side": made.side,
-        "dtype": program.dtype_of(config).name,
+        "dtype": dtype.name,
         "jax": jax.__version__,
         "memory": {
-            "planned": {name: int(size) for name, size in parts.items()},
+            "planned": {name: int(size) for name, size in planned.items()},
             "arguments": arguments,
             "temporaries": needed.temp_size_in_bytes,
             "total": total,
             "of": int(chip.memory),
             "fits": total <= chip.memory,
-            "change": change or _EVALUATION,
+            "change": change,
         },
         "operations_per_image": flops * chips / made.images,
         "traffic_per_image": moved * chips / made.images,
@@ -86,13 +89,10 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
             "scheduled": line.alone + waiting(module, chip, chips),
             "images_per_second": [made.images / line.worst, made.images / line.best],
             "efficiency": [line.alone / line.worst, line.alone / line.best],
-            "share_of_peak": [counted * made.images / chips / chip.peak / time for time in (line.worst, line.best)],
+            "share_of_peak": [at_peak / line.worst, at_peak / line.best],
             "days": None if dense else [config.train.steps * time / 86400 for time in (line.best, line.worst)],
         },
     }
-
-
-_EVALUATION = "config.evaluate.batch_size"
 
 
 def lines(figures: dict) -> str:

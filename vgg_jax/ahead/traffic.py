@@ -19,14 +19,9 @@ UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
 """Kinds that update their first operand in place, and which operand they write into it."""
 
 
-def traffic(module: Module, computation: str | None = None) -> int:
-    """Bytes that one run moves.
-
-    Args:
-      module: the parsed text.
-      computation: the schedule to begin from, by default the whole program's.
-    """
-    runs, schedules, total = module.runs(), [computation or module.entry], 0
+def traffic(module: Module) -> int:
+    """Bytes that one run of a program moves, given its parsed text."""
+    runs, schedules, total = module.runs(), [module.entry], 0
     while schedules:
         name = schedules.pop()
         instructions = module.computations[name]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from vgg_jax import processes
 from vgg_jax.commands.workdir import held
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.files import DISK_FULL, writing
@@ -28,7 +26,7 @@ def run(arguments: list[str], *, config: ConfigDict | None, overrides: dict, wor
             "To see training run right now: make quickstart"
         )
     folder = Path(workdir)
-    with processes.ending_together(), contextlib.ExitStack() as hold:
+    with contextlib.ExitStack() as hold:
         with writing(f"--workdir={folder}"):
             hold.enter_context(held(folder))
             file = logging.FileHandler(folder / "log.txt", encoding="utf-8", errors="backslashreplace")
@@ -39,14 +37,6 @@ def run(arguments: list[str], *, config: ConfigDict | None, overrides: dict, wor
         except Stopped:
             jax.distributed.shutdown()  # the others come here too, and none may be gone before
             raise
-        except (jax.errors.JaxRuntimeError, ValueError) as error:  # a status of XLA may be either
-            reason = (str(error).splitlines() or [""])[0]
-            if jax.process_count() == 1 or not re.match("[A-Z_]+: ", reason):
-                raise
-            processes.give_up(
-                f"another process is gone, or cannot be reached: {reason}\n"
-                f"Start all of them again: they go on from the last checkpoint in {folder}"
-            )
         except OSError as error:
             named = Path(os.fsdecode(error.filename or ""))
             if error.errno in DISK_FULL or named.is_relative_to(folder):  # a full disk need not name the file

@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 
 import jax
-from jax.experimental import multihost_utils
 
+from vgg_jax import processes
 from vgg_jax.commands.target import EvalTarget, find_targets
 from vgg_jax.commands.workdir import claim
 from vgg_jax.config import default_config
@@ -42,10 +42,8 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
             "several for late fusion"
         )
     folder = Path(workdir)
-    if jax.process_index() == 0:
-        with writing(f"--workdir={folder}"):
-            claim(folder, _REPORT | {PROBE, FEATURES})
-    multihost_utils.sync_global_devices("the folder is claimed")
+    with writing(f"--workdir={folder}"):
+        processes.by_first(lambda: claim(folder, _REPORT | {PROBE, FEATURES}))
     layers = (given["config"] or default_config()).transfer.layers
     layers = tuple(given["overrides"].get("transfer.layers", layers))
     # FC layers that a file lacks would be randomly initialized, and their descriptors would mean nothing.

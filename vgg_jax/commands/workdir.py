@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import fcntl
-import logging
-import os
 import re
-import socket
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
 
-import jax
-
-from vgg_jax import sharding
+from vgg_jax import processes
 from vgg_jax.errors import ConfigError
 from vgg_jax.files import writing
-
-log = logging.getLogger(__name__)
+from vgg_jax.locks import lock
 
 MARK = "vgg_jax.txt"
+
+HEADING = "Made by vgg_jax, which replaces its files here. The last to train here, or who still does:\n"
+"""Of the mark where runs were trained."""
 
 WAY_OUT = "give --workdir=DIR for results"
 
@@ -89,10 +83,14 @@ def claim_results(name: str, home: Path | None, out: Path | None) -> tuple[Path,
     if not out:
         raise ConfigError(f"{name}: it is in no run's folder that can be written to; {WAY_OUT}")
     home = home or out / slug(name)
-    for folder in (out, home.parent) if jax.process_index() == 0 else ():
-        with writing(folder, WAY_OUT):
-            if not is_ours(folder.parent):
-                claim(folder)
+
+    def claim_both() -> None:
+        for folder in (out, home.parent):
+            with writing(folder, WAY_OUT):
+                if not is_ours(folder.parent):
+                    claim(folder)
+
+    processes.by_first(claim_both)
     return out, home
 
 
@@ -115,33 +113,10 @@ def held(folder: Path) -> Iterator[None]:
       OSError: it cannot be written to.
     """
     with contextlib.ExitStack() as hold:
-        refusal = None
-        if jax.process_index() == 0:
-            try:
-                claim(folder, RUN)
-                _lock(hold.enter_context((folder / MARK).open("a+")))
-            except (ConfigError, OSError) as error:
-                refusal = error
-        if sharding.agreed(refusal is not None):
-            raise refusal or ConfigError(f"{folder}: the first process may not train there; see what it says")
+
+        def hold_it() -> None:
+            claim(folder, RUN)
+            lock(hold.enter_context((folder / MARK).open("a+")), folder, "training", HEADING)
+
+        processes.by_first(hold_it)
         yield
-
-
-def _lock(mark: TextIO) -> None:
-    """Locks an open file, and writes into it who does."""
-    try:
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        mark.seek(0)
-        holder = (mark.read().splitlines() or ["another process"])[-1]
-        raise ConfigError(
-            f"{Path(mark.name).parent}: {holder} is training here, and two runs would mix their files; wait for it, "
-            "stop it, or name another folder"
-        ) from None
-    except OSError as error:
-        log.warning("%s cannot be locked (%s): start no second run there", mark.name, error.strerror)
-    mark.truncate(0)
-    now = datetime.datetime.now().astimezone()
-    mark.write("Made by vgg_jax, which replaces its files here. The last to train here, or who still does:\n")
-    mark.write(f"process {os.getpid()} on {socket.gethostname()} (since {now:%Y-%m-%d %H:%M:%S %Z})\n")
-    mark.flush()

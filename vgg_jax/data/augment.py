@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from vgg_jax.data.boxes import mirrored
+
 
 def augment(
     batch: dict[str, Array],
@@ -39,8 +41,7 @@ def augment(
         flipped = jax.vmap(jax.random.bernoulli)(draws[:, 0])
         image = _where(flipped, image[:, :, ::-1], image)
         if "boxes" in batch:
-            boxes = jnp.asarray(batch["boxes"])
-            changed["boxes"] = _where(flipped, boxes.at[..., 0].set(1 - boxes[..., 0]), boxes)
+            changed["boxes"] = _where(flipped, mirrored(batch["boxes"]), batch["boxes"])
     image = jnp.asarray(image, jnp.float32)  # only now: the flip moved bytes
     if color_shift:
         a = color_shift * jax.vmap(lambda key: jax.random.normal(key, (3,)))(draws[:, 1])

@@ -37,7 +37,7 @@ class BoxFileSource(FileSource):
         def of_role(role: str) -> list[_Line]:
             if not there:
                 return [line for line in annotated if splits.hashed_role(line.image) == role]
-            role, note = splits.found(role, there, "line")
+            role, note = splits.role_or_substitute(role, there, "line")
             notes.extend([note] if note else [])
             return [line for line in annotated if line.split == role]
 

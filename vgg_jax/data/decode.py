@@ -4,7 +4,7 @@ The paper rescales the whole image to smaller side S and cuts a window out of it
 pixels are weighted means of a few pixels of the image, by Pillow's BILINEAR filter, a triangle that widens when the
 image shrinks, so nothing aliases.
 
-This is the road that has an answer to every image, and the one for arrays; `vgg_jax.data.jpeg` does the same to plain
+This is the fallback that has an answer to every image, and what arrays take; `vgg_jax.data.jpeg` does the same to plain
 JPEGs in TensorFlow's graph. What becomes of the rest:
 
   palette, alpha      composited on white
@@ -59,7 +59,7 @@ def rescaled_size(height: int, width: int, smaller_side: int) -> tuple[int, int]
     return tuple((2 * side * smaller_side + smaller) // (2 * smaller) for side in (height, width))
 
 
-def check_elongated(height: int, width: int, scales: Iterable[int]) -> None:
+def check_rescaled_size(height: int, width: int, scales: Iterable[int]) -> None:
     """Refuses an image that takes too much memory at one of the scales, before it is rescaled.
 
     Raises:

@@ -36,24 +36,30 @@ class FileSource(Source):
     ):
         super().__init__(name, split, classes, note)
         labels = np.full(len(paths), -1, np.int32) if labels is None else np.array(labels, np.int32)
-        self._files = Files([os.fspath(path) for path in paths], labels)
+        self.files = Files([os.fspath(path) for path in paths], labels)
         # A photograph without a suffix may be one.
-        self.jpegs = any(Path(path).suffix.lower() not in SUFFIXES - {".jpg", ".jpeg"} for path in self._files.paths)
-
-    @property
-    def files(self) -> Files:
-        """The paths and labels."""
-        return self._files
+        self.jpegs = any(Path(path).suffix.lower() not in SUFFIXES - {".jpg", ".jpeg"} for path in self.files.paths)
 
     def __len__(self) -> int:
-        return len(self._files.paths)
+        return len(self.files.paths)
 
     def __getitem__(self, index: int) -> dict:
-        return {"image": Path(self._files.paths[index]).read_bytes(), "label": int(self._files.labels[index])}
+        return {"image": Path(self.files.paths[index]).read_bytes(), "label": int(self.files.labels[index])}
 
     def name_of(self, index: int) -> str:
         """Its path."""
-        return self._files.paths[index]
+        return self.files.paths[index]
+
+
+def class_folders(home: Path) -> tuple[str, ...]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    return tuple(sorted(entry.name for entry in os.scandir(home) if entry.is_dir() and not entry.name.startswith(".")))
+
+
+def files_below(home: Path) -> list[Path]:
+    """All files below a folder, sorted."""
+    # Not `rglob` and `is_file`, which ask the system about every file: seconds for ten thousand.
+    return sorted(Path(folder, name) for folder, _, names in os.walk(home) for name in names)
 
 
 def existing_folder(path: str) -> Path:

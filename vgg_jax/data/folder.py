@@ -1,10 +1,9 @@
 """A folder of class folders: PATH/CLASS/*.jpg, or PATH/train/CLASS/*.jpg and so on."""
 
-import os
 from pathlib import Path
 
 from vgg_jax.data import splits
-from vgg_jax.data.files import SUFFIXES, FileSource, existing_folder
+from vgg_jax.data.files import SUFFIXES, FileSource, class_folders, existing_folder, files_below
 from vgg_jax.errors import DataError
 
 _FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
@@ -21,12 +20,12 @@ class FolderSource(FileSource):
     def __init__(self, path: str, split: str):
         root = existing_folder(path)
         divided = {role: name for role, names in _FOLDERS.items() for name in names if (root / name).is_dir()}
-        classes = _class_names(root / "train") if "train" in divided else ()
+        classes = class_folders(root / "train") if "train" in divided else ()
         notes, ignored = [], {}
 
         def of_role(role: str) -> list[tuple[Path, int]]:
             nonlocal classes
-            of, note = splits.found(role, divided, "folder") if divided else (role, "")
+            of, note = splits.role_or_substitute(role, divided, "folder") if divided else (role, "")
             home = root / divided.get(of, "")
             images, ignored[home] = _images(home)
             classes = classes or tuple(sorted(images))
@@ -54,19 +53,14 @@ class FolderSource(FileSource):
         )
 
 
-def _class_names(home: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in home.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
-
-
 def _images(home: Path) -> tuple[dict[str, list[Path]], int]:
     """Images of each class below a folder, sorted, and how many other files lie among them."""
-    names = _class_names(home)
+    names = class_folders(home)
     if not names:
         raise DataError(f"no class folders in {home}; images belong in {home}/CLASS/")
     images, ignored = {}, 0
     for name in names:
-        # Not `rglob` and `is_file`, which ask the system about every file: seconds for ten thousand.
-        files = sorted(Path(folder, file) for folder, _, files in os.walk(home / name) for file in files)
+        files = files_below(home / name)
         images[name] = [file for file in files if file.suffix.lower() in SUFFIXES]
         ignored += len(files) - len(images[name])
     empty = [name for name in names if not images[name]]

@@ -1,11 +1,11 @@
 """Plain JPEGs in TensorFlow's graph: what nearly every photograph is, without Python and its lock (Sec. 3.1, 3.2).
 
 The same pixels as `vgg_jax.data.decode` gives: of the values of a crop four in five are equal and none is off by more
-than one gray level, for Pillow rounds between its two passes and `ScaleAndTranslate` does not. Of a crop only the
+than one gray level, because Pillow rounds between its two passes and `ScaleAndTranslate` does not. Of a crop only the
 pixels under it are decoded.
 
 A plain JPEG is upright, not cut short, gray or of three components of 8 bits. On anything else, and on damage, these
-functions fail, which is no error: the image then takes the slower road, which has an answer to everything.
+functions fail, which is no error: the image then falls back to Pillow, which has an answer to everything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def plain_size(encoded: tf.Tensor) -> tf.Tensor:
     # One pass over the bytes for both homes of an orientation, Exif's and XMP's; a chance hit only costs time.
     without = tf.strings.regex_replace(encoded, r"if(\x00\x00|f:Orientation)", "", replace_global=False)
     turned = tf.strings.length(without) != tf.strings.length(encoded)
-    # The op itself, for `tf.cond` would run through the nodes of the branch that is not taken, in 0.15 ms.
+    # The op itself, because `tf.cond` would run through the nodes of the branch that is not taken, in 0.15 ms.
     upright = tf.raw_ops.If(
         cond=turned, input=[encoded], Tout=[tf.bool], then_branch=_IS_UPRIGHT, else_branch=_IS_TRUE, output_shapes=[[]]
     )[0]
@@ -36,7 +36,7 @@ def plain_size(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _is_upright(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether the one Exif segment has orientation 1 or none; XMP's orientation is left to the slower road."""
+    """Whether the one Exif segment has orientation 1 or none; XMP's orientation is left to the Pillow fallback."""
     parts = tf.strings.split(encoded, "Exif\0\0")
     in_xmp = tf.shape(tf.strings.split(encoded, "tiff:Orientation"))[0] > 1
     exif = tf.cast(tf.io.decode_raw(tf.strings.substr(parts[-1], 0, 2**16), tf.uint8), tf.int32)

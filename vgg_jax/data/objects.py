@@ -151,12 +151,8 @@ class EachObject(Source):
         kept = np.flatnonzero(~of.difficult)
         self._source, self._image, self.jpegs = source, of.image[kept], source.jpegs
         self.objects = Objects(np.arange(len(kept)), of.label[kept], of.corners[kept], of.difficult[kept])
-
-    @property
-    def files(self) -> Files | None:
-        """The images' files, one for each example, if they are files."""
-        files = self._source.files
-        return files and Files([files.paths[image] for image in self._image], self.objects.label)
+        if files := source.files:
+            self.files = Files([files.paths[image] for image in self._image], self.objects.label)
 
     def describe(self) -> str:
         return f"{self._source.describe()}, {len(self):,} objects"

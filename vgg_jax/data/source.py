@@ -44,19 +44,16 @@ class Source(ABC):
       classes: the class names; a label is a position in them.
       note: a remark that a reader of the log should not miss, or "".
       jpegs: whether JPEGs are to be expected; the pipeline then looks for them first.
+      files: where each image is a file of its own, these, which TensorFlow then reads; otherwise None.
       objects: where the images have boxes, these, as they were annotated (`data.objects.checked`); otherwise None.
     """
 
+    files: Files | None = None
     objects: Objects | None = None
 
     def __init__(self, name: str, split: str, classes: tuple[str, ...], note: str = ""):
         self.name, self.split, self.classes, self.note = name, split, classes, note
         self.jpegs = True
-
-    @property
-    def files(self) -> Files | None:
-        """Where each image is a file of its own, these files, which TensorFlow then reads; otherwise None."""
-        return None
 
     @abstractmethod
     def __len__(self) -> int:

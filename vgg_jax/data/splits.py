@@ -68,7 +68,7 @@ def select(expression: str, of_role: Callable[[str], Sequence[T]]) -> list[T]:
     return chosen
 
 
-def found(role: str, there: Mapping[str, str], kind: str) -> tuple[str, str]:
+def role_or_substitute(role: str, there: Mapping[str, str], kind: str) -> tuple[str, str]:
     """A role that a data set has: this one, or validation where test is missing; a remark then says so.
 
     Args:

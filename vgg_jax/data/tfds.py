@@ -28,8 +28,8 @@ class TfdsSource(Source):
     """A prepared TFDS data set of images with class labels, or objects as in tfds:voc. Nothing is ever downloaded.
 
     Splits are TFDS's own expressions. A data set without a split `validation` uses its `test` for it; the note says so.
-    Objects are read at once, and an image that has none is left out, for it has no class; the note counts these. Boxes
-    are what TFDS made of them: those of tfds:voc begin a pixel later than those of voc:PATH.
+    Objects are read at once, and an image that has none is left out, because it has no class; the note counts these.
+    Boxes are what TFDS made of them: those of tfds:voc begin a pixel later than those of voc:PATH.
     """
 
     def __init__(self, name: str, split: str):

@@ -8,20 +8,19 @@ Three layouts are known by their folders:
                                   images
 
 An annotation belongs to the image of the same name. VOC counts pixels from 1 and a box's last pixels are in it: xmin is
-`left + 1` and xmax is `right`. What a file says of its image (<filename>, <size>) is not looked at, for it is often
+`left + 1` and xmax is `right`. What a file says of its image (<filename>, <size>) is ignored, because it is often
 wrong. Boxes are those of the upright image, as it is decoded.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from vgg_jax.data import splits
-from vgg_jax.data.files import SUFFIXES, FileSource, existing_folder
+from vgg_jax.data.files import SUFFIXES, FileSource, class_folders, existing_folder, files_below
 from vgg_jax.data.objects import Object, gathered, image_class
 from vgg_jax.errors import DataError
 
@@ -112,7 +111,7 @@ class _Flat:
         if not lists:
             self.notes.append(f"{role} by a hash of the name, 80/10/10")
             return [name for name in sorted(self._images) if splits.hashed_role(name) == role]
-        role, note = splits.found(role, {role: file.name for role, file in lists.items()}, "list")
+        role, note = splits.role_or_substitute(role, {role: file.name for role, file in lists.items()}, "list")
         self.notes += [note] if note else []
         names = self._named_by(lists[role])
         if missing := [name for name in names if name not in self._images]:
@@ -156,13 +155,12 @@ class _ClassFolders:
         self._annotations, self.notes = root / "Annotations" / "CLS-LOC", []
         if not (self._home / "train").is_dir():
             raise DataError(f"none of VOC's layouts: no JPEGImages/, images/ or train/ in {root}")
-        folders = (entry.name for entry in os.scandir(self._home / "train") if entry.is_dir())
-        self.classes = tuple(sorted(name for name in folders if not name.startswith(".")))
+        self.classes = class_folders(self._home / "train")
 
     def of_role(self, role: str) -> list[_Image]:
         """The images of a role, with their objects if they have any."""
         there = {role: name for role, name in _LISTS.items() if (self._home / name).is_dir()}
-        held_by, note = splits.found(role, there, "folder")
+        held_by, note = splits.role_or_substitute(role, there, "folder")
         self.notes += [note] if note else []
         home = self._home / there[held_by]
         annotations = _by_name(home, {".xml"}) | _by_name(self._annotations / home.name, {".xml"})
@@ -173,9 +171,7 @@ class _ClassFolders:
             folder = "" if path.parent == home else path.parent.name
             unknown = {folder, *(found.name for found in objects)} - {"", *self.classes}
             if unknown:
-                raise DataError(
-                    f"{annotation or path}: {min(unknown)!r} is no class, for there is no such folder in train"
-                )
+                raise DataError(f"{annotation or path}: {min(unknown)!r} is no class: there is no such folder in train")
             bare += not (folder or objects)
             images += [_Image(path, objects, folder)] if folder or objects else []
         self.notes += [f"images of {role} left out, which have no object: {bare:,}"] if bare else []
@@ -240,10 +236,8 @@ def _lines(file: Path) -> list[str]:
 
 def _by_name(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
     """The files below a folder, sorted, by their paths in it without suffix."""
-    # Not `rglob` and `is_file`, which ask the system about every file: seconds for ten thousand.
-    files = sorted(Path(home, name) for home, _, names in os.walk(folder) for name in names)
     found = {}
-    for file in files:
+    for file in files_below(folder):
         if file.suffix.lower() in suffixes:
             name = file.relative_to(folder).with_suffix("").as_posix()
             if name in found:

@@ -14,7 +14,7 @@ import numpy as np
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
-from vgg_jax.files import check_room, writing
+from vgg_jax.files import writing
 from vgg_jax.inference import array_folder
 from vgg_jax.inference.runner import Runner
 from vgg_jax.inference.scorer import EvalView, posterior_batches, scales_of
@@ -119,17 +119,11 @@ def _rows(folder: Path | None, made_of: dict, count: int) -> Iterator[array_fold
         return
     if folder.is_dir():  # complete, but its results were written nowhere
         folder.replace(array_folder.aside(folder))
-    with writing(folder):
-        if first := array_folder.rows_in(folder, made_of):
-            log.info("going on from batch %d of the pass that was cut off", first)
-        else:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            size = sum(
-                count * int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in made_of["arrays"].values()
-            )
-            check_room(folder.parent, size, f"the posteriors of {count:,} images")
-        with array_folder.writing(folder, made_of, (count,), first) as unfinished:
-            yield unfinished
+    what = f"the posteriors of {count:,} images"
+    with writing(folder), array_folder.writing(folder, made_of, (count,), what) as unfinished:
+        if unfinished.rows:
+            log.info("going on from batch %d of the pass that was cut off", unfinished.rows)
+        yield unfinished
 
 
 def _gathered(

@@ -6,6 +6,7 @@ A folder is of one network on one source: `dense.npz`, `crops.npz` and `center.n
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import zlib
@@ -16,12 +17,14 @@ import jax
 import numpy as np
 from flax import nnx
 
+from vgg_jax import processes
 from vgg_jax.data.source import Source, digest
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.classes import EvalClasses
 from vgg_jax.evaluate.dataset import DatasetPredictions
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
 from vgg_jax.inference.scorer import EvalView
+from vgg_jax.locks import locked
 from vgg_jax.model.vgg import VGG
 
 log = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ def kept_posteriors(
       complete: whether files that lack an image that could not be read do not count.
 
     Raises:
-      ConfigError: a file cannot be written.
+      ConfigError: another process computes in the folder, or a file cannot be written.
       UserError: what `compute` raises.
     """
     names = image_names(source)
@@ -69,24 +72,28 @@ def kept_posteriors(
     made_of = {key: about[key] for key in about if key != "checkpoint"} | {"names": digest(names)}
     unfinished = folder / "unfinished"
     computed = lambda views: _posteriors(compute(views, unfinished, made_of), source, names, classes, about)
-    parts = {}
-    for part in dict.fromkeys(view.protocol for view in views):
-        if found := _found(folder / f"{part}.npz", about | {"protocol": part}, names, classes.names, complete):
-            parts[part] = found
-    missing = [view for view in views if view.protocol not in parts or view.scale not in parts[view.protocol].scales]
-    new = computed(missing) if missing else {}
-    if len({posteriors.images for posteriors in (*parts.values(), *new.values())}) > 1:
-        log.info("not the same images could be read as when %s was written: all is computed again", folder)
-        parts, new = {}, computed(views)
-    for part, posteriors in new.items():
-        parts[part] = parts[part].joined(posteriors) if part in parts else posteriors
+    with contextlib.ExitStack() as hold:
+        processes.by_first(lambda: hold.enter_context(locked(folder)))
+        parts = {}
+        for part in dict.fromkeys(view.protocol for view in views):
+            if found := _found(folder / f"{part}.npz", about | {"protocol": part}, names, classes.names, complete):
+                parts[part] = found
+        missing = [
+            view for view in views if view.protocol not in parts or view.scale not in parts[view.protocol].scales
+        ]
+        new = computed(missing) if missing else {}
+        if len({posteriors.images for posteriors in (*parts.values(), *new.values())}) > 1:
+            log.info("not the same images could be read as when %s was written: all is computed again", folder)
+            parts, new = {}, computed(views)
+        for part, posteriors in new.items():
+            parts[part] = parts[part].joined(posteriors) if part in parts else posteriors
+            if jax.process_index() == 0:
+                parts[part].save(folder / f"{part}.npz")
         if jax.process_index() == 0:
-            parts[part].save(folder / f"{part}.npz")
-    if jax.process_index() == 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    if not new:
-        log.info("posteriors found in %s: nothing had to be computed", folder)
-    return parts
+            shutil.rmtree(unfinished, ignore_errors=True)
+        if not new:
+            log.info("posteriors found in %s: nothing had to be computed", folder)
+        return parts
 
 
 def _posteriors(

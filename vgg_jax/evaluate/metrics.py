@@ -6,7 +6,6 @@ import logging
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -21,11 +20,11 @@ def hits(scores: Float[Array, "n classes"], labels: Int[Array, " n"], mask: Floa
       labels: class numbers.
       mask: 1 for an image, 0 for an empty place.
     """
-    rank = ranks(scores, labels, jnp)
+    rank = ranks(scores, labels)
     return {"top1": ((rank < 1) * mask).sum(), "top5": ((rank < 5) * mask).sum()}
 
 
-def ranks(scores: Float[Array, "n classes"], labels: Int[Array, " n"], np=np) -> Int[Array, " n"]:
+def ranks(scores: Float[Array, "n classes"], labels: Int[Array, " n"]) -> Int[Array, " n"]:
     """How many classes are ahead of the label.
 
     Of equal scores the lower class number comes first; a score that is not a number counts against the label.
@@ -33,13 +32,13 @@ def ranks(scores: Float[Array, "n classes"], labels: Int[Array, " n"], np=np) ->
     Args:
       scores: class scores or posteriors.
       labels: class numbers.
-      np: numpy or jax.numpy.
 
     >>> ranks(np.array([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0]]), np.array([2, 1])).tolist()
     [1, 1]
     """
-    own = np.take_along_axis(scores, labels[:, None], axis=1)
-    classes = np.arange(scores.shape[1])
+    xp = scores.__array_namespace__()
+    own = xp.take_along_axis(scores, labels[:, None], axis=1)
+    classes = xp.arange(scores.shape[1])
     ahead = ~(scores <= own) | ((scores == own) & (classes < labels[:, None]))
     return ahead.sum(1)
 

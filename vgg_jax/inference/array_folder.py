@@ -4,7 +4,7 @@
     NAME.npy      an array
 
 It is written aside and renamed when complete. Until then `of.json` says too how many rows are complete; it is written
-after them, so that whoever stops goes on from there.
+after them, so that whoever stops goes on from there. One process at a time writes it.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from vgg_jax.errors import CheckpointError
-from vgg_jax.files import written_aside
+from vgg_jax.files import check_room, written_aside
+from vgg_jax.locks import locked
 
 log = logging.getLogger(__name__)
 
@@ -31,32 +33,32 @@ Arrays = dict[str, np.ndarray]
 """By name, mapped into memory."""
 
 
-def counted(folder: Path, made_of: dict, count: Callable[[dict], int]) -> int:
-    """What a function counts in a folder that is made of this, given its `of.json`; 0 where there is none.
-
-    A folder that is made of something else is reported.
+def about_of(folder: Path, made_of: dict) -> dict | None:
+    """The `of.json` of a folder that is made of this; None where there is none, or of something else, which is said.
 
     Args:
       made_of: JSON values, everything that the arrays depend on.
     """
     if not folder.is_dir():
-        return 0
+        return None
     try:
         about = json.loads((folder / "of.json").read_text())
-        stored, number = about["of"], count(about)
-    except (OSError, ValueError, KeyError) as error:
+        stored = about["of"]
+        made_of = json.loads(json.dumps(made_of))
+        changed = [f"{key}: {stored.get(key)} -> {made_of[key]}" for key in made_of if stored.get(key) != made_of[key]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("%s cannot be read (%s): computed again", folder, error)
-        return 0
-    made_of = json.loads(json.dumps(made_of))
-    changed = [f"{key}: {stored.get(key)} -> {made_of[key]}" for key in made_of if stored.get(key) != made_of[key]]
+        return None
     if changed:
         log.warning("%s was made otherwise (%s): computed again", folder, "; ".join(changed))
-    return 0 if changed else number
+        return None
+    return about
 
 
 def rows_in(folder: Path, made_of: dict) -> int:
     """How many rows are complete of a folder that is not; the arguments are those of `writing`."""
-    return counted(aside(folder), made_of, lambda about: about["rows"])
+    about = about_of(aside(folder), made_of)
+    return about["rows"] if about else 0
 
 
 def read(folder: Path, mode: str = "r") -> tuple[Arrays, dict[str, str]]:
@@ -90,7 +92,7 @@ class Unfinished:
         self.arrays, self.problems, self.rows, self._kept = arrays, problems, rows, 0.0
 
     def complete(self, rows: int) -> None:
-        """Takes note that so many rows are complete."""
+        """Records how many rows are complete."""
         self.rows = rows
         if time.monotonic() - self._kept > SECONDS:
             self.keep()
@@ -101,7 +103,7 @@ class Unfinished:
             return
         for array in self.arrays.values():
             array.flush()
-        # A copy, for a thread may be filling it.
+        # A copy, because a thread may be filling it.
         about = {"of": self._made_of, "rows": self.rows, "unreadable": dict(self.problems)}
         with written_aside(self._folder / "of.json") as partial:
             partial.write_text(json.dumps(about, indent=1))
@@ -115,40 +117,46 @@ def in_memory(made_of: dict, shape: tuple[int, ...]) -> Unfinished:
 
 
 @contextlib.contextmanager
-def writing(
-    folder: Path,
-    made_of: dict,
-    shape: tuple[int, ...],
-    rows: int,
-    begin: Callable[[Arrays], dict[str, str]] = lambda arrays: {},
-) -> Iterator[Unfinished]:
+def writing(folder: Path, made_of: dict, shape: tuple[int, ...], what: str) -> Iterator[Unfinished]:
     """Arrays to be filled; afterwards the folder is complete, or after an interruption its complete rows are kept.
 
+    They go on from the rows that `rows_in` counts; if there are none, the arrays are new.
+
     Args:
-      made_of: as in `counted`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
+      made_of: as in `about_of`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
       shape: how many rows there are to be, in one dimension or several.
-      rows: those that `rows_in` counts, to go on from there; or 0 for new arrays.
-      begin: fills rows of new arrays, and says what of them could not be read.
+      what: the arrays are, for messages: "the features of 5 images".
+
+    Raises:
+      ConfigError: another process computes in the folder, or there is no room on the disk.
+      CheckpointError: the complete rows are damaged.
     """
     partly = aside(folder)
-    if rows:
-        arrays, problems = read(partly, "r+")
-    else:
-        shutil.rmtree(partly, ignore_errors=True)
-        partly.mkdir(parents=True)
-        arrays = {
-            name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", np.dtype(dtype), (*shape, *of_row))
-            for name, (of_row, dtype) in made_of["arrays"].items()
-        }
-        problems = begin(arrays)
-    unfinished = Unfinished(partly, made_of, arrays, problems, rows)
-    unfinished.keep()
-    try:
-        yield unfinished
-    finally:
+    with locked(folder):
+        if rows := rows_in(folder, made_of):
+            arrays, problems = read(partly, "r+")
+        else:
+            shutil.rmtree(partly, ignore_errors=True)
+            check_room(folder.parent, _bytes(made_of, shape), what)
+            partly.mkdir()
+            arrays = {
+                name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", np.dtype(dtype), (*shape, *of_row))
+                for name, (of_row, dtype) in made_of["arrays"].items()
+            }
+            problems = {}
+        unfinished = Unfinished(partly, made_of, arrays, problems, rows)
         unfinished.keep()
-    shutil.rmtree(folder, ignore_errors=True)
-    partly.replace(folder)
+        try:
+            yield unfinished
+        finally:
+            unfinished.keep()
+        shutil.rmtree(folder, ignore_errors=True)
+        partly.replace(folder)
+
+
+def _bytes(made_of: dict, shape: tuple[int, ...]) -> int:
+    of_row = (math.prod(of_row) * np.dtype(dtype).itemsize for of_row, dtype in made_of["arrays"].values())
+    return math.prod(shape) * sum(of_row)
 
 
 def aside(folder: Path) -> Path:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from vgg_jax.data.decode import check_elongated, rescale
+from vgg_jax.data.decode import check_rescaled_size, rescale
 from vgg_jax.data.pipeline import ScaledExample
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.model.vgg import VGG
@@ -34,7 +34,7 @@ def scaled_arrays(
         number, image = numbered
         _check(image, f"image {number}")
         try:
-            check_elongated(*image.shape[:2], scales)
+            check_rescaled_size(*image.shape[:2], scales)
         except DataError as error:
             if on_error == "raise":
                 raise DataError(f"image {number}: {error}") from error

@@ -71,7 +71,7 @@ class PaddedBatch(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """A batch to come: so many places for so many images of its own and of smaller buckets."""
+    """A batch to come: `places` for images of its own and of smaller buckets."""
 
     bucket: Bucket
     places: int
@@ -165,14 +165,14 @@ class Batcher:
         return best
 
     def _cost(self, counts: Counter[Bucket]) -> tuple[int, int]:
-        """How many new programs, and how many pixels, the batches of so many images have."""
+        """How many new programs, and how many pixels, the batches of these counts of images have."""
         plans = self._planned(counts)
         shapes = {(plan.bucket, plan.places) for plan in plans}
         new = sum(places not in self._known.get(bucket, ()) for bucket, places in shapes)
         return new, sum(plan.places * plan.bucket.pixels for plan in plans)
 
     def _planned(self, counts: Counter[Bucket]) -> list[_Plan]:
-        """Batches of so many images: the largest buckets first, their empty places filled from smaller buckets."""
+        """Batches of these images: the largest buckets first, their empty places filled from smaller buckets."""
         left, plans = counts.copy(), []
         order = sorted(counts, key=_size, reverse=True)
         for position, bucket in enumerate(order):
@@ -189,8 +189,8 @@ class Batcher:
         return plans
 
     def _places(self, bucket: Bucket, count: int) -> int:
-        """The places of a batch of so many images: those of a program that there is already, or the devices times
-        a power of two."""
+        """The places of a batch of `count` images: those of a program that there is already, or the devices times a
+        power of two."""
         places = [places for places in self._known.get(bucket, ()) if places >= count]
         power_of_two = 1 << (-(-count // self._multiple) - 1).bit_length()
         return min(places, default=min(self._full(bucket), power_of_two * self._multiple))

@@ -12,13 +12,12 @@ from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax.data.boxes import from_window, mirrored
-from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.inference.arrays import check_scales
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Runner
@@ -35,16 +34,16 @@ class CentralBoxes:
       net: the network.
       scale: Q, what an image's smaller side is rescaled to, in pixels.
       flip: whether the mirror image counts too.
-      batch_size, mesh: as in `vgg_jax.inference.runner.Runner`.
+      batch_size: as in `vgg_jax.inference.runner.Runner`.
 
     Raises:
       ConfigError: the scale is smaller than the net's crop.
     """
 
-    def __init__(self, net: VGG, scale: int, flip: bool, *, batch_size: int | None = None, mesh: Mesh | None = None):
+    def __init__(self, net: VGG, scale: int, flip: bool, *, batch_size: int | None = None):
         check_scales((scale,), net.crop)
         self._scale = scale
-        self.runner = Runner(net, _FUNCTIONS[flip], smallest=net.crop, batch_size=batch_size, mesh=mesh)
+        self.runner = Runner(net, _FUNCTIONS[flip], smallest=net.crop, batch_size=batch_size)
 
     def __call__(
         self, source: Source, indices: Sequence[int], problems: dict[str, str], *, threads: int = 0, on_error="raise"
@@ -90,7 +89,7 @@ def _boxes(net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"], 
     both = jnp.stack([crops, crops[:, :, ::-1]] if flip else [crops], 1)
     boxes = boxes_of(net(both.reshape(-1, *crops.shape[1:]))[:, 0, 0])
     boxes = boxes.reshape(*both.shape[:2], *boxes.shape[1:])
-    return {"boxes": (boxes[:, 0] + mirrored(boxes[:, 1], jnp)) / 2 if flip else boxes[:, 0]}
+    return {"boxes": (boxes[:, 0] + mirrored(boxes[:, 1])) / 2 if flip else boxes[:, 0]}
 
 
 _FUNCTIONS = {flip: functools.partial(_boxes, flip=flip) for flip in (False, True)}  # so that programs are shared

@@ -30,7 +30,7 @@ from jax.sharding import Mesh
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.source import Source, digest
 from vgg_jax.errors import CheckpointError, DataError
-from vgg_jax.files import check_room, writing
+from vgg_jax.files import writing
 from vgg_jax.inference import array_folder
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.features import check_features, feature_function
@@ -135,7 +135,7 @@ def _found(home: Path, made_of: dict, *, whole: bool) -> dict[str, Path]:
     there: dict[str, Path] = {}
     for folder in sorted(home.glob(f"Q{made_of['scale']}-*")):
         layers = folder.name.split("-")[1:]
-        if folder.suffix != ".partial" and array_folder.counted(folder, made_of, lambda about: 1):
+        if folder.suffix != ".partial" and array_folder.about_of(folder, made_of):
             _, problems = array_folder.read(folder)
             if not (problems and whole):
                 there |= dict.fromkeys(layers, folder)
@@ -162,11 +162,11 @@ def _compute_shares(
     shares = [range(number, len(source), processes) for number in range(processes)]
     folders = [folder.with_name("shares") / f"{folder.name}-{number}of{processes}" for number in range(processes)]
     of_share = made_of | {"share": [process, processes]}
-    if not array_folder.counted(folders[process], of_share, lambda about: 1):
+    if not array_folder.about_of(folders[process], of_share):
         _compute(folders[process], of_share, runner, source, shares[process], threads, on_error)
     multihost_utils.sync_global_devices(f"all shares of {folder.name}")
     if process == 0:
-        with array_folder.writing(folder, made_of, (len(source),), 0) as whole:
+        with array_folder.writing(folder, made_of, (len(source),), f"the features of {len(source):,} images") as whole:
             for share, part in zip(shares, folders, strict=True):
                 arrays, problems = array_folder.read(part)
                 whole.problems.update(problems)
@@ -186,15 +186,10 @@ def _compute(
     """Fills a folder with the features of some images; the rows that `array_folder` counts are the runner's batches."""
     count, scale = len(indices), made_of["scale"]
     layers = [name for name in made_of["arrays"] if name not in ("label", "there")]
-    first = array_folder.rows_in(folder, made_of)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not first:
-        size = 4 * count * sum(made_of["arrays"][layer][0][0] for layer in layers)
-        check_room(folder.parent, size, f"the features of {count:,} images")
-    going_on = f", from batch {first} on" if first else ""
-    log.info("%s of %s images at Q = %d%s", ", ".join(layers), f"{count:,}", scale, going_on)
-    with array_folder.writing(folder, made_of, (count,), first) as unfinished:
-        arrays, problems = unfinished.arrays, unfinished.problems
+    with array_folder.writing(folder, made_of, (count,), f"the features of {count:,} images") as unfinished:
+        arrays, problems, first = unfinished.arrays, unfinished.problems, unfinished.rows
+        going_on = f", from batch {first} on" if first else ""
+        log.info("%s of %s images at Q = %d%s", ", ".join(layers), f"{count:,}", scale, going_on)
 
         def images(examples) -> Iterator[ScaledImage]:
             for example in examples:

@@ -28,7 +28,7 @@ from vgg_jax.errors import ConfigError, DataError, did_you_mean
 def _overfeat(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
     (l1, t1, r1, b1), (l2, t2, r2, b2) = (jnp.moveaxis(corners, -1, 0) for corners in (a, b))
     across, down = (l1 + r1 - l2 - r2) / 2, (t1 + b1 - t2 - b2) / 2
-    return jnp.sqrt(across**2 + down**2) + intersection(a, b, jnp)
+    return jnp.sqrt(across**2 + down**2) + intersection(a, b)
 
 
 def _coordinates(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:
@@ -36,7 +36,7 @@ def _coordinates(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Arra
 
 
 MATCHES: dict[str, Callable[[Array, Array], Array]] = {
-    "iou": lambda a, b: 1 - iou(a, b, jnp),
+    "iou": lambda a, b: 1 - iou(a, b),
     "overfeat": _overfeat,
     "coordinates": _coordinates,
 }

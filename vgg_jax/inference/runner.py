@@ -114,8 +114,8 @@ class Runner:
         """What a call gives, batch by batch.
 
         Args:
-          first: so many batches are not computed, and not given: a new runner that is given the same images makes the
-            same batches of them, so a pass that was cut off can go on to the bit.
+          first: the number of the first batch that is computed and given: a new runner that is given the same images
+            makes the same batches of them, so a pass that was cut off can go on to the bit.
         """
         batches = itertools.islice(self.batcher.batches(images), first, None)
         with prefetch(batches, self._begin, AHEAD) as begun:
@@ -144,7 +144,7 @@ def _by_image(keys: Iterable[Hashable], outputs: dict) -> Iterator[tuple[Hashabl
 
 
 def _output_of(output: np.ndarray | Maps, place: int) -> np.ndarray:
-    """One image's part of an output; a copy, for a slice would keep the whole batch."""
+    """One image's part of an output; a copy, because a slice would keep the whole batch."""
     if isinstance(output, Maps):
         height, width = output.sizes[place]
         return output.values[place, :height, :width].copy()

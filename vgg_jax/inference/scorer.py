@@ -182,15 +182,20 @@ def posterior_batches(
     def scaled_images() -> Iterator[ScaledImage]:
         for example in examples:
             for view in views if example.images else ():
-                for image in PARTS[view.protocol].images(example.images[scales.index(view.scale)], crop):
-                    yield ScaledImage((example.index, view), image, (view.protocol,))
+                images = PARTS[view.protocol].images(example.images[scales.index(view.scale)], crop)
+                for place, image in enumerate(images):
+                    yield ScaledImage((example.index, view, place), image, (view.protocol,))
 
     # Views of which more crops are to come: the batch of the first crop, and the posteriors of the crops.
     pending: dict[tuple[int, EvalView], tuple[int, list[np.ndarray]]] = {}
     for number, batch in enumerate(runner.batches(scaled_images(), first), start=first):
         done = []
-        for (index, view), outputs in batch:
-            _, parts = pending.setdefault((index, view), (number, []))
+        for (index, view, place), outputs in batch:
+            if place == 0:
+                pending[index, view] = number, []
+            elif (index, view) not in pending:  # it began before the batch `first`: the pass has its posterior
+                continue
+            _, parts = pending[index, view]
             parts.append(outputs["posterior"])
             if len(parts) == PARTS[view.protocol].count:
                 del pending[index, view]

@@ -10,8 +10,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from vgg_jax.inference import array_folder
 
 
@@ -21,34 +19,29 @@ def views_in(folder: Path, made_of: dict) -> int:
     Args:
       made_of: JSON values, everything that a view's activations depend on.
     """
-    return array_folder.counted(folder, made_of, lambda about: len(np.load(folder / "mask.npy", mmap_mode="r")))
+    return len(array_folder.read(folder)[0]["mask"]) if array_folder.about_of(folder, made_of) else 0
 
 
 def rows_in(folder: Path, made_of: dict, views: int) -> int:
-    """How many rows, of one image in one view, are complete of a folder that is not, and is to have so many views."""
+    """How many rows, of one image in one view, are complete of a folder that is not, and is to have `views` views."""
     return array_folder.rows_in(folder, made_of | {"views": views})
 
 
 @contextlib.contextmanager
-def writing(
-    folder: Path, made_of: dict, views: int, images: int, *, first: int, rows: int
-) -> Iterator[array_folder.Unfinished]:
+def writing(folder: Path, made_of: dict, views: int, images: int, *, first: int) -> Iterator[array_folder.Unfinished]:
     """Arrays to be filled; afterwards the folder is complete, or after an interruption its complete rows are kept.
 
     Args:
       made_of: as in `views_in`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
       views, images: how many there are to be.
-      first: how many views are taken over from the folder as it was.
-      rows: how many are complete: those of these views or, if there are more, those of `rows_in`.
+      first: how many views are taken over from the folder as it was, unless more rows are complete.
     """
-
-    def take_over(arrays: array_folder.Arrays) -> dict[str, str]:
-        before, problems = array_folder.read(folder) if first else ({}, {})
-        for name, array in before.items():
-            arrays[name][:first] = array[:first]
-        return problems
-
-    begun = rows if rows > first * images else 0
-    with array_folder.writing(folder, made_of | {"views": views}, (views, images), begun, take_over) as unfinished:
-        unfinished.rows = rows
+    what = f"{views} views of {images:,} images"
+    with array_folder.writing(folder, made_of | {"views": views}, (views, images), what) as unfinished:
+        if unfinished.rows < first * images:
+            before, problems = array_folder.read(folder)
+            for name, array in before.items():
+                unfinished.arrays[name][:first] = array[:first]
+            unfinished.problems |= problems
+            unfinished.rows = first * images
         yield unfinished

@@ -31,10 +31,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from vgg_jax import compiler, sharding
+from vgg_jax import compiler, processes, sharding
 from vgg_jax.data import sampler
-from vgg_jax.data.pipeline import TrainingBatches
 from vgg_jax.data.sampler import Requests
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import ConfigError
 from vgg_jax.inference import array_folder
 from vgg_jax.model.specs import CONVOLUTIONAL_STAGES, scaled, spec_of
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 16 * 10**9
 """The most that is kept in a workdir."""
 
-_PIXELS = 2**32 - 1  # in the place of a step's number in `step.image_keys`: no run reaches it
+_VIEWS_STEP = 2**32 - 1  # in place of a step's number in `step.image_keys`; no run reaches it
 _TOGETHER = 16  # views that the convolutions run on at once, on each device
 
 Places = tuple[np.ndarray, np.ndarray]
@@ -91,8 +91,8 @@ class CachedFeatures:
         """
         made_of = self._dependencies(net)
         there = activation_store.views_in(self._folder, made_of)
-        if sharding.agreed(there < self._view_count):
-            there = 0 if sharding.agreed(not there) else there
+        if processes.any_process(there < self._view_count):
+            there = 0 if processes.any_process(not there) else there
             begun = activation_store.rows_in(self._folder, made_of, self._view_count)
             begun = int(multihost_utils.process_allgather(np.asarray(begun)).min())
             self._compute(net, made_of, there, max(there * len(self.source), begun))
@@ -164,7 +164,7 @@ class CachedFeatures:
             stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), -(-(total - start) // size))
             at_end.enter_context(contextlib.closing(stream))
             if jax.process_index() == 0:
-                writing = activation_store.writing(self._folder, made_of, views, images, first=first, rows=start)
+                writing = activation_store.writing(self._folder, made_of, views, images, first=first)
                 unfinished = at_end.enter_context(writing)
             for k, share in enumerate(stream):
                 index, view = places(k)
@@ -186,7 +186,7 @@ class CachedFeatures:
         log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._folder)
 
     def _crops(self, places: Callable[[int], Places], count: int) -> TrainingBatches:
-        """The crops of views in so many batches; `places(k)` are the images and views of batch k."""
+        """The crops of views in `count` batches; `places(k)` are the images and views of batch k."""
         data, seed = self._config.data, self._config.seed
 
         def window(image: int, view: int) -> tuple[int, np.ndarray]:
@@ -203,7 +203,7 @@ class CachedFeatures:
 
     def _augmented(self, batch: dict[str, Array]) -> dict[str, Array]:
         """Crops of the views `view` of the images `index`, flipped and shifted in color."""
-        family = jax.random.fold_in(jax.random.key(self._config.seed), np.uint32(_PIXELS))
+        family = jax.random.fold_in(jax.random.key(self._config.seed), np.uint32(_VIEWS_STEP))
 
         def key(image: Array, view: Array) -> Array:
             return jax.random.fold_in(jax.random.fold_in(family, image), view)

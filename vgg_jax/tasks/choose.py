@@ -25,8 +25,8 @@ def make_task(config: ConfigDict, mesh: Mesh, workdir: Path) -> Task:
 
     Raises:
       ConfigError: the config contradicts itself.
-      DataError: the source or a split of it is not there or has not what the task needs, or its color statistics cannot
-        be computed.
+      DataError: the source or a split of it is not there or does not have what the task needs, or its color statistics
+        cannot be computed.
     """
     if config.train.cached_views:
         check_frozen(config)

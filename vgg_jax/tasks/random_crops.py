@@ -20,10 +20,11 @@ from vgg_jax import sharding
 from vgg_jax.config import eval_scale
 from vgg_jax.data.augment import augment
 from vgg_jax.data.open import open_source
-from vgg_jax.data.pipeline import TrainingBatches, check_readable
+from vgg_jax.data.pipeline import check_readable
 from vgg_jax.data.sampler import Requests, Sampler
 from vgg_jax.data.source import Source
 from vgg_jax.data.statistics import IMAGENET, color_statistics
+from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import DataError
 from vgg_jax.model.vgg import VGG
 from vgg_jax.train.step import Metrics

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from vgg_jax import checkpoint, weights
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError, ConfigError
+from vgg_jax.model.from_config import new_network
 from vgg_jax.model.init import grow_from
 from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.specs import FULLY_CONNECTED, scaled, spec_of
@@ -36,7 +37,7 @@ def initialize(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, floa
       CheckpointError: the run to begin from has no checkpoint, or the file of weights cannot be used.
       ConfigError: its network does not fit.
     """
-    net, init = checkpoint.new_network(config, num_classes, dtype), config.init
+    net, init = new_network(config, num_classes, dtype), config.init
     state = nnx.state(net)
     fresh = nnx.to_pure_dict(state)
     del fresh["mean_rgb"]

@@ -14,8 +14,9 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -25,11 +26,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vgg_jax import compiler, sharding
-from vgg_jax.checkpoint import Checkpoints, new_network
+from vgg_jax import compiler, processes, sharding
+from vgg_jax.checkpoint import Checkpoints
 from vgg_jax.config import validate
 from vgg_jax.errors import UserError
 from vgg_jax.files import drawing, printable
+from vgg_jax.model.from_config import computation_dtype, new_network
 from vgg_jax.model.specs import spec_of
 from vgg_jax.prefetch import prefetch
 from vgg_jax.progress import Progress
@@ -39,7 +41,7 @@ from vgg_jax.train.initialize import initialize
 from vgg_jax.train.metric_writer import MetricWriter, as_text
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.plots import save_batch, save_curves
-from vgg_jax.train.schedule import make_schedule
+from vgg_jax.train.schedule import Schedule, make_schedule
 from vgg_jax.train.state import TrainState, arrays_of, check_freeze, new_state, with_arrays
 from vgg_jax.train.step import image_keys, make_train_step, trace_step
 from vgg_jax.train.task import Task
@@ -83,24 +85,15 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             checkpoints = at_end.enter_context(contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)))
             schedule = make_schedule(config)
             optimizer = krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
-            resuming, step, validation = checkpoints.latest is not None, 0, {}
-            graphdef, state = _initial_state(config, task, mesh, optimizer, resuming)
-            if resuming:
-                check = functools.partial(resume.check, config, task)
-                arrays, meta = checkpoints.restore(arrays_of(state), check)
-                step, validation = meta["step"], meta.get("validation", {})
-                state = with_arrays(state, arrays, step)
-                schedule.restore(meta.get("schedule", {}))
-                log.info("resumed at step %d from %s", step, workdir)
-                resume.report_changes(config, meta)
+            graphdef, state, step, validation = _begun(config, workdir, task, mesh, optimizer, schedule, checkpoints)
         _describe(graphdef, state, mesh)
         itemsize = computation_dtype(config).itemsize
         memory.check(config, state, mesh, itemsize)
         at_end.enter_context(memory.out_of_memory_named(config, state, mesh, itemsize))
         finished = lambda: step >= steps or schedule.finished
         # A checkpoint comes before the validation of its step: one whose validation is missing is validated first.
-        validating = lambda: step and (finished() or step % config.evaluate.every == 0)
-        unvalidated = lambda: validating() and validation.get("step") != step
+        due = lambda: step and (finished() or step % config.evaluate.every == 0)
+        unvalidated = lambda: due() and validation.get("step") != step
         if finished() and not unvalidated():
             log.info("already finished at step %d; the checkpoints are in %s", step, workdir)
             return validation
@@ -108,9 +101,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         aside = at_end.enter_context(ThreadPoolExecutor(1))
         compiling = aside.submit(_compiled, config, task, mesh, graphdef, optimizer, state)  # while the input starts
         with start_up.part("input"):
-            stream = at_end.enter_context(contextlib.closing(task.batches(_network(graphdef, state), step)))
-        place = lambda batch: sharding.place_batch({name: batch[name] for name in task.batch_shapes}, mesh)
-        batches = at_end.enter_context(prefetch(stream, place))
+            batches = at_end.enter_context(_placed_batches(task, _network(graphdef, state), step, mesh))
         with start_up.part("first batch"):
             batch = next(batches)
         with start_up.part("compiling, beyond these"):
@@ -119,7 +110,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         begun = {"train": step, "validation": validation.get("step", 0)}
         write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, begun, write=first_process)))
         throughput = Throughput(batch_size, functools.partial(_check_finite, config, task, checkpoints, workdir))
-        progress, left_out, first_step = Progress("step", first=step, seconds=0), set(), step + 1
+        progress, reported, first_step = Progress("step", first=step, seconds=0), set(), step + 1
         asked_to_stop = at_end.enter_context(deferred_stop("the step under way is saved"))
         batches, stopping, watchdog = itertools.chain([batch], batches), False, None
         spare = lambda: config.checkpoint.on_error == "skip" and not (stopping or finished())
@@ -129,26 +120,21 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
 
         while True:
             if unvalidated() and not stopping:
-                began = time.monotonic()
-                with checkpoints.left_out(spare()):
+                with checkpoints.failures_logged(spare()):
                     checkpoints.wait()
                 write.flush()
-                with watchdog.elsewhere() if watchdog else stoppable():  # saved; others would wait
-                    metrics = task.evaluate(_network(graphdef, state))
-                validation, monitored = metrics | {"step": step}, metrics[task.monitor]
-                write(step, "validation", metrics)
-                progress.clear()
-                log.info("step %d: validation %s (%.1f s)", step, as_text(metrics), time.monotonic() - began)
-                if decision := schedule.observe(step, monitored):
-                    log.info("step %d: validation %s: %s", step, task.monitor, decision)
+                elsewhere = watchdog.elsewhere() if watchdog else stoppable()  # saved; others would wait
+                metrics = _validate(task, _network(graphdef, state), step, schedule, write, progress, elsewhere)
+                validation = metrics | {"step": step}
                 if checkpoints.latest == step:
-                    with checkpoints.left_out(spare()):
-                        checkpoints.complete(step, {"schedule": schedule.state, "validation": validation}, monitored)
+                    meta = {"schedule": schedule.state, "validation": validation}
+                    with checkpoints.failures_logged(spare()):
+                        checkpoints.complete(step, meta, metrics[task.monitor])
                 throughput.restart()
-            for name in set(task.problems) - left_out:
+            for name in set(task.problems) - reported:
                 progress.clear()
                 log.warning("left out: %s: %s", name, task.problems[name])
-                left_out.add(name)
+                reported.add(name)
             if stopping or finished():
                 break
             with throughput.waiting():
@@ -165,7 +151,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 write(step, "train", metrics)
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
-            stopping = sharding.agreed(asked_to_stop())
+            stopping = processes.any_process(asked_to_stop())
             if stopping and not asked_to_stop():  # another process was
                 signal.raise_signal(signal.SIGTERM)
             if watchdog:
@@ -173,7 +159,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             if unvalidated() or stopping or step % config.checkpoint.every == 0:
                 throughput.fetch()  # nothing is saved that was not checked
                 meta = resume.about(config, task) | {"schedule": schedule.state, "validation": validation}
-                with checkpoints.left_out(spare()):
+                with checkpoints.failures_logged(spare()):
                     checkpoints.save(step, arrays_of(state), meta)
 
         progress.clear()
@@ -190,22 +176,59 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
     return validation
 
 
-def computation_dtype(config: ConfigDict) -> jnp.dtype:
-    """float32 or bfloat16, as `config.model.dtype` says; `auto` is bfloat16 wherever it is not emulated."""
-    if config.model.dtype == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-    return jnp.dtype(config.model.dtype)
+def _begun(
+    config: ConfigDict, workdir: Path, task: Task, mesh: Mesh, optimizer, schedule: Schedule, checkpoints: Checkpoints
+) -> tuple[nnx.GraphDef, TrainState, int, dict[str, float]]:
+    """The network's structure, its state on the devices, the step and the last validation: of step 0, or as saved.
 
-
-def _initial_state(config, task: Task, mesh: Mesh, optimizer, resuming: bool) -> tuple[nnx.GraphDef, TrainState]:
-    """The network's structure, and the state of step 0 on the devices.
-
-    When resuming, only its shapes count: a checkpoint has all arrays, the mean RGB too.
+    The schedule is restored too.
     """
-    outputs, dtype = task.outputs, computation_dtype(config)
+    outputs, dtype, resuming = task.outputs, computation_dtype(config), checkpoints.latest is not None
+    # When resuming, only the shapes count: a checkpoint has all arrays, the mean RGB too.
     net = new_network(config, outputs, dtype) if resuming else initialize(config, outputs, task.mean_rgb, dtype)
     graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
-    return graphdef, sharding.place_state(state, mesh, zero=config.mesh.zero)
+    state = sharding.place_state(state, mesh, zero=config.mesh.zero)
+    if not resuming:
+        return graphdef, state, 0, {}
+    arrays, meta = checkpoints.restore(arrays_of(state), functools.partial(resume.check, config, task))
+    step = meta["step"]
+    schedule.restore(meta.get("schedule", {}))
+    log.info("resumed at step %d from %s", step, workdir)
+    resume.report_changes(config, meta)
+    return graphdef, with_arrays(state, arrays, step), step, meta.get("validation", {})
+
+
+@contextlib.contextmanager
+def _placed_batches(task: Task, net: nnx.Module, step: int, mesh: Mesh) -> Iterator[Iterator[dict[str, jax.Array]]]:
+    """The batches from a step on, on the devices."""
+    place = lambda batch: sharding.place_batch({name: batch[name] for name in task.batch_shapes}, mesh)
+    with contextlib.closing(task.batches(net, step)) as stream, prefetch(stream, place) as batches:
+        yield batches
+
+
+def _validate(
+    task: Task,
+    net: nnx.Module,
+    step: int,
+    schedule: Schedule,
+    write: MetricWriter,
+    progress: Progress,
+    elsewhere: AbstractContextManager,
+) -> dict[str, float]:
+    """The metrics of a step's validation, which are written, and observed by the schedule.
+
+    Args:
+      elsewhere: the context of the evaluation, which takes long.
+    """
+    began = time.monotonic()
+    with elsewhere:
+        metrics = task.evaluate(net)
+    write(step, "validation", metrics)
+    progress.clear()
+    log.info("step %d: validation %s (%.1f s)", step, as_text(metrics), time.monotonic() - began)
+    if decision := schedule.observe(step, metrics[task.monitor]):
+        log.info("step %d: validation %s: %s", step, task.monitor, decision)
+    return metrics
 
 
 def _network(graphdef: nnx.GraphDef, state: TrainState) -> nnx.Module:
@@ -235,7 +258,7 @@ def _check_finite(
     """Ends a run whose loss or gradient is no longer a number, before it is saved; all processes see the same ones."""
     loss, norm = metrics["loss"], metrics["gradient_norm"]
     if not (math.isfinite(loss) and math.isfinite(norm)):
-        with checkpoints.left_out(True):
+        with checkpoints.failures_logged(True):
             checkpoints.wait()
         saved = checkpoints.latest
         kept = f"the last good checkpoint is step {saved}" if saved else "no checkpoint was saved yet"

@@ -110,9 +110,9 @@ def ways_out(config: ConfigDict, state: TrainState, mesh: Mesh, itemsize: int, l
 
 
 def check(config: ConfigDict, state: TrainState, mesh: Mesh, itemsize: int) -> None:
-    """Holds the plan of a run against the memory of its devices, where they report it.
+    """Compares a run's plan with its devices' memory, where they report it.
 
-    What is too much for certain is refused; of activations that look too many is warned, for they are an estimate.
+    It refuses what is certainly too large, and warns if only the estimate of the activations is.
 
     Raises:
       ConfigError: parameters, optimizer and gradients alone do not fit.
