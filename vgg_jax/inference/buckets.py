@@ -118,7 +118,10 @@ class Batcher:
         return sum(map(len, self._known.values()))
 
     def batches(self, images: Iterable[ScaledImage]) -> Iterator[PaddedBatch]:
-        """Batches of the images, each image once; those that wait for others of their bucket are less than a batch."""
+        """Batches of the images, each image once; those that wait for others of their bucket are less than a batch.
+
+        Images of one size and the same functions keep their order.
+        """
         waiting: dict[Bucket, list[ScaledImage]] = {}
         for scaled in images:
             height, width = map(rounded_up, scaled.image.shape[:2])
@@ -141,8 +144,9 @@ class Batcher:
             bucket, larger = move
             counts = _moved(counts, *move)
             waiting.setdefault(larger, []).extend(waiting.pop(bucket))
+        queues = {bucket: iter(images) for bucket, images in waiting.items()}
         for plan in self._planned(counts):
-            images = [waiting[bucket].pop() for bucket, count in plan.counts.items() for _ in range(count)]
+            images = [next(queues[bucket]) for bucket, count in plan.counts.items() for _ in range(count)]
             yield self._padded(plan.bucket, images, plan.places)
 
     def _best_move(self, counts: Counter[Bucket], came: int) -> tuple[Bucket, Bucket] | None:

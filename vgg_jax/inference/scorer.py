@@ -186,7 +186,8 @@ def posterior_batches(
                 for place, image in enumerate(images):
                     yield ScaledImage((example.index, view, place), image, (view.protocol,))
 
-    # Views of which more crops are to come: the batch of the first crop, and the posteriors of the crops.
+    # Views of which more crops are to come: the batch of the first crop, and the posteriors of the crops, which come in
+    # their order.
     pending: dict[tuple[int, EvalView], tuple[int, list[np.ndarray]]] = {}
     for number, batch in enumerate(runner.batches(scaled_images(), first), start=first):
         done = []

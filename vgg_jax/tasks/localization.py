@@ -120,7 +120,7 @@ def localization_loss(outputs: Float[Array, "n h w channels"], batch: dict[str, 
       Summed over the images whose mask is 1: the loss; and beside it `iou`; `localized`, how many boxes are right; and
       `lost`, how many crops show less than half of their object. These add to `lost` alone.
     """
-    outputs, corners = outputs.mean((1, 2)), from_window(batch["boxes"], _WINDOW)
+    outputs, corners = outputs.mean((1, 2)), from_window(jnp.asarray(batch["boxes"]), _WINDOW)
     each = outputs.reshape(len(outputs), -1, 4)
     number = batch["label"] if each.shape[1] > 1 else jnp.zeros_like(batch["label"])
     own = jnp.take_along_axis(each, number[:, None, None], 1)[:, 0]
