@@ -4,7 +4,7 @@
     NAME.npy      an array
 
 It is written aside and renamed when complete. Until then `of.json` says too how many rows are complete; it is written
-after them, so that whoever stops goes on from there. One process at a time writes it.
+after them, so an interrupted pass goes on from there. One process at a time writes it.
 """
 
 from __future__ import annotations
