@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 from vgg_jax.data.decode import decode
 from vgg_jax.evaluate.mistakes import save_mistakes
 from vgg_jax.evaluate.posteriors import image_names
-from vgg_jax.evaluate.tables import table
+from vgg_jax.evaluate.tables import save_csv, table, write_tables
 from vgg_jax.files import drawing
 from vgg_jax.transfer.experiment import Score, TransferResult, percent
 from vgg_jax.transfer.metrics import average_precisions
@@ -50,18 +48,16 @@ def save_report(folder: Path, result: TransferResult, heading: str, networks: st
     What went wrong is of the first split, like the saved classifier. Where an image has one class these are the files
     of `save_mistakes`; where it may have several, `per_class.csv` has the average precisions.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tables.md").write_text(f"{heading}\n\n{markdown(result, networks, paper)}\n", encoding="utf-8")
     records = [_record(score, networks, paper) for score in result.scores]
-    (folder / "tables.json").write_text(json.dumps(records, indent=1))
-    _save_csv(folder / "tables.csv", [{k: _flat(v) for k, v in record.items()} for record in records])
+    lines = [[_flat(value) for value in record.values()] for record in records]
+    write_tables(folder, f"{heading}\n\n{markdown(result, networks, paper)}\n", records, list(records[0]), lines)
     if result.curve:
         points = [
-            {"shots": score.shots, "metric": metric, "mean": np.mean(values), "splits": _flat(values)}
+            (score.shots, metric, np.mean(values), _flat(values))
             for score in result.curve
             for metric, values in score.values.items()
         ]
-        _save_csv(folder / "curve.csv", points)
+        save_csv(folder / "curve.csv", ("shots", "metric", "mean", "splits"), points)
         with drawing(folder / "curve.png") as path:
             _draw_curve(path, result.curve)
     source, classes = result.source, result.source.classes
@@ -74,11 +70,8 @@ def save_report(folder: Path, result: TransferResult, heading: str, networks: st
         points = "11-point" if "mean_ap_11" in result.score.values else "all"
         each = average_precisions(result.decisions, result.truth, interpolation=points)
         counts = (result.truth == 1).sum(0)
-        rows = [
-            {"class": n, "images": c, "average_precision": f"{a:.4f}"}
-            for n, c, a in zip(classes, counts, each, strict=True)
-        ]
-        _save_csv(folder / "per_class.csv", rows)
+        lines = [(n, c, f"{a:.4f}") for n, c, a in zip(classes, counts, each, strict=True)]
+        save_csv(folder / "per_class.csv", ("class", "images", "average_precision"), lines)
 
 
 def _record(score: Score, networks: str, paper: str) -> dict:
@@ -98,13 +91,6 @@ def _record(score: Score, networks: str, paper: str) -> dict:
 
 def _flat(value: object) -> object:
     return " ".join(f"{each:g}" for each in value) if isinstance(value, list | tuple) else value
-
-
-def _save_csv(path: Path, rows: Sequence[dict]) -> None:
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _draw_curve(path: Path, curve: Sequence[Score]) -> None:
