@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float
 
 from vgg_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 DATA, MODEL = "data", "model"
 

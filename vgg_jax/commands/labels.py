@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from vgg_jax.data.source import Source
@@ -22,6 +21,9 @@ from vgg_jax.files import printable
 from vgg_jax.model.vgg import VGG
 from vgg_jax.weights import load
 from vgg_jax.weights.classes import positions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 TOP = 5
 """The most probable classes of an image, which have a box."""

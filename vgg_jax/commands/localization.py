@@ -12,11 +12,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float
 
 from vgg_jax.commands.labels import TOP, classifier_of, posteriors_of
 from vgg_jax.commands.paths import unreadable
@@ -46,6 +46,9 @@ from vgg_jax.inference.runner import Runner
 from vgg_jax.model.specs import CONVOLUTIONAL_STAGES
 from vgg_jax.progress import Progress
 from vgg_jax.tasks.localization import boxed_source
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
 
 from vgg_jax.data.boxes import mirrored
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key
 
 
 def augment(

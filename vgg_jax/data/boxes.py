@@ -11,8 +11,12 @@ functions take NumPy's or JAX's arrays with any number of leading axes.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 def in_window(corners: Float[np.ndarray, "*n 4"], window: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n 4"]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 from vgg_jax.weights.classes import imagenet, labeled, positions
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 class EvalClasses(NamedTuple):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from vgg_jax.inference.box_picture import draw_boxes, show_image
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
 
 TRUE, PREDICTED = "lime", "red"
 _MOST, _COLUMNS = 10, 5

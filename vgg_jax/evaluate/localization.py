@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from vgg_jax.data.boxes import iou
 from vgg_jax.data.source import Objects
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 CORRECT = 0.5
 """The IoU above which a box is right."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from vgg_jax.evaluate.localization import localization_error
 from vgg_jax.evaluate.paper import LOCALIZATION, BoxSetting
 from vgg_jax.evaluate.tables import scales_text, under_headings, write_tables
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 TABLES = {
     8: "Table 8: the box of the true class in the central crop",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 log = logging.getLogger(__name__)
 

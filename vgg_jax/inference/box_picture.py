@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, UInt8
 
 from vgg_jax.files import printable
 from vgg_jax.inference.pictures import save_picture
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
 
 BOXES = "boxes"
 """The kind of these pictures."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax.data.boxes import from_window, mirrored
 from vgg_jax.data.sampler import Requests
@@ -23,6 +23,9 @@ from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Runner
 from vgg_jax.model.box_outputs import boxes_of
 from vgg_jax.model.vgg import VGG
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
 
 _READ = 32  # images at once
 

@@ -12,12 +12,12 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
@@ -27,6 +27,9 @@ from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.feature_file import FeatureFile
 from vgg_jax.inference.runner import Function, Maps, Runner, mirrored, with_mirror_images
 from vgg_jax.model.vgg import VGG
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
 
 LAYERS = ("relu3_3", "pool5", "fc7")
 

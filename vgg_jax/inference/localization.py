@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax.data.boxes import from_window
 from vgg_jax.data.pipeline import ScaledExample
@@ -28,6 +27,9 @@ from vgg_jax.inference.merge import merge
 from vgg_jax.inference.runner import Function, Maps, Runner, with_mirror_images
 from vgg_jax.model.box_outputs import boxes_of
 from vgg_jax.model.vgg import VGG
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
 
 
 class PredictedBoxes(NamedTuple):

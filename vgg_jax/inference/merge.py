@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
 
 from vgg_jax.compiler import jit
 from vgg_jax.data.boxes import intersection, iou
 from vgg_jax.errors import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 
 def _overfeat(a: Float[Array, "*n 4"], b: Float[Array, "*n 4"]) -> Float[Array, "*n"]:

@@ -10,20 +10,22 @@ import functools
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from numbers import Integral
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 from vgg_jax import compiler, sharding
 from vgg_jax.errors import ConfigError
 from vgg_jax.inference.buckets import Batcher, PaddedBatch, ScaledImage
 from vgg_jax.model.vgg import VGG
 from vgg_jax.prefetch import prefetch
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 AHEAD = 4
 """Batches that are under way while the next program is compiled."""
@@ -42,7 +44,7 @@ class Maps(NamedTuple):
     """Their heights and widths in places."""
 
 
-Function = Callable[[VGG, UInt8[Array, "n h w 3"], Int[Array, "n 2"]], dict[str, Array | Maps]]
+Function: TypeAlias = "Callable[[VGG, UInt8[Array, 'n h w 3'], Int[Array, 'n 2']], dict[str, Array | Maps]]"
 """`function(net, images, sizes) -> {output: array (n, ...) or Maps}`, of images in the upper left corners of a bucket,
 whose heights and widths in pixels are `sizes`."""
 

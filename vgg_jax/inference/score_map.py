@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax import sharding
 from vgg_jax.data.decode import rescale
@@ -17,6 +17,9 @@ from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.pictures import save_picture
 from vgg_jax.inference.runner import Maps, Runner
 from vgg_jax.model.vgg import VGG
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
 
 HEAT_MAP = "heat map"
 """The kind of its pictures."""

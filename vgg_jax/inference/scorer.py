@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, UInt8
 
 from vgg_jax.data.pipeline import ScaledExample
 from vgg_jax.errors import ConfigError, did_you_mean
@@ -26,6 +25,9 @@ from vgg_jax.inference.arrays import check_net, check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Function, Runner, with_mirror_images
 from vgg_jax.model.vgg import VGG
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, UInt8
 
 PROTOCOLS: dict[str, tuple[str, ...]] = {
     "dense": ("dense",),

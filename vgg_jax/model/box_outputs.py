@@ -9,8 +9,12 @@ and targets are about as far from zero as class scores are: the rates and the in
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Array, Float
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 _TYPICAL = np.array([0.5, 0.5, 0.7, 0.7], np.float32)
 _UNIT = 0.1

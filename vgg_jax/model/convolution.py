@@ -13,13 +13,17 @@ all of them a kernel that covers its whole map (fc6: 7x7 on 7x7), or one pixel, 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.winograd import convolution_3x3
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 METHODS = ("auto", "lax", "winograd")
 """The choices of `conv`."""

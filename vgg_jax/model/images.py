@@ -9,13 +9,16 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Real
 
 from vgg_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Real
 
 _warned = False
 _looks = 8

@@ -5,13 +5,16 @@ dropout with one key per image, and borders inside a bucket (Sec. 2.1, 3.1, 3.2)
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
 
 from vgg_jax.model.convolution import convolution
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 NEIGHBORS, K, ALPHA, BETA = 5, 2.0, 1e-4, 0.75
 """Of local response normalization."""

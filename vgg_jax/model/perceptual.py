@@ -15,15 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
 
 from vgg_jax import npz_file
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.model.images import check_images
 from vgg_jax.model.vgg import VGG
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, UInt8
 
 STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 """Those of Gatys et al., who name them after the convolutions: Caffe's ReLU overwrites what it is given."""
@@ -31,7 +34,7 @@ STYLE_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 LPIPS_LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 """Those of net D under LPIPS."""
 
-Images = Float[Array, "n h w 3"] | UInt8[Array, "n h w 3"]
+Images: TypeAlias = "Float[Array, 'n h w 3'] | UInt8[Array, 'n h w 3']"
 
 
 def content_distance(net: VGG, a: Images, b: Images, layer: str = "relu4_2") -> Float[Array, " n"]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral, Real
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, UInt8
 
 from vgg_jax import sharding
 from vgg_jax.errors import ConfigError, did_you_mean
@@ -18,6 +18,9 @@ from vgg_jax.model.convolution import METHODS
 from vgg_jax.model.images import check_color, check_images
 from vgg_jax.model.init import initializer
 from vgg_jax.model.layers import Conv, dropout, local_response_normalization, mask_edges, mask_outside, max_pool, relu
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Key, UInt8
 
 IMAGENET_MEAN_RGB = (123.68, 116.779, 103.939)
 """Mean RGB of the ILSVRC-2012 training set in 0..255, as in the released models."""

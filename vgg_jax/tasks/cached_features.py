@@ -21,6 +21,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,6 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from vgg_jax import compiler, processes, sharding
@@ -44,6 +44,9 @@ from vgg_jax.tasks import activation_store
 from vgg_jax.tasks.random_crops import RandomCrops, split_keys
 from vgg_jax.train.state import is_frozen
 from vgg_jax.train.step import Metrics
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
 
 log = logging.getLogger(__name__)
 

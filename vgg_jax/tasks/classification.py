@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from vgg_jax.config import eval_scale
@@ -24,6 +24,9 @@ from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks.random_crops import RandomCrops
 from vgg_jax.train.step import Metrics
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 
 class Classification(RandomCrops):

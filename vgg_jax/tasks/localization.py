@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,6 @@ import numpy as np
 from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 from PIL import Image, ImageDraw
 
@@ -32,6 +32,9 @@ from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.tasks.random_crops import RandomCrops
 from vgg_jax.train.step import Metrics
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 SEEN = 0.5
 """The part of an object that a crop must show to be trained on, as in OverFeat."""

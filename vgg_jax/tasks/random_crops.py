@@ -8,12 +8,12 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from vgg_jax import sharding
@@ -28,6 +28,9 @@ from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import DataError
 from vgg_jax.model.vgg import VGG
 from vgg_jax.train.step import Metrics
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 log = logging.getLogger(__name__)
 

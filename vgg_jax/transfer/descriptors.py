@@ -10,16 +10,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from vgg_jax.data.source import Source
 from vgg_jax.evaluate.kept import checksum
 from vgg_jax.inference.feature_store import KeptFeatures, kept_features
 from vgg_jax.inference.features import COMBINE, Image, features
 from vgg_jax.model.vgg import VGG
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class Descriptor(NamedTuple):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from vgg_jax.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 STEPS = 10_000
 """Passes over the images at most; scikit-learn warns if they were too few."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import logging
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from vgg_jax.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 log = logging.getLogger(__name__)
 

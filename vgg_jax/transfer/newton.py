@@ -11,14 +11,17 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.sparse.linalg import cg
-from jaxtyping import Float, Int
 
 from vgg_jax import compiler
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from vgg_jax import npz_file
 from vgg_jax.errors import DataError
@@ -24,6 +24,9 @@ from vgg_jax.evaluate.kept import checksum
 from vgg_jax.files import check_replaceable, writing, written_aside
 from vgg_jax.model.vgg import VGG
 from vgg_jax.transfer.descriptors import Descriptor
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 WHOLE_IMAGE = ("image",)
 """The regions of a classifier of images; one of boxes has ("image", "box") or ("box",)."""

@@ -7,12 +7,14 @@ VOC: the challenge's own train, validation and test, and several classes in an i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from vgg_jax.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 
 class Split(NamedTuple):

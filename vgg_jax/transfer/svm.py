@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from vgg_jax.errors import DataError
 from vgg_jax.transfer import liblinear, newton
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ FALLBACK = 1.0
 
 SOLVERS = {"device": newton.solve, "liblinear": liblinear.solve}
 Solver = Literal["device", "liblinear"]
-Targets = Int[np.ndarray, " n"] | Int[np.ndarray, "n classes"]
+Targets: TypeAlias = "Int[np.ndarray, ' n'] | Int[np.ndarray, 'n classes']"
 """Labels; or, where an image may show several classes, 1 (there), 0 (not there), -1 (left out for this class)."""
 
 
