@@ -33,7 +33,7 @@ import vgg_jax
 from benchmarks.dense import files_of, make_photographs
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import scaled_images
-from vgg_jax.inference.feature_store import kept_features
+from vgg_jax.inference.pooled_features import kept_features
 from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors, scales_of
 
 
@@ -83,7 +83,7 @@ def score(net: vgg_jax.VGG, source: FileSource, scales: list[int]) -> None:
 
 def keep(net: vgg_jax.VGG, source: FileSource, scales: list[int], layer: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        assert kept_features(Path(folder), {}, net, source, [layer], scales).there.all()
+        assert kept_features(Path(folder), net, source, [layer], scales).there.all()
 
 
 def show_memory(net: vgg_jax.VGG, source: FileSource, scales: list[int], layer: str, counts: list[int]) -> None:

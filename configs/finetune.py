@@ -9,8 +9,8 @@ PATH is a folder as configs/folder.py has it. The weights come from the hub, or 
     --config.init.weights=vgg16_conv.npz --config.init.preprocessing=torchvision
 
 The convolutions are computed once, on four fixed views of each image, and kept in the workdir: 51 kB a view. The rest
-takes a minute, so that other rates, dropouts or sizes of the FC layers cost no more: copy the workdir's `views/` into a
-new one. More views of the same images add to those that are there.
+takes a minute, so that other rates, dropouts or sizes of the FC layers cost no more: copy the workdir's `features/`
+into a new one. More views of the same images add to those that are there.
 
 Measured on two CPU cores: see docs/results.md, clothing photographs.
 """

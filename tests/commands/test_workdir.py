@@ -42,7 +42,7 @@ def train(folder, **overrides):
 
 @pytest.mark.parametrize("name", sorted(RUN))
 def test_a_run_does_not_start_where_it_would_replace_what_is_not_its_own(name, tmp_path):
-    if name in ("checkpoints", "evaluation", "tensorboard", "views", "views.partial"):
+    if name in ("checkpoints", "evaluation", "tensorboard", "features", "views"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.pth").write_text("theirs")
     else:
@@ -77,9 +77,9 @@ def test_runs_and_tables_of_before_the_mark_are_known(tmp_path):
     (tmp_path / "young/colors.json").write_text('{\n "of": {\n  "source": "mnist5k"\n }\n}')
     (tmp_path / "young/log.txt").write_text("")
     claim(tmp_path / "young", RUN)
-    (tmp_path / "tuned/views").mkdir(parents=True)
-    (tmp_path / "tuned/views/of.json").write_text("{}")  # copied, as configs/finetune.py says
-    claim(tmp_path / "tuned", frozenset({"tables.md"}))  # for a command that writes no views
+    (tmp_path / "tuned/features/view0").mkdir(parents=True)
+    (tmp_path / "tuned/features/view0/of.json").write_text("{}")  # copied, as configs/finetune.py says
+    claim(tmp_path / "tuned", frozenset({"tables.md"}))  # for a command that writes no features
     (tmp_path / "tuned" / MARK).unlink()
     claim(tmp_path / "tuned", RUN)
     (tmp_path / "evaluation/tables.json").write_text('{"furniture": ["tables"]}')

@@ -1,8 +1,8 @@
 """Features against the float64 network on each image alone; in bounded memory; in files that are whole or not there."""
 
-import importlib
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -20,7 +20,7 @@ import vgg_jax
 from tests.oracles import convolved, reference
 from tests.photographs import image_of, rescaled
 from vgg_jax.data.decode import MAX_PIXELS
-from vgg_jax.inference import feature_file
+from vgg_jax.inference import activations, array_folder, feature_file
 from vgg_jax.inference.features import features
 
 ROOT = Path(__file__).parents[2]
@@ -153,9 +153,8 @@ def test_images_are_asked_for_a_few_ahead_of_what_is_written(pool, net, one_devi
 
 
 def test_programs_are_few(net, one_device, monkeypatch):
-    module = importlib.import_module("vgg_jax.inference.features")  # `vgg_jax.inference.features` may be the function
-    traced, original = [], module.activations
-    monkeypatch.setattr(module, "activations", lambda *a, **o: traced.append(a[1].shape) or original(*a, **o))
+    traced, original = [], activations.activations
+    monkeypatch.setattr(activations, "activations", lambda *a, **o: traced.append(a[1].shape) or original(*a, **o))
     images = [np.zeros((32, 33 + number % 60, 3), np.uint8) for number in range(240)]
     features(net, images, ("pool2",), (32,), mesh=one_device, batch_size=4)
     # Eight buckets for sixty shapes, 40 to 96 pixels wide; a full and a last batch on each.
@@ -200,6 +199,32 @@ def test_numpy_alone_reads_the_file(pool, folder, net, one_device):
             stored = file[layer][number] if pool else file[f"{layer}/{number}"]
             np.testing.assert_allclose(np.float32(stored), value, rtol=1e-6)
     assert [path.name for path in folder.iterdir() if "npz" in path.name] == ["f.npz"]
+
+
+def test_a_file_that_was_cut_off_goes_on_and_ends_with_the_same_bytes(folder, net, one_device, monkeypatch, caplog):
+    (folder / "2.png").write_bytes((folder / "1.png").read_bytes())
+    paths = [folder / f"{number}.png" for number in range(5)]
+    options = {"scales": (SCALE, 32), "combine": "stack", "mesh": one_device, "batch_size": 1}
+    ask = lambda out, **more: features(net, paths, ("pool5",), into=folder / out, **options, **more)
+    ask("whole.npz")
+    monkeypatch.setattr(array_folder, "SECONDS", 0.0)
+    for until in (2, 4):  # at the first scale, and at the second
+        with pytest.raises(KeyboardInterrupt):
+            ask("f.npz", progress=lambda done, until=until: _interrupt() if done >= until else None)
+        assert not (folder / "f.npz").exists() and (folder / "f.npz.unfinished").is_dir()
+    (folder / "f.npz.unfinished/theirs.txt").touch()  # and stays
+    batches = []
+    complete = array_folder.Unfinished.complete
+    monkeypatch.setattr(array_folder.Unfinished, "complete", lambda *args: batches.append(args) or complete(*args))
+    with caplog.at_level(logging.INFO, "vgg_jax"):
+        ask("f.npz")
+    assert len(batches) < 5 and "from batch" in caplog.text
+    assert (folder / "f.npz").read_bytes() == (folder / "whole.npz").read_bytes()
+    assert [path.name for path in (folder / "f.npz.unfinished").iterdir()] == ["theirs.txt"]
+
+
+def _interrupt():
+    raise KeyboardInterrupt
 
 
 def test_an_image_that_cannot_be_read_is_named(folder, net, images, one_device):

@@ -22,7 +22,7 @@ from vgg_jax.config import default_config
 from vgg_jax.data.decode import crop, upright
 from vgg_jax.data.open import open_source
 from vgg_jax.data.statistics import IMAGENET
-from vgg_jax.inference import array_folder
+from vgg_jax.inference import array_folder, feature_store
 from vgg_jax.stopping import Stopped
 from vgg_jax.tasks import cached_features
 from vgg_jax.tasks.cached_features import CachedFeatures
@@ -195,7 +195,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(config, t
         with pytest.raises(Stopped):
             train(config, tmp_path / "cut")
     shutil.copytree(tmp_path / "cut", tmp_path / "without views")
-    shutil.rmtree(tmp_path / "without views/views")
+    shutil.rmtree(tmp_path / "without views/features")
     with monkeypatch.context() as patched:  # what is kept is used
         patched.setattr(CachedFeatures, "_compute", None)
         train(config, tmp_path / "cut")
@@ -213,18 +213,45 @@ def test_eight_devices_keep_what_one_does(config, one_device, eight_devices, tmp
     assert close(one, eight)
 
 
+def test_two_processes_keep_what_one_does(config, one_device, tmp_path, monkeypatch):
+    net = network(config)
+    next(made(config, one_device, tmp_path / "alone").batches(net, 0))
+
+    class Waiting(Exception):
+        pass
+
+    def barrier(name):
+        if jax.process_index() == 1:
+            raise Waiting  # for the first process
+
+    monkeypatch.setattr(feature_store.multihost_utils, "sync_global_devices", barrier)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for view in (0, 1):  # the second process is a view ahead
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        with contextlib.suppress(Waiting):
+            made(config, one_device, tmp_path / "shared").batches(net, 0)
+        monkeypatch.setattr(jax, "process_index", lambda: 0)
+        with contextlib.suppress(FileNotFoundError, CheckpointError):  # the second view's other share
+            made(config, one_device, tmp_path / "shared").batches(net, 0)
+        alone, shared = (array_folder.read(tmp_path / name / f"features/view{view}")[0] for name in ("alone", "shared"))
+        assert close(alone, shared)
+
+
 def test_more_views_cost_only_the_new_ones(config, one_device, tmp_path, monkeypatch):
     net, made_views = network(config), []
     begun = CachedFeatures._compute
     monkeypatch.setattr(
-        CachedFeatures, "_compute", lambda self, *args: made_views.append(args[2]) or begun(self, *args)
+        CachedFeatures, "_compute", lambda self, *args: made_views.append([*args[2]]) or begun(self, *args)
     )
     for count, folder in ((1, "grown"), (3, "grown"), (2, "grown"), (3, "at once")):
         config.train.cached_views = count
         made(config, one_device, tmp_path / folder).batches(net, 0)
-    assert made_views == [0, 1, 0]
-    grown, at_once = (array_folder.read(tmp_path / folder / "views")[0] for folder in ("grown", "at once"))
-    assert grown["pool5"].shape[0] == 3 and close(grown, at_once)
+    assert made_views == [[0], [1, 2], [0, 1, 2]]
+    for view in ("view0", "view1", "view2"):
+        grown, at_once = (
+            array_folder.read(tmp_path / folder / "features" / view)[0] for folder in ("grown", "at once")
+        )
+        assert len(grown["pool5"]) == 21 and close(grown, at_once)
 
 
 def test_what_was_made_otherwise_is_made_again(config, one_device, tmp_path, caplog):
@@ -232,15 +259,16 @@ def test_what_was_made_otherwise_is_made_again(config, one_device, tmp_path, cap
     first = next(made(config, one_device, tmp_path).batches(net, 0))
     net.conv5_2.bias[...] += 1.0
     second = next(made(config, one_device, tmp_path).batches(net, 0))
-    assert "views was made otherwise (convolutions: " in caplog.text and not same(first, second)
+    assert "view1 was made otherwise (convolutions: " in caplog.text and not same(first, second)
     config.data.flip = False
     next(made(config, one_device, tmp_path).batches(net, 0))
     assert "flip: True -> False" in caplog.text
-    (tmp_path / "views/of.json").write_text('{"of"')
+    (tmp_path / "features/view1/of.json").write_text('{"of"')
     next(made(config, one_device, tmp_path).batches(net, 0))
-    assert "views cannot be read" in caplog.text
-    (tmp_path / "views/pool5.npy").write_bytes((tmp_path / "views/pool5.npy").read_bytes()[:200])
-    with pytest.raises(CheckpointError, match="views is damaged: .*remove it"):
+    assert "view1 cannot be read" in caplog.text
+    pool5 = tmp_path / "features/view1/pool5.npy"
+    pool5.write_bytes(pool5.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="view1 is damaged: .*remove it"):
         made(config, one_device, tmp_path).batches(net, 0)
 
 
@@ -250,7 +278,7 @@ def test_a_pass_that_was_cut_off_goes_on_where_it_was(config, one_device, tmp_pa
     (tmp_path / "photographs/train/dark/4.png").write_bytes(b"no image")
     net, run = network(config), tmp_path / "run"
     made(config, one_device, tmp_path / "whole").batches(net, 0)
-    whole, problems = array_folder.read(tmp_path / "whole/views")
+    whole, problems = array_folder.read(tmp_path / "whole/features/view1")
     config.train.cached_views = 1
     made(config, one_device, run).batches(net, 0)
     config.train.cached_views = 2
@@ -273,16 +301,16 @@ def test_a_pass_that_was_cut_off_goes_on_where_it_was(config, one_device, tmp_pa
                 made(config, one_device, run).batches(net, 0)
         return done
 
-    assert computed(until=1, kill=True) == [37]  # which was not noted yet, so that it counts for nothing
-    assert computed(until=1) == [37]
-    unfinished, _ = array_folder.read(run / "views.partial", "r+")
+    assert computed(until=1, kill=True) == [16]  # which was not noted yet, so that it counts for nothing
+    assert computed(until=1) == [16]
+    unfinished, _ = array_folder.read(run / "features/view1.partial", "r+")
     for array in unfinished.values():
-        array[1, 16:] = -1  # the beginning of what comes next
+        array[16:] = -1  # the beginning of what comes next
         array.flush()
-    assert computed() == [42]
-    resumed, resumed_problems = array_folder.read(run / "views")
+    assert computed() == [21]
+    resumed, resumed_problems = array_folder.read(run / "features/view1")
     assert same(whole, resumed) and problems == resumed_problems != {}
-    assert not (run / "views.partial").exists()
+    assert not list(run.glob("features/*.partial"))
 
 
 def test_what_was_cut_off_and_made_otherwise_is_made_again(config, one_device, tmp_path, monkeypatch, caplog):
@@ -290,9 +318,9 @@ def test_what_was_cut_off_and_made_otherwise_is_made_again(config, one_device, t
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(cached_features.Progress, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         made(config, one_device, tmp_path).batches(net, 0)
-    config.train.cached_views = 3
+    config.data.flip = False
     batch = next(made(config, one_device, tmp_path).batches(net, 0))
-    assert "views.partial was made otherwise (views: 2 -> 3): computed again" in caplog.text
+    assert "view0.partial was made otherwise (flip: True -> False): computed again" in caplog.text
     assert same(batch, next(made(config, one_device, tmp_path / "other").batches(net, 0)))
 
 
@@ -342,5 +370,5 @@ def test_a_bad_image_stops_the_run_or_counts_for_nothing(config, one_device, tmp
         np.testing.assert_array_equal(masks == 0, [source.name_of(i) == str(bad) for i in index])
         assert 2 <= (masks == 0).sum() <= 3
         assert [*task.problems] == [str(bad)] and "image" in task.problems[str(bad)]
-    kept = json.loads((tmp_path / "skip/views/of.json").read_text())
+    kept = json.loads((tmp_path / "skip/features/view0/of.json").read_text())
     assert kept["of"]["split"] == "train"

@@ -86,7 +86,7 @@ def test_views_are_computed_again_where_an_annotation_has_changed(config, source
         for k, batch in enumerate(itertools.islice(batches, 2)):
             boxes |= dict(zip(task.places(k)[0].tolist(), batch["boxes"]))
         sources["train"].objects.corners[0, 2] -= 3
-    assert "views was made otherwise (boxes: " in caplog.text
+    assert "view0 was made otherwise (content: " in caplog.text
     assert {index for index in after if not np.array_equal(before[index], after[index])} == {0}
 
 

@@ -10,7 +10,7 @@ from tests.oracles import reference
 from tests.photographs import image_of, rescaled, with_spread_scores
 from vgg_jax.config import COMBINE as OF_CONFIG
 from vgg_jax.data.open import open_source
-from vgg_jax.inference.features import COMBINE
+from vgg_jax.inference.activations import COMBINE
 from vgg_jax.transfer.descriptors import Descriptor, candidates, kept_for, normalized, of_images, of_kept
 
 SIZES, SCALES = [(33, 57), (60, 41)], (48, 32)

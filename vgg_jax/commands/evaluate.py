@@ -30,13 +30,14 @@ from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate import tables
 from vgg_jax.evaluate.classes import eval_classes, is_ilsvrc_validation
 from vgg_jax.evaluate.dataset import DatasetPredictions, evaluate_dataset
-from vgg_jax.evaluate.kept import checksum, kept_posteriors
+from vgg_jax.evaluate.kept import kept_posteriors
 from vgg_jax.evaluate.metrics import warn_of_few_classes
 from vgg_jax.evaluate.mistakes import save_mistakes
 from vgg_jax.evaluate.posteriors import check_alike, image_names, warn_of_repetition
 from vgg_jax.evaluate.result import EvaluationResult, fusion_rows, needed_views
 from vgg_jax.files import printable, writing
 from vgg_jax.inference.scorer import EvalView, posterior_runner
+from vgg_jax.model.checksum import checksum
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 
 from vgg_jax import processes
 from vgg_jax.data.source import Source, digest
@@ -25,18 +23,8 @@ from vgg_jax.evaluate.dataset import DatasetPredictions
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
 from vgg_jax.inference.scorer import EvalView
 from vgg_jax.locks import locked
-from vgg_jax.model.vgg import VGG
 
 log = logging.getLogger(__name__)
-
-
-def checksum(net: VGG) -> str:
-    """A checksum of a network's arrays, so that posteriors are only ever taken for those of the same weights."""
-    value = 0
-    for path, array in nnx.to_flat_state(nnx.state(net)):
-        value = zlib.crc32(str(path).encode(), value)
-        value = zlib.crc32(np.ascontiguousarray(array[...]), value)
-    return f"{value:08x}"
 
 
 def kept_posteriors(

@@ -1,50 +1,43 @@
 """Activations of whole images as features (App. B): pooled over an image's places, its mirror image and the scales.
 
 Any number of images passes through in bounded memory: a few are read ahead, and those that wait for others of their
-size fill at most one batch per bucket. `vgg_jax.inference.feature_file` keeps features that do not fit into memory.
+size fill at most one batch per bucket. `feature_file` keeps features that do not fit into memory. Pooled ones of files
+go there through the feature store, so that nothing is computed twice after an interruption:
+
+    FILE.npz.unfinished/    until FILE.npz is written, a store as in `pooled_features`
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import ScaledExample, scaled_images
 from vgg_jax.errors import ConfigError, DataError
-from vgg_jax.inference.arrays import check_net, check_scales, scaled_arrays
+from vgg_jax.inference.activations import COMBINE, check_features, feature_function
+from vgg_jax.inference.arrays import check_net, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.feature_file import FeatureFile
-from vgg_jax.inference.runner import Function, Maps, Runner, mirrored, with_mirror_images
+from vgg_jax.inference.pooled_features import forget, kept_features
+from vgg_jax.inference.runner import Runner
 from vgg_jax.model.vgg import VGG
 
-if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, UInt8
-
 LAYERS = ("relu3_3", "pool5", "fc7")
-
-COMBINE: dict[str, Callable[[Sequence[np.ndarray]], np.ndarray]] = {
-    "average": functools.partial(np.mean, axis=0),
-    "stack": functools.partial(np.concatenate, axis=-1),
-    "max": functools.partial(np.max, axis=0),
-}
-"""How the features (..., channels) of several scales are combined: their average, their channels one after the other,
-or the largest of each channel."""
 
 Image = np.ndarray | str | os.PathLike
 
 Features = dict[str, np.ndarray | list[np.ndarray]]
 """By layer: float32 (images, channels), or lists of (h, w, channels)."""
+
+Numbered = Iterator[tuple[int, dict[str, np.ndarray]]]
+"""Images' numbers, those that cannot be read left out, and what is computed of them, by layer."""
 
 
 def features(
@@ -78,7 +71,8 @@ def features(
         and letters must not be mirrored. By default with pooling, as in the paper, but not for maps.
       combine: how several scales are combined: a key of `COMBINE`.
       into: a file to write instead, see `feature_file`; features that are there stay until the new ones are whole, and
-        a file of another kind is refused.
+        a file of another kind is refused. If it is cut off, the same call goes on from its last complete batch where
+        the images are files and pooled.
       problems: a dict that receives the images that cannot be read or are too elongated, the reasons by name; they are
         left out. By default the first one is raised.
       batch_size, mesh: as in `vgg_jax.Scorer`.
@@ -113,7 +107,7 @@ def features(
     runner = Runner(net, feature_function(layers, pool, flip), smallest=smallest, batch_size=batch_size, mesh=mesh)
     names: list[str] = []
 
-    def computed() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    def computed(images: FileSource | Iterator[np.ndarray]) -> Numbered:
         with (
             _examples(images, scales, threads) as (examples, name_of),
             contextlib.closing(runner(_scaled_images(examples, name_of, names, problems))) as outputs,
@@ -122,101 +116,61 @@ def features(
                 yield numbered
                 progress(done)
 
-    with contextlib.closing(computed()) as results:
-        if into is not None:
-            with FeatureFile(Path(into), about) as file:
-                for number, values in results:
-                    file.add(number, values)
-                return file.finish(names)
-        found = dict(results)
-    rows = {layer: [found[number].pop(layer) for number in range(len(names))] for layer in layers}
-    if pool is None:
-        return rows
-    return {layer: np.array(rows.pop(layer), np.float32).reshape(-1, channels[layer]) for layer in layers}
+    def kept(images: FileSource, store: Path) -> Numbered:
+        options = {"flip": flip, "batch_size": batch_size, "threads": threads, "mesh": mesh}
+        options |= {"on_error": "raise" if problems is None else "skip"}
+        done = lambda scale, count, _: progress((scales.index(scale) * len(images) + count) // len(scales))
+        of, _, there, unreadable = kept_features(store, net, images, layers, scales, pool, progress=done, **options)
+        if problems is not None:
+            problems.update(unreadable)
+        for number, index in enumerate(np.flatnonzero(there)):
+            names.append(images.name_of(index))
+            parts = {layer: [of[layer, scale][index] for scale in scales] for layer in layers}
+            yield number, {layer: COMBINE[combine](values) for layer, values in parts.items()}
+
+    if into is None:
+        with contextlib.closing(computed(_files(images))) as results:
+            found = dict(results)
+        rows = {layer: [found[number].pop(layer) for number in range(len(names))] for layer in layers}
+        if pool is None:
+            return rows
+        return {layer: np.array(rows.pop(layer), np.float32).reshape(-1, channels[layer]) for layer in layers}
+    path = Path(into)
+    with FeatureFile(path, about) as file:
+        images, store = _files(images), path.with_name(f"{path.name}.unfinished")
+        of_files = pool is not None and isinstance(images, FileSource)
+        with contextlib.closing(kept(images, store) if of_files else computed(images)) as results:
+            for number, values in results:
+                file.add(number, values)
+        file.finish(names)
+    forget(store)
+    return None
 
 
-@functools.lru_cache(maxsize=16)
-def feature_function(layers: tuple[str, ...], pool: str | None, flip: bool) -> Function:
-    """`activations` as a runner takes it; the same function for the same features, so it is compiled once."""
-    return functools.partial(activations, layers=layers, pool=pool, flip=flip)
-
-
-def activations(
-    net: VGG,
-    images: UInt8[Array, "n h w 3"],
-    sizes: Int[Array, "n 2"],
-    *,
-    layers: Sequence[str],
-    pool: str | None,
-    flip: bool,
-) -> dict[str, Float[Array, "n channels"] | Maps]:
-    """Activations by layer, float32: pooled (n, channels), or maps.
-
-    Args:
-      net: the network.
-      images: in the upper left corners of a bucket.
-      sizes: their heights and widths in pixels.
-      layers: names of activations.
-      pool: "mean", "max" or None.
-      flip: whether to average with the mirror image's, which for maps are mirrored back.
-    """
-    both, sizes = with_mirror_images(images, sizes) if flip else (images, sizes)
-    found = {}
-    for layer, x in net.activations_of(both, layers, sizes=sizes).items():
-        x, places = x.astype(jnp.float32), net.activation_sizes(layer, sizes)
-        if pool == "mean":
-            x = x.sum((1, 2)) / places.prod(1)[:, None]  # zeros lie beyond the image
-        elif pool == "max":
-            rows, columns = (jnp.arange(side) < places[:, axis, None] for axis, side in enumerate(x.shape[1:3]))
-            x = jnp.max(x, (1, 2), where=(rows[:, :, None] & columns[:, None])[..., None], initial=-jnp.inf)
-        if flip:
-            places = places[::2]
-            x = (x[::2] + (x[1::2] if pool else mirrored(x[1::2], places))) / 2
-        found[layer] = x if pool else Maps(x, places)
-    return found
-
-
-def check_features(
-    net: VGG, layers: Sequence[str], scales: Sequence[int], pool: str | None, combine: str
-) -> tuple[dict[str, int], int]:
-    """The channels of the layers' features, and the smallest image that they can be computed of, in pixels.
-
-    Raises:
-      ConfigError: they cannot be computed, see `features`.
-    """
-    crop = jax.ShapeDtypeStruct((1, net.crop, net.crop, 3), jnp.uint8)
-    maps = jax.eval_shape(lambda images: net.activations_of(images, layers), crop)  # the net knows its layers
-    if pool not in ("mean", "max", None):
-        raise ConfigError(f"pool={pool!r}: there are 'mean', 'max' and None")
-    if combine not in COMBINE:
-        raise ConfigError(f"combine={combine!r}: there are 'average', 'stack' and 'max'")
-    head = [layer for layer in layers if net.in_head(layer)]
-    smallest = net.crop if head else net.spec.stride
-    check_scales(scales, smallest, f"the net's crop, which {head[0]} needs" if head else "the least for its layers")
-    if pool is None and len(scales) > 1:
-        raise ConfigError(f"scales={tuple(scales)}: the maps of several scales differ in size; pool them, or take one")
-    repeats = len(scales) if combine == "stack" else 1
-    return {layer: maps[layer].shape[-1] * repeats for layer in layers}, smallest
+def _files(images: Iterable[Image]) -> FileSource | Iterator[np.ndarray]:
+    """The images, if the first one is a path, as files."""
+    images = iter(images)
+    first = list(itertools.islice(images, 1))
+    if not first or not isinstance(first[0], str | os.PathLike):
+        return itertools.chain(first, images)
+    paths = [*first, *images]
+    for number, path in enumerate(paths):
+        if not isinstance(path, str | os.PathLike):
+            raise DataError(f"image {number} is of type {type(path).__name__} among paths: give arrays, or paths")
+    return FileSource(paths)
 
 
 @contextlib.contextmanager
 def _examples(
-    images: Iterable[Image], scales: Sequence[int], threads: int
+    images: FileSource | Iterator[np.ndarray], scales: Sequence[int], threads: int
 ) -> Iterator[tuple[Iterator[ScaledExample], Callable[[int], str]]]:
-    """Examples of arrays or, where the first is one, of paths; and a function of an example's index to its name."""
-    images = iter(images)
-    first = list(itertools.islice(images, 1))
+    """Examples of files or of arrays, and a function of an example's index to its name."""
     options = {"threads": threads, "on_error": "skip"}
-    if first and isinstance(first[0], str | os.PathLike):
-        paths = [*first, *images]
-        for number, path in enumerate(paths):
-            if not isinstance(path, str | os.PathLike):
-                raise DataError(f"image {number} is of type {type(path).__name__} among paths: give arrays, or paths")
-        files = FileSource(paths)
-        with scaled_images(files, range(len(files)), scales, **options) as examples:
-            yield examples, files.name_of
+    if isinstance(images, FileSource):
+        with scaled_images(images, range(len(images)), scales, **options) as examples:
+            yield examples, images.name_of
     else:
-        with scaled_arrays(itertools.chain(first, images), scales, **options) as examples:
+        with scaled_arrays(images, scales, **options) as examples:
             yield examples, "image {}".format
 
 
@@ -239,9 +193,7 @@ def _scaled_images(
             problems[name] = example.problem
 
 
-def _combined(
-    outputs: Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]], scales: int, combine: str
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+def _combined(outputs: Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]], scales: int, combine: str) -> Numbered:
     """Images' numbers and values, of all scales together."""
     pending: dict[int, dict[int, dict[str, np.ndarray]]] = {}
     for (number, position), values in outputs:

@@ -13,7 +13,7 @@ convolutions, uses its averages.
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import functools
 import itertools
 import logging
 import math
@@ -27,20 +27,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vgg_jax import compiler, processes, sharding
+from vgg_jax import compiler, sharding
 from vgg_jax.data import sampler
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import ConfigError
-from vgg_jax.inference import array_folder
+from vgg_jax.inference import array_folder, feature_store
+from vgg_jax.model.checksum import checksum
 from vgg_jax.model.specs import CONVOLUTIONAL_STAGES, scaled, spec_of
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
-from vgg_jax.tasks import activation_store
 from vgg_jax.tasks.random_crops import RandomCrops, split_keys
 from vgg_jax.train.state import is_frozen
 from vgg_jax.train.step import Metrics
@@ -66,7 +65,7 @@ class CachedFeatures:
     Args:
       task: what the network is trained for; its config freezes all convolutions, see `check_frozen`.
       mesh: all devices.
-      workdir: the run's folder; the output is kept in its `views/`.
+      workdir: the run's folder; the output is kept in its `features/`.
 
     Raises:
       ConfigError: it is too much to keep.
@@ -76,7 +75,7 @@ class CachedFeatures:
         self._task, self._config = task, (config := task.config)
         self.source, self.classes, self.outputs, self.mean_rgb = task.source, task.classes, task.outputs, task.mean_rgb
         self.monitor, self.evaluate, self.problems = task.monitor, task.evaluate, task.problems
-        self._mesh, self._folder, self._view_count = mesh, workdir / "views", config.train.cached_views
+        self._mesh, self._home, self._view_count = mesh, workdir / "features", config.train.cached_views
         size, seed = config.train.batch_size, config.seed
         self._order = sampler.EpochOrder(len(self.source), size, seed, sampler.CACHED_ORDER)
         spec, side = spec_of(config.model.net), config.data.crop // 32
@@ -93,18 +92,17 @@ class CachedFeatures:
           CheckpointError: what the workdir has is damaged.
         """
         made_of = self._dependencies(net)
-        there = activation_store.views_in(self._folder, made_of)
-        if processes.any_process(there < self._view_count):
-            there = 0 if processes.any_process(not there) else there
-            begun = activation_store.rows_in(self._folder, made_of, self._view_count)
-            begun = int(multihost_utils.process_allgather(np.asarray(begun)).min())
-            self._compute(net, made_of, there, max(there * len(self.source), begun))
-        stored, problems = array_folder.read(self._folder)
-        self.problems.maps.append(problems)
+        folders = [self._home / f"view{view}" for view in range(self._view_count)]
+        whole = self._config.data.on_error == "raise"
+        is_complete = lambda view: feature_store.is_complete(folders[view], made_of | {"view": view}, whole=whole)
+        if missing := [view for view in range(self._view_count) if not is_complete(view)]:
+            self._compute(net, made_of, {view: folders[view] for view in missing})
+        views, problems = zip(*(feature_store.read(folder, self.source) for folder in folders), strict=True)
+        self.problems.maps.extend(problems)
 
         def batch(k: int) -> dict[str, np.ndarray]:
-            index, view = self.places(k)
-            return {name: array[view, index] for name, array in stored.items()}
+            places = list(zip(*self.places(k), strict=True))
+            return {name: np.stack([views[view][name][index] for index, view in places]) for name in self.batch_shapes}
 
         return (batch(k) for k in itertools.count(start))
 
@@ -133,13 +131,11 @@ class CachedFeatures:
         with contextlib.closing(self._crops(lambda _: (index, view), 1)) as crops:
             return jax.jit(self._augmented)(next(crops) | places)
 
-    def _compute(self, net: VGG, made_of: dict, first: int, start: int) -> None:
-        """Fills the folder: all views of all images but the `first` views, a few at a time on all devices.
-
-        Args:
-          start: the first row that is not complete, of the rows of all images in view 0, in view 1, ...
-        """
+    def _compute(self, net: VGG, made_of: dict, missing: dict[int, Path]) -> None:
+        """Fills the folders of some views; each process computes its share of the images on its own devices."""
         graphdef, state = nnx.split(net)
+        mesh = self._mesh if jax.process_count() == 1 else sharding.local_mesh()
+        state = sharding.place_state(jax.tree.map(sharding.whole, state), mesh)
 
         @compiler.jit
         def convolved(state, batch):
@@ -147,46 +143,48 @@ class CachedFeatures:
             pool5 = nnx.merge(graphdef, state).activations_of(batch["image"], ["pool5"])["pool5"].astype(jnp.float32)
             return {"pool5": pool5} | {name: batch[name] for name in (*self._task.targets, "mask")}
 
-        views, images = self._shape[:2]
-        size, total = _TOGETHER * self._mesh.size, views * images
-        mine = sharding.local_rows(self._mesh, size)
+        there = 512 * sum(file.stat().st_blocks for file in self._home.glob("view*/*.npy"))
+        self._check_bytes(shutil.disk_usage(self._home.parent).free + there, f"the room left in {self._home.parent}")
+        images = f"{len(self.source):,}"
+        log.info("computing the frozen convolutions on %d views of %s images, once", len(missing), images)
+        began, run = time.monotonic(), functools.partial(convolved, state)
+        for place, (view, folder) in enumerate(missing.items()):
+            compute = functools.partial(self._compute_view, view, (place, len(missing)), run, mesh)
+            feature_store.fill(folder, made_of | {"view": view}, self.source, compute)
+        size = _size(4 * math.prod(self._shape))
+        log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._home)
+
+    def _compute_view(
+        self,
+        view: int,
+        place: tuple[int, int],
+        convolved: Callable[[dict], dict],
+        mesh: Mesh,
+        unfinished: array_folder.Unfinished,
+        indices: range,
+    ) -> None:
+        """Fills arrays with a view of some images, a few at a time; `place`: which of how many views it is."""
+        size, start, total = _TOGETHER * mesh.size, unfinished.rows, len(indices)
+        before, of = place[0] * total, place[1] * total
 
         def places(k: int) -> Places:
             number = start + k * size + np.arange(size)
-            view, index = np.divmod(number, images)
-            return np.where(number < total, index, -1), np.where(number < total, view, 0)
+            return np.where(number < total, np.take(indices, number, mode="clip"), -1), np.full(size, view)
 
-        there = 4 * start * math.prod(self._shape[2:]) if start > first * images else 0
-        room = shutil.disk_usage(self._folder.parent).free + there
-        self._check_bytes(room, f"the room left in {self._folder.parent}")
-        log.info("computing the frozen convolutions on %d views of %s images, once", views, f"{images:,}")
-        if start:
-            log.info("%s of these %s are there already", f"{start:,}", f"{total:,}")
-        began, progress = time.monotonic(), Progress("views", first=start)
-        with contextlib.ExitStack() as at_end:
-            stream = self._crops(lambda k: tuple(part[mine] for part in places(k)), -(-(total - start) // size))
-            at_end.enter_context(contextlib.closing(stream))
-            if jax.process_index() == 0:
-                writing = activation_store.writing(self._folder, made_of, views, images, first=first)
-                unfinished = at_end.enter_context(writing)
-            for k, share in enumerate(stream):
-                index, view = places(k)
-                share |= {"index": index[mine].astype(np.int32), "view": view[mine].astype(np.int32)}
-                rows = convolved(state, sharding.place_batch(share, self._mesh))
-                rows = multihost_utils.process_allgather(rows, tiled=True)
-                done = min(start + (k + 1) * size, total)
-                if jax.process_index() == 0:
-                    there = index >= 0
-                    for name, array in unfinished.arrays.items():
-                        array[view[there], index[there]] = rows[name][there]
-                    unread = map(self.source.name_of, index[there & (rows["mask"] == 0)])
-                    unfinished.problems |= {name: stream.problems.get(name, "") for name in unread}
-                    unfinished.complete(done)
-                progress(done, total)
+        progress = Progress("views", first=before + start)
+        with contextlib.closing(self._crops(places, -(-(total - start) // size))) as stream:
+            for k, batch in enumerate(stream):
+                index, views = places(k)
+                batch |= {"index": index.astype(np.int32), "view": views.astype(np.int32)}
+                found = jax.device_get(convolved(jax.device_put(batch, sharding.split_batch(mesh))))
+                first, index = start + k * size, index[index >= 0]
+                for name, array in unfinished.arrays.items():
+                    array[first : first + len(index)] = found[name][: len(index)]
+                unread = map(self.source.name_of, index[found["mask"][: len(index)] == 0])
+                unfinished.problems |= {name: stream.problems.get(name, "") for name in unread}
+                unfinished.complete(first + len(index))
+                progress(before + unfinished.rows, of)
         progress.clear()
-        multihost_utils.sync_global_devices("views")  # the others open what the first has written
-        size = _size(4 * math.prod(self._shape))
-        log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._folder)
 
     def _crops(self, places: Callable[[int], Places], count: int) -> TrainingBatches:
         """The crops of views in `count` batches; `places(k)` are the images and views of batch k."""
@@ -215,22 +213,15 @@ class CachedFeatures:
 
     def _dependencies(self, net: VGG) -> dict:
         """Everything that a view's activations depend on, as JSON values."""
-        data, digest = self._config.data, hashlib.sha256()
-        state = nnx.to_pure_dict(nnx.state(net))
-        for array in jax.tree.leaves({layer: state[layer] for layer in state if not layer.startswith("fc")}):
-            digest.update(np.ascontiguousarray(array))
-        return {
-            "source": self.source.name,
-            "split": self.source.split,
+        data = self._config.data
+        return feature_store.identity(self.source) | {
             "net": net.spec.name,
-            "images": len(self.source),
             "arrays": {name: (rows.shape[1:], rows.dtype.name) for name, rows in self.batch_shapes.items()},
             **{key: data[key] for key in ("crop", "scale", "flip", "color_shift")},
             "colors": vars(self._task.colors),
-            "boxes": None if self._task.corners is None else hashlib.sha256(self._task.corners.tobytes()).hexdigest(),
             "seed": self._config.seed,
             "dtype": net.dtype.name,
-            "convolutions": digest.hexdigest(),
+            "convolutions": checksum(net, head=False),
         }
 
     def _check_bytes(self, room: int, what: str) -> None:

@@ -7,6 +7,7 @@ once, at the end. Descriptors of several networks are stacked as they are, each 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vgg_jax.data.source import Source
-from vgg_jax.evaluate.kept import checksum
-from vgg_jax.inference.feature_store import KeptFeatures, kept_features
-from vgg_jax.inference.features import COMBINE, Image, features
+from vgg_jax.inference.activations import COMBINE
+from vgg_jax.inference.features import Image, features
+from vgg_jax.inference.pooled_features import KeptFeatures, kept_features
 from vgg_jax.model.vgg import VGG
+from vgg_jax.progress import Progress
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -96,7 +98,11 @@ def of_images(nets: Sequence[VGG], images: Iterable[Image], descriptor: Descript
 def kept_for(store: Path, net: VGG, source: Source, kinds: Sequence[Descriptor], **options) -> KeptFeatures:
     """The features that descriptors of a source are made of, kept in a store: see `kept_features`."""
     layers, scales = [kind.layer for kind in kinds], [scale for kind in kinds for scale in kind.scales]
-    return kept_features(store, {"weights": checksum(net)}, net, source, layers, scales, **options)
+    line = functools.cache(lambda scale: Progress(f"features at Q = {scale}"))
+    shown = lambda scale, *count: line(scale)(*count)
+    kept = kept_features(store, net, source, layers, scales, progress=shown, **options)
+    line(scales[-1]).clear()
+    return kept
 
 
 def of_kept(kept: Sequence[KeptFeatures], descriptor: Descriptor, rows: np.ndarray) -> Float[np.ndarray, "n d"]:

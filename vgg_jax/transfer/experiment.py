@@ -19,7 +19,7 @@ from vgg_jax.config import check_transfer
 from vgg_jax.data.objects import EachBox, checked, presence
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
-from vgg_jax.inference.feature_store import KeptFeatures
+from vgg_jax.inference.pooled_features import KeptFeatures
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
 from vgg_jax.transfer.descriptors import Descriptor, candidates, kept_for, of_kept

@@ -20,8 +20,8 @@ import numpy as np
 
 from vgg_jax import npz_file
 from vgg_jax.errors import DataError
-from vgg_jax.evaluate.kept import checksum
 from vgg_jax.files import check_replaceable, writing, written_aside
+from vgg_jax.model.checksum import checksum
 from vgg_jax.model.vgg import VGG
 from vgg_jax.transfer.descriptors import Descriptor
 

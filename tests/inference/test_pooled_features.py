@@ -14,7 +14,7 @@ from tests.oracles import reference
 from tests.photographs import image_of, rescaled
 from vgg_jax.data.open import open_source
 from vgg_jax.inference import array_folder, feature_store
-from vgg_jax.inference.feature_store import kept_features
+from vgg_jax.inference.pooled_features import kept_features
 
 SIZES = [(40, 40), (33, 57), (40, 40), (57, 33), (40, 40), (33, 57), (33, 56)]
 LAYERS, SCALES = ("pool4", "relu7"), (32, 48)
@@ -38,7 +38,7 @@ def source(tmp_path):
 def ask(tmp_path, net, source, one_device):
     def ask(layers=LAYERS, scales=SCALES, source=source, store=tmp_path / "store", **options):
         options = {"mesh": one_device, "batch_size": 3} | options
-        return kept_features(store, {"weights": "1"}, net, source, layers, scales, **options)
+        return kept_features(store, net, source, layers, scales, **options)
 
     return ask
 
@@ -56,8 +56,9 @@ def computed(monkeypatch):
     return seen
 
 
-def test_they_are_the_references_by_the_sources_index(ask, net, source):
-    kept = ask()
+@pytest.mark.parametrize("pool", ["mean", "max"])
+def test_they_are_the_references_by_the_sources_index(pool, ask, net, source):
+    kept = ask(pool=pool)
     assert kept.there.all() and not kept.problems
     np.testing.assert_array_equal(kept.labels, source.files.labels)
     for index, path in enumerate(source.files.paths):
@@ -66,12 +67,12 @@ def test_they_are_the_references_by_the_sources_index(ask, net, source):
             view = rescaled(pixels, scale)[None]
             both = reference(net, view), reference(net, view[:, :, ::-1])
             for layer in LAYERS:
-                wanted = np.mean([of[layer][0].mean((0, 1)) for of in both], axis=0)
+                wanted = np.mean([getattr(of[layer][0], pool)((0, 1)) for of in both], axis=0)
                 found = kept.of[layer, scale][index]
                 np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
 
 
-def test_only_what_is_missing_is_computed(ask, computed, net, source, tmp_path):
+def test_only_what_is_missing_is_computed(ask, computed, net, tmp_path):
     ask(("pool4",), (32,))
     once = len(computed)
     ask(("pool4",), (32,))
@@ -83,10 +84,12 @@ def test_only_what_is_missing_is_computed(ask, computed, net, source, tmp_path):
         np.testing.assert_allclose(values, whole.of[key], rtol=1e-5, atol=1e-5)
     seen = len(computed)
     ask(("pool4",), (32,), flip=False)
-    kept_features(tmp_path / "store", {"weights": "2"}, net, source, ("pool4",), (32,))
+    ask(("pool4",), (32,), pool="max")
+    net.conv1_1.bias[...] += 1.0
+    ask(("pool4",), (32,))
     (tmp_path / "photographs/train/a/0.png").touch()
     ask(("pool4",), (32,))
-    assert computed[seen:].count("Q32-pool4.partial") == len(computed[seen:]) > 2 * once
+    assert computed[seen:].count("Q32-pool4.partial") == len(computed[seen:]) > 3 * once
 
 
 def test_a_pass_that_was_cut_off_gives_the_same_bits(ask, computed, source, tmp_path, monkeypatch, caplog):
@@ -104,10 +107,9 @@ def test_a_pass_that_was_cut_off_gives_the_same_bits(ask, computed, source, tmp_
                     raise KeyboardInterrupt
 
             patched.setattr(array_folder, "SECONDS", 1e9 if kill else 0.0)
-            patched.setattr(feature_store.Progress, "__call__", cut_off)
             computed.clear()
             computed += ["there"] * (0 if kept == 2 else 2)
-            ask()
+            ask(progress=cut_off)
         (left,) = (tmp_path / "store").glob("*/*.partial")
         assert json.loads((left / "of.json").read_text())["rows"] == kept
     for layer in LAYERS:  # what the kill left of a batch
