@@ -24,6 +24,7 @@ from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
 from vgg_jax.data.decode import decode
 from vgg_jax.data.splits import select
+from vgg_jax.evaluate import localization_dataset
 from vgg_jax.evaluate.posteriors import Posteriors
 from vgg_jax.model.box_outputs import outputs_of
 
@@ -164,7 +165,8 @@ def test_several_processes_share_the_images(make_target, source, tmp_path, monke
     ):
         process = SimpleNamespace(process_index=lambda rank=rank: rank, process_count=lambda: 2)
         monkeypatch.setattr(localization, "jax", process)
-        monkeypatch.setattr(localization, "multihost_utils", SimpleNamespace(process_allgather=gather))
+        monkeypatch.setattr(localization_dataset, "jax", process)
+        monkeypatch.setattr(localization_dataset, "multihost_utils", SimpleNamespace(process_allgather=gather))
         text = evaluate([make_target()], tmp_path / "shared")
         assert all(0 < (found[:, 0] < 0).sum() < len(found) for found in shares) and len(shares) == 3 * rank
     assert rows_of(tmp_path / "shared") == rows_of(tmp_path / "alone") and "could not be read" not in text

@@ -13,7 +13,7 @@ from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.inference.arrays import scaled_arrays
 from vgg_jax.inference.central_boxes import CentralBoxes
-from vgg_jax.inference.localization import box_runner, dense_boxes, dense_rates, rating_runner
+from vgg_jax.inference.dense_boxes import box_runner, dense_boxes, dense_rates, rating_runner
 from vgg_jax.inference.score_map import class_score_map
 from vgg_jax.model.box_outputs import boxes_of, outputs_of
 

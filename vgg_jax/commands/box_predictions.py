@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.commands.labels import TOP, Classifier, classifier_of, names_in, rows_of
+from vgg_jax.commands.labels import classifier_of, names_in, rows_of
 from vgg_jax.commands.paths import picture_paths
 from vgg_jax.commands.records import AT_ONCE, show
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
-from vgg_jax.data.pipeline import ScaledExample, scaled_images
+from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.evaluate.localization import TOP
 from vgg_jax.evaluate.posteriors import read
 from vgg_jax.files import printable
 from vgg_jax.inference.box_picture import BOXES, save_box_picture
-from vgg_jax.inference.localization import (
-    Asked,
-    PredictedBoxes,
-    asked_classes,
-    best_boxes,
-    box_runner,
-    dense_boxes,
-    dense_rates,
-    merged_boxes,
-    rating_runner,
-)
+from vgg_jax.inference.dense_boxes import Classifier, DenseBoxes, PlacedBoxes
+from vgg_jax.inference.localization import Asked, PredictedBoxes, asked_classes, best_boxes, merged_boxes
 from vgg_jax.weights.classes import positions
 
 
@@ -62,23 +54,23 @@ def predict(
             "config.localization.classifier rates the boxes of classes: --config.localization.posteriors=FILE says of "
             "which, by its posteriors of these images"
         )
-    judge, bad = classifier_of(target.config, names), 0
-    for place, (path, corners, rates, example) in enumerate(_dense(target, paths, asked, judge)):
-        if problem := example.problem or problems.get(place):
+    merging = {"match": local.match, "threshold": local.threshold}
+    bad = 0
+    for place, (path, placed, problem) in enumerate(_dense(target, paths, asked, classifier_of(target.config, names))):
+        if problem := problem or problems.get(place):
             record, bad = {"image": str(path), "problem": problem}, bad + 1
         else:
-            merging = {"match": local.match, "threshold": local.threshold}
-            found = best_boxes(corners, asked[place], example.size, rates, **merging)
+            found = best_boxes(placed, asked[place], **merging)
             record = {"image": str(path), "boxes": _entries(found, names)}
         show(record, as_json=as_json)
         if pictures and not problem:
             named = list(zip([entry["name"] or "object" for entry in record["boxes"]], found.corners[:, None]))
             panels = {f"{path.stem}: {len(named)} boxes": named}
             if all_boxes:
-                columns = list(zip([name for name, _ in named], np.moveaxis(corners, 1, 0)))
-                ones = np.ones((len(corners), 1))
-                merged = [(name, merged_boxes(each, example.size, ones, **merging)[0]) for name, each in columns]
-                panels |= {f"all {len(corners)} places": columns, "merged": merged}
+                columns = list(zip([name for name, _ in named], np.moveaxis(placed.corners, 1, 0)))
+                ones = np.ones((len(placed.corners), 1))
+                merged = [(name, merged_boxes(each, placed.size, ones, **merging)[0]) for name, each in columns]
+                panels |= {f"all {len(ones)} places": columns, "merged": merged}
             save_box_picture(pictures[path], decode(path.read_bytes()), panels, of=path)
             print(f"boxes: {printable(str(pictures[path]))}", file=sys.stderr)
     return bad
@@ -107,34 +99,18 @@ def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], S
 
 
 def _dense(
-    target: EvalTarget, paths: Sequence[Path], asked: Sequence[Asked], judge: Classifier | None
-) -> Iterator[tuple[Path, np.ndarray | None, np.ndarray | None, ScaledExample]]:
-    """Each image with all its dense boxes and what they are rated by, in order."""
+    target: EvalTarget, paths: Sequence[Path], asked: Sequence[Asked], classifier: Classifier | None
+) -> Iterator[tuple[Path, PlacedBoxes | None, str]]:
+    """Each image with all its boxes, or why it could not be read, in order."""
     config, scales = target.config, target.scales
-    options = {"batch_size": config.evaluate.batch_size or None}
-    reading = {"threads": config.data.threads, "on_error": "skip"}
-    passes = [(dense_boxes, box_runner(target.net, scales, config.data.flip, **options), lambda classes: classes)]
-    if judge:
-        runner = rating_runner(judge.net, [target.net], scales, config.data.flip, **options)
-        passes.append((dense_rates, runner, lambda classes: judge.outputs[classes]))
+    size, reading = config.evaluate.batch_size or None, {"threads": config.data.threads, "on_error": "skip"}
+    dense = DenseBoxes([target.net], scales, config.data.flip, classifier=classifier, batch_size=size)
     for first in range(0, len(paths), AT_ONCE):
-        some, of = paths[first : first + AT_ONCE], asked[first : first + AT_ONCE]
-        seen: dict[int, ScaledExample] = {}
-
-        def noted(examples: Iterable[ScaledExample], seen=seen) -> Iterator[ScaledExample]:
-            for example in examples:
-                seen[example.index] = example._replace(images=())
-                yield example
-
-        found = []
-        for function, runner, outputs in passes:
-            with scaled_images(FileSource(some), range(len(some)), scales, **reading) as examples:
-                classes = lambda index, of=of, outputs=outputs: outputs(of[index].classes)
-                found.append(dict(function(runner, noted(examples), classes)))
+        some, problems = paths[first : first + AT_ONCE], {}
+        examples = lambda some=some: scaled_images(FileSource(some), range(len(some)), scales, **reading)
+        found = dense(examples, [one.classes for one in asked[first : first + AT_ONCE]], problems)
         for place, path in enumerate(some):
-            keys = [(place, number) for number in range(len(scales)) if (place, number) in found[0]]
-            values = [np.concatenate([each[key] for key in keys]) if keys else None for each in found]
-            yield path, values[0], values[1] if judge else None, seen[place]
+            yield path, found.get(place), problems.get(place, "")
 
 
 def _entries(found: PredictedBoxes, names: Sequence[str]) -> list[dict]:

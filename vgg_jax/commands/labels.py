@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,23 +18,12 @@ from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 from vgg_jax.evaluate.posteriors import Posteriors, image_names, read
 from vgg_jax.files import printable
-from vgg_jax.model.vgg import VGG
+from vgg_jax.inference.dense_boxes import Classifier
 from vgg_jax.weights import load
 from vgg_jax.weights.classes import positions
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-
-TOP = 5
-"""The most probable classes of an image, which have a box."""
-
-
-class Classifier(NamedTuple):
-    """What rates the places of dense boxes."""
-
-    net: VGG
-    outputs: Int[np.ndarray, " classes"]
-    """Its outputs for the classes that boxes are of."""
+    from jaxtyping import Float
 
 
 def classifier_of(config: ConfigDict, classes: Sequence[str]) -> Classifier | None:

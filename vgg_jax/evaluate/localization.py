@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 CORRECT = 0.5
 """The IoU above which a box is right."""
 
+TOP = 5
+"""The most probable classes of an image, which have a box."""
+
 
 class Question(NamedTuple):
     """A class that is to be found in an image."""
@@ -72,7 +75,7 @@ def overlaps(
     return best if labels is None else best * (labels == question.label)
 
 
-def localization_error(found: Sequence[Float[np.ndarray, " k"]], top: int = 5) -> float:
+def localization_error(found: Sequence[Float[np.ndarray, " k"]], top: int = TOP) -> float:
     """The error in %: how often none of the first `top` boxes is right.
 
     Args:

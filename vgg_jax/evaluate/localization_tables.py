@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from vgg_jax.evaluate.localization import localization_error
+from vgg_jax.evaluate.localization import TOP, localization_error
 from vgg_jax.evaluate.paper import LOCALIZATION, BoxSetting
 from vgg_jax.evaluate.tables import scales_text, under_headings, write_tables
 
@@ -57,7 +57,7 @@ def box_row(
       guessed: of the boxes of the most probable classes; None where they are not known.
       of_the_paper: whether network and data are the paper's own.
     """
-    errors = (None, None) if guessed is None else tuple(localization_error(guessed, top) for top in (5, 1))
+    errors = (None, None) if guessed is None else tuple(localization_error(guessed, top) for top in (TOP, 1))
     comparable = of_the_paper and (table == 8 or guessed is not None)
     paper = LOCALIZATION.get((table, tuple(settings))) if comparable else None
     errors = (*errors, localization_error(given[:, None]))

@@ -1,35 +1,28 @@
 """Protocol 2 of localization: boxes of a network that is applied densely, at one or several Q, merged (App. A).
 
-Place (i, j) of the map sees the crop-sized window of the rescaled image that begins at (32 i, 32 j), and predicts boxes
-relative to it. Boxes of the mirror image are mirrored back. All of them, in pixels of the image as it was decoded, are
-merged, of all Q and all networks together: a class's own boxes where there is one per class (PCR), the shared ones
-otherwise (SCR). A box of class c has, for each window that it was made of, the posterior of c there: what a network
-that classifies makes of the same window, or without one the posterior of the whole image, so that all windows count
-alike. The best box is the answer for its class, cut off at the image's borders.
+All boxes of an image (`vgg_jax.inference.dense_boxes`) are merged, of all Q and all networks together: a class's own
+boxes where there is one per class (PCR), the shared ones otherwise (SCR). A box of class c has, for each window that it
+was made of, the posterior of c there: what a network that classifies makes of the same window, or without one the
+posterior of the whole image, so that all windows count alike. The best box is the answer for its class, cut off at the
+image's borders.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from vgg_jax.data.boxes import from_window
-from vgg_jax.data.pipeline import ScaledExample
 from vgg_jax.errors import ConfigError
-from vgg_jax.inference.arrays import check_scales, scaled_arrays
-from vgg_jax.inference.buckets import ScaledImage
+from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.dense_boxes import Classifier, DenseBoxes, PlacedBoxes
 from vgg_jax.inference.merge import merge
-from vgg_jax.inference.runner import Function, Maps, Runner, with_mirror_images
-from vgg_jax.model.box_outputs import boxes_of
 from vgg_jax.model.vgg import VGG
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, UInt8
+    from jaxtyping import Float, Int, UInt8
 
 
 class PredictedBoxes(NamedTuple):
@@ -94,33 +87,16 @@ def localize(
     """
     nets = [nets] if isinstance(nets, VGG) else list(nets)
     asked = asked_classes(nets[0], posteriors, len(images), top)
-    options = {"batch_size": batch_size, "mesh": mesh}
-    runners = [box_runner(net, scales, flip, **options) for net in nets]
     if len({net.num_classes for net in nets}) > 1:
         raise ConfigError(f"nets of {', '.join(str(net.num_classes // 4) for net in nets)} boxes cannot be merged")
-    classes = lambda index: asked[index].classes
-    rates: dict[Place, np.ndarray] = {}
+    rating = None
     if classifier is not None:
         if posteriors is None or np.shape(posteriors)[1] != classifier.num_classes:
             raise ConfigError(f"posteriors of the {classifier.num_classes} classes of the classifier are missing")
-        with scaled_arrays(images, scales) as examples:
-            rates = dict(dense_rates(rating_runner(classifier, nets, scales, flip, **options), examples, classes))
-    boxes: list[dict[Place, np.ndarray]] = []
-    for runner in runners:
-        with scaled_arrays(images, scales) as examples:
-            boxes.append(dict(dense_boxes(runner, examples, classes)))
-    found = []
-    for index, image in enumerate(images):
-        places = [(index, number) for number in range(len(scales))]
-        corners = np.concatenate([of[place] for of in boxes for place in places])
-        rated = np.concatenate([rates[place] for _ in boxes for place in places]) if rates else None
-        size = image.shape[:2]
-        found.append(best_boxes(corners, asked[index], size, rated, match=match, threshold=threshold))
-    return found
-
-
-Place = tuple[int, int]
-"""An example's index, and the number of one of its scales."""
+        rating = Classifier(classifier, np.arange(classifier.num_classes))
+    dense = DenseBoxes(nets, scales, flip, classifier=rating, batch_size=batch_size, mesh=mesh)
+    found = dense(lambda: scaled_arrays(images, scales), [one.classes for one in asked], {})
+    return [best_boxes(found[index], one, match=match, threshold=threshold) for index, one in enumerate(asked)]
 
 
 class Asked(NamedTuple):
@@ -161,134 +137,15 @@ def asked_classes(net: VGG, posteriors: Float[np.ndarray, "n classes"] | None, c
     return [Asked(classes, row[classes]) for row, classes in zip(posteriors, kept, strict=True)]
 
 
-def box_runner(
-    net: VGG, scales: Sequence[int], flip: bool, *, batch_size: int | None = None, mesh: Mesh | None = None
-) -> Runner:
-    """A runner for `dense_boxes`, with the mirror image or without; raises ConfigError for a scale below the crop."""
-    check_scales(scales, net.crop)
-    return Runner(net, _function(flip), smallest=net.crop, batch_size=batch_size, mesh=mesh)
-
-
-def rating_runner(classifier: VGG, nets: Iterable[VGG], scales: Sequence[int], flip: bool, **options) -> Runner:
-    """A runner for `dense_rates`, of the windows that networks localize in; `options` as in `box_runner`.
-
-    Raises:
-      ConfigError: the classifier's windows are others, or a scale is below the crop.
-    """
-    check_scales(scales, classifier.crop)
-    if other := {net.crop for net in nets} - {classifier.crop}:
-        raise ConfigError(
-            f"the classifier sees windows of {classifier.crop} pixels, the network that localizes of {other.pop()}: it "
-            "cannot rate them; take one of the same crop"
-        )
-    return Runner(classifier, _function(flip, jax.nn.softmax), smallest=classifier.crop, **options)
-
-
-def dense_maps(
-    net: VGG,
-    images: UInt8[Array, "n h w 3"],
-    sizes: Int[Array, "n 2"],
-    *,
-    flip: bool,
-    of: Callable[[Array], Array] | None = None,
-) -> dict[str, Maps]:
-    """The outputs of a network at every place of images in the upper left corners of a bucket.
-
-    Args:
-      net: the network.
-      images, sizes: as a `Runner` gives them.
-      flip: whether `mirrored` is among the outputs: those of the mirror image, as it is.
-      of: what is made of the outputs.
-    """
-    both, both_sizes = with_mirror_images(images, sizes) if flip else (images, sizes)
-    outputs = net(both, sizes=both_sizes)
-    outputs = of(outputs) if of else outputs
-    outputs = outputs.reshape(len(images), 1 + flip, *outputs.shape[1:])
-    names = ("upright", "mirrored")[: 1 + flip]
-    return {name: Maps(outputs[:, number], net.map_sizes(sizes)) for number, name in enumerate(names)}
-
-
-@functools.cache
-def _function(flip: bool, of: Callable[[Array], Array] | None = None) -> Function:
-    """One for each of these, so that programs are shared."""
-    return functools.partial(dense_maps, flip=flip, of=of)
-
-
-def dense_boxes(
-    runner: Runner, examples: Iterable[ScaledExample], classes: Callable[[int], Int[np.ndarray, " k"]]
-) -> Iterator[tuple[Place, Float[np.ndarray, "places k 4"]]]:
-    """The boxes that a network predicts at every place of an image and its mirror image.
-
-    Args:
-      runner: from `box_runner`.
-      examples: images at one or more scales; those that could not be read have no boxes.
-      classes: of the example of an index, of which classes boxes are wanted.
-
-    Yields:
-      ((the example's index, the scale's number), corners in pixels of the image as it was decoded), once for every
-      scale of every example, in whatever order is fast. A box for all classes alike (SCR) is there once.
-    """
-    net = runner.net
-    for (index, number, size, scaled), outputs in runner(_scaled_images(examples)):
-        found = []
-        for name in sorted(outputs, reverse=True):  # upright first
-            boxes = boxes_of(outputs[name])
-            boxes = boxes if boxes.shape[2] == 1 else boxes[:, :, classes(index)]
-            corners = from_window(boxes, windows(net, boxes.shape[:2])[:, :, None])
-            if name == "mirrored":
-                left, top, right, bottom = np.moveaxis(corners, -1, 0)
-                corners = np.stack([scaled[1] - right, top, scaled[1] - left, bottom], -1)
-            found += list(corners)  # row by row
-        yield (index, number), np.concatenate(found) * np.tile(np.divide(size, scaled)[::-1], 2)
-
-
-def dense_rates(
-    runner: Runner, examples: Iterable[ScaledExample], classes: Callable[[int], Int[np.ndarray, " k"]]
-) -> Iterator[tuple[Place, Float[np.ndarray, "places k"]]]:
-    """The posteriors that a classifier has of some classes at the places of `dense_boxes`, in the same order.
-
-    Args:
-      runner: from `rating_runner`.
-      examples, classes: as in `dense_boxes`; the classes are those of the classifier.
-    """
-    for (index, number, *_), outputs in runner(_scaled_images(examples)):
-        maps = [outputs[name][:, :, classes(index)] for name in sorted(outputs, reverse=True)]
-        yield (index, number), np.concatenate([row for values in maps for row in values])
-
-
-def _scaled_images(examples: Iterable[ScaledExample]) -> Iterator[ScaledImage]:
-    for example in examples:
-        for number, image in enumerate(example.images):
-            yield ScaledImage((example.index, number, example.size, image.shape[:2]), image)
-
-
-def windows(net: VGG, shape: tuple[int, int]) -> Float[np.ndarray, "h w 4"]:
-    """What each place of a map of a network sees of the rescaled image, in its pixels: top, left, height, width.
-
-    A pool drops what is odd at the right and at the bottom, so the first window begins at (0, 0) whatever the size.
-    """
-    top, left = net.spec.stride * np.indices(shape).astype(np.float64)
-    return np.stack([top, left, np.full(shape, net.crop), np.full(shape, net.crop)], -1)
-
-
-def best_boxes(
-    corners: Float[np.ndarray, "places n 4"],
-    asked: Asked,
-    size: tuple[int, int],
-    rates: Float[np.ndarray, "places k"] | None = None,
-    *,
-    match: str,
-    threshold: float,
-) -> PredictedBoxes:
+def best_boxes(placed: PlacedBoxes, asked: Asked, *, match: str, threshold: float) -> PredictedBoxes:
     """The best merged box of each class.
 
     Args:
-      corners: in pixels of the image, one for each class that is asked for or a single one for all.
+      placed: an image's boxes, of these classes; where they are not rated each counts as much as its class's posterior.
       asked: the classes.
-      size: height and width of the image.
-      rates: what each place counts for each class; by default the class's posterior.
       match, threshold: as in `vgg_jax.inference.merge.merge`.
     """
+    corners, rates, size = placed
     counts = np.ones((len(corners), len(asked.classes))) if rates is None else rates
     of_class = counts.T[:, :, None] if corners.shape[1] != 1 else [counts]  # SCR: boxes are merged once for all classes
     best, scores = [np.zeros((0, 4))], [np.zeros(0)]
