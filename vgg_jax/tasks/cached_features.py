@@ -147,31 +147,31 @@ class CachedFeatures:
         self._check_bytes(shutil.disk_usage(self._home.parent).free + there, f"the room left in {self._home.parent}")
         images = f"{len(self.source):,}"
         log.info("computing the frozen convolutions on %d views of %s images, once", len(missing), images)
-        began, run = time.monotonic(), functools.partial(convolved, state)
+        began, run, progress = time.monotonic(), functools.partial(convolved, state), Progress("views")
         for place, (view, folder) in enumerate(missing.items()):
-            compute = functools.partial(self._compute_view, view, (place, len(missing)), run, mesh)
+            shown = lambda row, rows, place=place: progress(place * rows + row, len(missing) * rows)
+            compute = functools.partial(self._compute_view, view, run, mesh, shown)
             feature_store.fill(folder, made_of | {"view": view}, self.source, compute)
+        progress.clear()
         size = _size(4 * math.prod(self._shape))
         log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._home)
 
     def _compute_view(
         self,
         view: int,
-        place: tuple[int, int],
         convolved: Callable[[dict], dict],
         mesh: Mesh,
+        progress: Callable[[int, int], None],
         unfinished: array_folder.Unfinished,
         indices: range,
     ) -> None:
-        """Fills arrays with a view of some images, a few at a time; `place`: which of how many views it is."""
+        """Fills arrays with a view of some images, a few at a time."""
         size, start, total = _TOGETHER * mesh.size, unfinished.rows, len(indices)
-        before, of = place[0] * total, place[1] * total
 
         def places(k: int) -> Places:
             number = start + k * size + np.arange(size)
             return np.where(number < total, np.take(indices, number, mode="clip"), -1), np.full(size, view)
 
-        progress = Progress("views", first=before + start)
         with contextlib.closing(self._crops(places, -(-(total - start) // size))) as stream:
             for k, batch in enumerate(stream):
                 index, views = places(k)
@@ -183,8 +183,7 @@ class CachedFeatures:
                 unread = map(self.source.name_of, index[found["mask"][: len(index)] == 0])
                 unfinished.problems |= {name: stream.problems.get(name, "") for name in unread}
                 unfinished.complete(first + len(index))
-                progress(before + unfinished.rows, of)
-        progress.clear()
+                progress(unfinished.rows, total)
 
     def _crops(self, places: Callable[[int], Places], count: int) -> TrainingBatches:
         """The crops of views in `count` batches; `places(k)` are the images and views of batch k."""
