@@ -14,7 +14,8 @@ from vgg_jax.commands.records import AT_ONCE, show
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
-from vgg_jax.data.pipeline import ScaledExample, scaled_images
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.rescaling import ScaledExample
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.posteriors import read
 from vgg_jax.files import printable

@@ -24,7 +24,8 @@ from vgg_jax.commands.target import EvalTarget, check_task
 from vgg_jax.commands.workdir import WAY_OUT, claim_results, slug
 from vgg_jax.config import eval_scale, eval_scales
 from vgg_jax.data.decode import decode
-from vgg_jax.data.pipeline import ScaledExample, scaled_images
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.rescaling import ScaledExample
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.evaluate.classes import eval_classes, is_ilsvrc_validation
 from vgg_jax.evaluate.gallery import Shown, save_gallery, spread
