@@ -37,9 +37,10 @@ from PIL import Image
 import vgg_jax
 from benchmarks.input import jpegs
 from vgg_jax import compiler
-from vgg_jax.data.decode import decode, rescale
+from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.rescaling import rescale
 from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors
 
 SCALE, CLASSES = 256, 1000

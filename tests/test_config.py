@@ -177,7 +177,7 @@ def test_an_unknown_or_missing_key_is_refused():
 
 def test_the_literal_choices_are_what_the_modules_have():
     from vgg_jax import config
-    from vgg_jax.data.decode import MAX_PIXELS
+    from vgg_jax.data.rescaling import MAX_PIXELS
     from vgg_jax.inference.activations import COMBINE
     from vgg_jax.inference.scorer import PROTOCOLS
     from vgg_jax.model.init import SCHEMES

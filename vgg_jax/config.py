@@ -22,7 +22,7 @@ TASKS = ("classification", "localization")
 COMBINE = ("average", "stack", "max")
 SOLVERS = ("device", "liblinear")
 METRICS = ("mean_ap", "mean_ap_11", "mean_class_recall", "accuracy")
-MAX_SCALE = 2048  # Q: a larger square image has more than `data.decode.MAX_PIXELS`
+MAX_SCALE = 2048  # Q: a larger square image has more than `data.rescaling.MAX_PIXELS`
 
 
 def default_config() -> ConfigDict:

@@ -16,7 +16,7 @@ from vgg_jax.commands.paths import images_of, picture_paths
 from vgg_jax.commands.predict import predict
 from vgg_jax.commands.target import EvalTarget
 from vgg_jax.config import default_config
-from vgg_jax.inference.score_map import HEAT_MAP
+from vgg_jax.inference.heat_map import HEAT_MAP
 from vgg_jax.progress import Progress
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
-from vgg_jax.data.decode import rescaled_size
+from vgg_jax.data.rescaling import rescaled_size
 
 
 @pytest.fixture(scope="session")

@@ -5,30 +5,8 @@ import pytest
 from PIL import Image
 
 from tests.data.conftest import encode, pillow_crop, pixels, triangle_filter, with_orientation
-from vgg_jax.data.decode import check_rescaled_size, crop, decode, rescale, rescaled_size
+from vgg_jax.data.decode import crop, decode
 from vgg_jax.errors import DataError
-
-
-@pytest.mark.parametrize(
-    "height, width, smaller_side, expected",
-    [
-        (375, 500, 256, (256, 341)),
-        (500, 375, 256, (341, 256)),
-        (256, 256, 256, (256, 256)),
-        (2, 3, 1, (1, 2)),  # 1.5, half up
-        (2, 5, 1, (1, 3)),  # 2.5, half up
-        (56, 80, 512, (512, 731)),
-        (1, 1000, 224, (224, 224000)),
-    ],
-)
-def test_rescaled_size(height, width, smaller_side, expected):
-    assert rescaled_size(height, width, smaller_side) == expected
-
-
-@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, -1, 1), (1, 1, 0)])
-def test_rescaled_size_refuses_what_is_no_size(sizes):
-    with pytest.raises(ValueError, match="must be positive"):
-        rescaled_size(*sizes)
 
 
 @pytest.mark.parametrize("smaller_side", [64, 97, 200, 256, 334, 400, 512, 1000])
@@ -51,19 +29,6 @@ def test_the_window_is_what_the_crop_shows(photograph):
     alone = image[round(top) : round(top + height), round(left) : round(left + width)]
     difference = np.abs(found.astype(float) - triangle_filter(alone, 64, 64))[2:-2, 2:-2]
     assert np.median(difference) < 8 and top == int(0.3 * 104) * 2 and left == int(0.8 * 187) * 2
-
-
-@pytest.mark.parametrize("height, width, smaller_side", [(334, 500, 256), (97, 41, 64), (50, 33, 96), (224, 224, 224)])
-def test_rescaling_is_the_triangle_filter(photograph, height, width, smaller_side):
-    image = np.asarray(photograph)[:height, :width]
-    reference = triangle_filter(image, *rescaled_size(height, width, smaller_side))
-    assert np.abs(rescale(image, smaller_side) - reference).max() <= 1.01  # Pillow rounds twice
-
-
-def test_an_elongated_image_is_refused():
-    check_rescaled_size(300, 400, (256, 512))
-    with pytest.raises(DataError, match="2 x 800 pixels are too elongated: at the test scale Q = 256"):
-        check_rescaled_size(2, 800, (32, 256))
 
 
 def test_a_crop_without_rescaling_is_the_image_itself(photograph):

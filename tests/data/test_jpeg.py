@@ -7,6 +7,7 @@ from PIL import Image
 from tests.data.conftest import encode, pillow_crop, pixels, triangle_filter, with_orientation
 from vgg_jax.data import decode, jpeg
 from vgg_jax.data._tensorflow import tf
+from vgg_jax.data.rescaling import rescale, rescaled_size
 
 
 def fast_crop(encoded: bytes, smaller_side: int, place, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,12 +55,12 @@ def test_rescaling_is_the_triangle_filter_to_half_a_gray_level(photograph, heigh
     image = pixels(encoded)
     scales = (32, 64, 96)
     for scale, found in zip(scales, fast_whole(encoded, *scales)):
-        reference = triangle_filter(image, *decode.rescaled_size(height, width, scale))
+        reference = triangle_filter(image, *rescaled_size(height, width, scale))
         assert np.abs(found - reference).max() <= 0.501  # float32 in the sums
-        assert np.abs(found - decode.rescale(image, scale).astype(int)).max() <= 1
+        assert np.abs(found - rescale(image, scale).astype(int)).max() <= 1
     # A crop is a part of the rescaled image, the pixels at its border included.
     for smaller_side in (40, 64):
-        whole = triangle_filter(image, *decode.rescaled_size(height, width, smaller_side))
+        whole = triangle_filter(image, *rescaled_size(height, width, smaller_side))
         top, left = (int(0.7 * (side - 31)) for side in whole.shape[:2])
         found, _ = fast_crop(encoded, smaller_side, (0.7, 0.7), 32)
         assert np.abs(found - whole[top : top + 32, left : left + 32]).max() <= 0.501

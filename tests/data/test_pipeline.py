@@ -8,10 +8,11 @@ from PIL import Image
 
 from tests.data.conftest import encode, pillow_crop, pixels, with_orientation
 from vgg_jax.data import retry
-from vgg_jax.data.decode import decode, rescale
+from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.open import open_source
 from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.rescaling import rescale
 from vgg_jax.data.sampler import Requests, Sampler
 from vgg_jax.data.source import Source
 from vgg_jax.data.training_batches import TrainingBatches

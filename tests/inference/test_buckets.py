@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vgg_jax.data.decode import MAX_PIXELS, rescaled_size
+from vgg_jax.data.rescaling import MAX_PIXELS, rescaled_size
 from vgg_jax.inference import buckets as module
 from vgg_jax.inference.buckets import Batcher, ScaledImage, rounded_up
 

@@ -19,7 +19,7 @@ from PIL import Image
 import vgg_jax
 from tests.oracles import convolved, reference
 from tests.photographs import image_of, rescaled
-from vgg_jax.data.decode import MAX_PIXELS
+from vgg_jax.data.rescaling import MAX_PIXELS
 from vgg_jax.inference import activations, array_folder, feature_file
 from vgg_jax.inference.features import features
 

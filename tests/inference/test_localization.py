@@ -8,9 +8,9 @@ from scipy.special import softmax
 
 import vgg_jax
 from tests.photographs import image_of
-from vgg_jax.data.decode import rescale
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.rescaling import rescale
 from vgg_jax.inference.arrays import scaled_arrays
 from vgg_jax.inference.central_boxes import CentralBoxes
 from vgg_jax.inference.dense_boxes import box_runner, dense_boxes, dense_rates, rating_runner

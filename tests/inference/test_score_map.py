@@ -7,7 +7,8 @@ from PIL import Image
 import vgg_jax
 from tests.oracles import reference
 from tests.photographs import image_of, rescaled
-from vgg_jax.inference.score_map import class_score_map, map_extent, save_heat_map
+from vgg_jax.inference.heat_map import save_heat_map
+from vgg_jax.inference.score_map import class_score_map, map_extent
 
 
 @pytest.fixture

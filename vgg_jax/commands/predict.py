@@ -16,10 +16,11 @@ from vgg_jax.commands.target import EvalTarget, find_target
 from vgg_jax.commands.transfer import PROBE
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
-from vgg_jax.data.pipeline import ScaledExample, scaled_images
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.rescaling import ScaledExample
 from vgg_jax.errors import ConfigError
 from vgg_jax.files import printable
-from vgg_jax.inference.score_map import HEAT_MAP, save_heat_map
+from vgg_jax.inference.heat_map import HEAT_MAP, save_heat_map
 from vgg_jax.inference.scorer import eval_views, posterior_runner, posteriors, scales_of
 from vgg_jax.progress import Progress
 from vgg_jax.transfer.probe import LinearProbe

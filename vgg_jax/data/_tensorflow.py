@@ -2,6 +2,8 @@
 
 import os
 
+from vgg_jax.errors import DataError
+
 # A damaged image is an error that we report ourselves. JAX, imported before, has set its own default, 1.
 if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -14,6 +16,10 @@ _keras = os.environ.get("TF_USE_LEGACY_KERAS")
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 try:
     import tensorflow as tf
+except ImportError as error:
+    raise DataError(
+        f"files and data sets are read by TensorFlow, which cannot be imported ({error}): pip install tensorflow-cpu"
+    ) from error
 finally:
     os.environ.pop("TF_USE_LEGACY_KERAS")
     if _keras is not None:

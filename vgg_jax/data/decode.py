@@ -1,4 +1,4 @@
-"""From encoded bytes to the pixels of one crop, or of the whole image at a scale, with Pillow (Sec. 3.1, 3.2).
+"""From encoded bytes to the pixels of one crop, or of the whole image, with Pillow (Sec. 3.1, 3.2).
 
 The paper rescales the whole image to smaller side S and cuts a window out of it. Here only the window is made: its
 pixels are weighted means of a few pixels of the image, by Pillow's BILINEAR filter, a triangle that widens when the
@@ -21,73 +21,17 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from vgg_jax.data._pillow import ExifTags, Image, ImageOps, UnidentifiedImageError
+from vgg_jax.data.rescaling import rescaled_size
 from vgg_jax.errors import DataError
 
 MAX_ENCODED_PIXELS = Image.MAX_IMAGE_PIXELS
 """89 million: Pillow's own limit. A larger image is a mistake or an attack, not a photograph."""
-
-MAX_PIXELS = 2**22
-"""The most pixels of one rescaled image: 2048 x 2048. Net D's activations of one stage take a gigabyte there."""
-
-
-def rescaled_size(height: int, width: int, smaller_side: int) -> tuple[int, int]:
-    """Size of an image rescaled isotropically (S in Sec. 3.1, Q in Sec. 3.2).
-
-    Args:
-      height, width: the image's size in pixels.
-      smaller_side: what its smaller side becomes, in pixels.
-
-    Returns:
-      (height, width) in pixels, rounded half up; the smaller one is exactly `smaller_side`.
-
-    Raises:
-      ValueError: a size is not positive.
-
-    >>> rescaled_size(375, 500, 256)
-    (256, 341)
-    """
-    if min(height, width, smaller_side) <= 0:
-        raise ValueError(f"sizes must be positive: height={height}, width={width}, smaller_side={smaller_side}")
-    smaller = min(height, width)
-    # In integers: a float's floor(x + 1/2) would round some exact halves down.
-    return tuple((2 * side * smaller_side + smaller) // (2 * smaller) for side in (height, width))
-
-
-def check_rescaled_size(height: int, width: int, scales: Iterable[int]) -> None:
-    """Refuses an image that takes too much memory at one of the scales, before it is rescaled.
-
-    Raises:
-      DataError: it is too elongated.
-    """
-    for scale in scales:
-        rows, columns = rescaled_size(height, width, scale)
-        if rows * columns > MAX_PIXELS:
-            raise DataError(
-                f"{height} x {width} pixels are too elongated: at the test scale Q = {scale} they are "
-                f"{rows} x {columns}, and {MAX_PIXELS:,} is the most; crop the image, or use a smaller test scale"
-            )
-
-
-def rescale(image: np.ndarray, smaller_side: int) -> np.ndarray:
-    """A whole image rescaled isotropically (Q in Sec. 3.2).
-
-    Args:
-      image: RGB uint8 (height, width, 3).
-      smaller_side: Q in pixels. A smaller image is enlarged.
-
-    Returns:
-      RGB uint8, of the size that `rescaled_size` says.
-    """
-    height, width = rescaled_size(*image.shape[:2], smaller_side)
-    if (height, width) == image.shape[:2]:
-        return image
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def crop(image: Image.Image, smaller_side: int, place: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

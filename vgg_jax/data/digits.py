@@ -4,9 +4,9 @@ import functools
 import io
 
 import numpy as np
-from PIL import Image
 
 from vgg_jax.data import splits
+from vgg_jax.data._pillow import Image
 from vgg_jax.data.source import Objects, Source
 from vgg_jax.errors import DataError
 

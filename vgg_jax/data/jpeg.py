@@ -11,7 +11,8 @@ functions fail, which is no error: the image then falls back to Pillow, which ha
 from __future__ import annotations
 
 from vgg_jax.data._tensorflow import tf
-from vgg_jax.data.decode import MAX_ENCODED_PIXELS, MAX_PIXELS
+from vgg_jax.data.decode import MAX_ENCODED_PIXELS
+from vgg_jax.data.rescaling import MAX_PIXELS
 
 _ORIENTATION = 0x0112
 
@@ -101,7 +102,7 @@ def whole(encoded: tf.Tensor, scales: tuple[int, ...]) -> tuple[tf.Tensor, ...]:
 
 
 def _rescaled(sides: tf.Tensor, smaller_side) -> tf.Tensor:
-    """`vgg_jax.data.decode.rescaled_size` in float64, which holds all of these integers and their quotients."""
+    """`vgg_jax.data.rescaling.rescaled_size` in float64, which holds all of these integers and their quotients."""
     twice = 2 * tf.reduce_min(sides)
     return tf.floor((2 * sides * tf.cast(smaller_side, tf.float64) + twice / 2) / twice)
 

@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from vgg_jax.data._pillow import Image
 from vgg_jax.data.decode import decode, size
 from vgg_jax.data.source import Files, Objects, Source, digest
 from vgg_jax.errors import DataError

@@ -9,30 +9,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from vgg_jax.data import decode
 from vgg_jax.data.graph import call_python, options, tensorflow, thread_count
+from vgg_jax.data.rescaling import ScaledExample, check_rescaled_size, rescale
 from vgg_jax.data.retry import Retrying
 from vgg_jax.data.source import Source
 from vgg_jax.data.unreadable import check_on_error, none_readable, reason_of, unreadable
 from vgg_jax.errors import DataError
-
-
-class ScaledExample(NamedTuple):
-    """An example of a source, rescaled."""
-
-    index: int
-    """Its position in the source."""
-    label: int
-    images: tuple[np.ndarray, ...]
-    """RGB uint8 (height, width, 3), one for each scale; none if it could not be read."""
-    problem: str
-    """Why it could not be read, or ""."""
-    size: tuple[int, int] = (0, 0)
-    """Height and width of the image as it was decoded, in pixels."""
 
 
 @contextlib.contextmanager
@@ -88,6 +73,8 @@ def check_readable(source: Source, scale: int, *, threads: int = 0, on_error: st
 def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], threads: int):
     """The graph: a `tf.data.Dataset` of index, label, size, images and problem of each example."""
     tf, jpeg = tensorflow()
+    from vgg_jax.data.decode import decode  # late: scores of arrays, whose modules import this one, need no Pillow
+
     graph = tf.autograph.experimental.do_not_convert
     files, examples = source.files, Retrying(source)
 
@@ -101,9 +88,9 @@ def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], thread
     def anything(index: np.int64) -> tuple:
         try:
             example = examples[int(index)]
-            image = decode.decode(example["image"])
-            decode.check_rescaled_size(*image.shape[:2], [scale for scale in scales if scale])
-            images = [decode.rescale(image, scale) if scale else image for scale in scales]
+            image = decode(example["image"])
+            check_rescaled_size(*image.shape[:2], [scale for scale in scales if scale])
+            images = [rescale(image, scale) if scale else image for scale in scales]
             return np.int32(example["label"]), b"", np.array(image.shape[:2], np.int32), *images
         except (OSError, DataError) as error:
             none = [np.zeros((0, 0, 3), np.uint8) for _ in scales]

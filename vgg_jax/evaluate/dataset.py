@@ -11,7 +11,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from vgg_jax.data.pipeline import ScaledExample, scaled_images
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.rescaling import ScaledExample
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
 from vgg_jax.files import writing

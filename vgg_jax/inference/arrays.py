@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from vgg_jax.data.decode import check_rescaled_size, rescale
-from vgg_jax.data.pipeline import ScaledExample
+from vgg_jax.data.rescaling import ScaledExample, check_rescaled_size, rescale
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.model.vgg import VGG
 from vgg_jax.prefetch import in_order

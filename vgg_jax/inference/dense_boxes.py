@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vgg_jax.data.boxes import from_window
-from vgg_jax.data.pipeline import ScaledExample
+from vgg_jax.data.rescaling import ScaledExample
 from vgg_jax.errors import ConfigError
 from vgg_jax.inference.arrays import check_scales
 from vgg_jax.inference.buckets import ScaledImage

@@ -19,7 +19,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vgg_jax.data.files import FileSource
-from vgg_jax.data.pipeline import ScaledExample, scaled_images
+from vgg_jax.data.pipeline import scaled_images
+from vgg_jax.data.rescaling import ScaledExample
 from vgg_jax.errors import ConfigError, DataError
 from vgg_jax.inference.activations import COMBINE, check_features, feature_function
 from vgg_jax.inference.arrays import check_net, scaled_arrays

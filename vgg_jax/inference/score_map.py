@@ -1,8 +1,7 @@
-"""The class-score map of one image, and its picture over the image (Sec. 3.2): dense evaluation gives it for free."""
+"""The class-score map of one image (Sec. 3.2): dense evaluation gives it for free."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
@@ -10,19 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vgg_jax import sharding
-from vgg_jax.data.decode import rescale
-from vgg_jax.files import printable
 from vgg_jax.inference.arrays import check_net, check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
-from vgg_jax.inference.pictures import save_picture
 from vgg_jax.inference.runner import Maps, Runner
 from vgg_jax.model.vgg import VGG
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
-
-HEAT_MAP = "heat map"
-"""The kind of its pictures."""
 
 
 def class_score_map(net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int) -> Float[np.ndarray, "h2 w2 classes"]:
@@ -69,38 +62,3 @@ def map_extent(net: VGG, shape: tuple[int, ...]) -> tuple[float, float, float, f
     """
     edge, stride = (net.crop - net.spec.stride) / 2 - 0.5, net.spec.stride
     return edge, edge + stride * shape[1], edge + stride * shape[0], edge
-
-
-def save_heat_map(
-    path: Path, net: VGG, image: UInt8[np.ndarray, "h w 3"], scale: int, number: int, *, of: Path
-) -> None:
-    """Writes a PNG: the image at a test scale, and over it the probability of one class at every place of the map.
-
-    Args:
-      path: the file.
-      net, image, scale: as in `class_score_map`.
-      number: of the class.
-      of: the image's path.
-
-    Raises:
-      ConfigError: it cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    heat = class_score_map(net, image, scale)[:, :, number]
-    shown = rescale(image, scale)
-    extent = map_extent(net, heat.shape)
-    figure = Figure(figsize=(9, 4.5 * shown.shape[0] / shown.shape[1] + 0.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.imshow(shown)
-    left.set_title(printable(of.stem), fontsize=9, parse_math=False)
-    right.imshow(shown.mean(-1), cmap="gray", vmin=0, vmax=255)
-    over = right.imshow(heat, extent=extent, cmap="inferno", alpha=0.6, vmin=0, vmax=1, interpolation="nearest")
-    right.set(xlim=left.get_xlim(), ylim=left.get_ylim())
-    name = printable(net.classes[number]) if net.classes else f"class {number}"
-    title = f"{name}: {heat.shape[0]} x {heat.shape[1]} places at Q = {scale}"
-    right.set_title(title, fontsize=9, parse_math=False)
-    for axes in (left, right):
-        axes.set_axis_off()
-    figure.colorbar(over, ax=right, shrink=0.8, label="probability")
-    save_picture(path, figure, HEAT_MAP, of)

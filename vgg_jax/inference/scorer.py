@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vgg_jax.data.pipeline import ScaledExample
+from vgg_jax.data.rescaling import ScaledExample
 from vgg_jax.errors import ConfigError, did_you_mean
 from vgg_jax.inference.arrays import check_net, check_scales, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage

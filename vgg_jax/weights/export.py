@@ -8,8 +8,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from vgg_jax.errors import ConfigError
 from vgg_jax.files import check_replaceable, writing, written_aside
@@ -43,8 +41,13 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
       {"mean": ..., "std": ...} in [0, 1], the arguments of torchvision's `Normalize`.
 
     Raises:
-      ConfigError: torchvision has no such network, or the file cannot be written, or is another's.
+      ConfigError: torchvision has no such network, or the file cannot be written, or is another's; safetensors is not
+        installed.
     """
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise ConfigError(f"{path}: to save it takes the package safetensors: pip install safetensors") from error
     if net.spec.name not in ALIASES.values():
         known = ", ".join(f"{letter} ({alias})" for alias, letter in ALIASES.items())
         raise ConfigError(f"net {net.spec.name} has no counterpart in torchvision, which has {known}")
@@ -72,5 +75,7 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
 
 
 def _saved_here(path: Path) -> bool:
+    from safetensors import safe_open
+
     with safe_open(path, "numpy") as file:
         return METADATA in file.metadata()

@@ -132,7 +132,8 @@ def load(
 
     Raises:
       CheckpointError: there is no such file or repository; it is of no known format, damaged, hostile or of another
-        network. Every tensor that is missing, unexpected, mis-shaped or not finite is named.
+        network, of which every tensor is named that is missing, unexpected, mis-shaped or not finite; or the package
+        that reads its format is not installed.
       ConfigError: an argument contradicts the file, or the preprocessing is not stated.
     """
     hints = {"net": net, "partial": partial, "num_classes": num_classes, "hidden": hidden, "crop": crop}
@@ -194,6 +195,10 @@ def _contents(path: Path) -> RawCheckpoint:
         raise
     except ConfigError as error:  # what it states of its preprocessing
         raise CheckpointError(f"{path}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"{path} begins as {kind}, which takes the package {error.name} to read: pip install {error.name}"
+        ) from error
     except Exception as error:  # a damaged file fails anywhere, in any of six libraries: it is the file's fault
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(

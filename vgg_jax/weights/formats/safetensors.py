@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import ml_dtypes  # noqa: F401 (so that NumPy knows bfloat16)
-from safetensors import safe_open
 
 from vgg_jax.weights.formats import torchvision
 from vgg_jax.weights.preprocessing import Preprocessing
@@ -18,6 +17,8 @@ METADATA = "vgg_jax"
 
 def read(path: Path) -> RawCheckpoint:
     """A safetensors file; timm's `config.json` beside it is asked for the preprocessing."""
+    from safetensors import safe_open
+
     # Its offsets are checked against the file's length, so nothing can be larger than the file.
     with safe_open(path, framework="numpy") as file:
         contents = torchvision.contents_of({name: file.get_tensor(name) for name in file.keys()}, "safetensors")  # noqa: SIM118
