@@ -1,13 +1,10 @@
 """An import never climbs: the packages stand in floors, and there is no circle among the modules."""
 
 import ast
-import gc
 import graphlib
 from pathlib import Path
 
-import pytest
-
-import vgg_jax.imports
+import vgg_jax
 
 ROOT = Path(vgg_jax.__file__).parent
 
@@ -23,7 +20,7 @@ FLOORS = (
     ("model", "data"),
     ("sharding",),
     ("locks",),
-    ("config", "imports", "files", "npz_file", "progress", "prefetch", "compiler", "processes"),
+    ("config", "files", "npz_file", "progress", "prefetch", "compiler", "processes"),
     ("errors", "stopping"),
 )
 """From the roof to the ground; a package imports from floors below its own. `vgg_jax` itself is the public face."""
@@ -68,13 +65,3 @@ def test_no_circle_of_modules():
     graph = {module: {name for name in imported if package(name)} for module, imported in imports().items()}
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, with the path
     assert len(order) > 50
-
-
-def test_the_garbage_collector_pauses_for_an_import_and_no_longer(tmp_path, monkeypatch):
-    (tmp_path / "pausing.py").write_text("import gc\ncollecting = gc.isenabled()\n")
-    (tmp_path / "failing.py").write_text("raise ImportError\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert not vgg_jax.imports.imported("pausing").collecting and gc.isenabled()
-    with pytest.raises(ImportError):
-        vgg_jax.imports.imported("failing")
-    assert gc.isenabled()

@@ -6,6 +6,7 @@ All modes but training need no --config: a run knows its own, and --config.KEY=V
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
@@ -22,7 +23,6 @@ from vgg_jax import config as config_module
 from vgg_jax import stopping
 from vgg_jax.config import PROTOCOLS, check_key
 from vgg_jax.errors import ConfigError, UserError
-from vgg_jax.imports import imported
 
 
 class Mode(NamedTuple):
@@ -104,15 +104,15 @@ def main(arguments: list[str]) -> int:
         flag = flags.FLAGS["config"]
         given |= {"config": flag.value if flag.present else None, "overrides": flag.override_values}
     # The modules below take seconds to import: a mistake is reported before, and each mode imports its own.
-    compiler = imported("vgg_jax.compiler")
+    compiler = importlib.import_module("vgg_jax.compiler")
     compiler.keep_memory()
     compiler.keep_programs()
     with contextlib.ExitStack() as together:
         if multihost:
-            processes = imported("vgg_jax.processes")
+            processes = importlib.import_module("vgg_jax.processes")
             processes.join()
             together.enter_context(processes.ending_together())
-        return imported(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
+        return importlib.import_module(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
 
 
 def _check_given(mode: Mode, arguments: list[str]) -> None:

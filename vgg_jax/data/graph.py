@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 from vgg_jax.errors import DataError
-from vgg_jax.imports import imported
 from vgg_jax.prefetch import cores
 
 
@@ -41,5 +41,4 @@ def thread_count(threads: int) -> int:
 
 def tensorflow():
     """TensorFlow and the functions in its graph; late, because it takes seconds to import."""
-    jpeg = imported("vgg_jax.data.jpeg")
-    return jpeg.tf, jpeg
+    return importlib.import_module("vgg_jax.data._tensorflow").tf, importlib.import_module("vgg_jax.data.jpeg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import operator
@@ -9,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vgg_jax.files import set_aside, written_aside
-from vgg_jax.imports import imported
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class MetricWriter:
             file.write(json.dumps(row) + "\n")
         if self._summaries is None:
             # The import brings TensorFlow and takes seconds: not before the first steps are done.
-            imported("vgg_jax.data._tensorflow")  # first, so that it is quiet and off the accelerators
+            importlib.import_module("vgg_jax.data._tensorflow")  # first, so that it is quiet and off the accelerators
             from clu import metric_writers
 
             folder = str(self._path.parent / "tensorboard")
