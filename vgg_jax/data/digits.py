@@ -27,14 +27,14 @@ class MnistSource(Source):
         rows, self._labels = _digits()
         self._rows = splits.select(split, lambda role: _share(self._labels, _SHARES[role]))
         self.jpegs = False
-        self._encoded = [_png(rows[row]) for row in self._rows]
+        self._encoded = functools.cache(lambda index: _png(rows[self._rows[index]]))
         self.objects = _inked(rows[self._rows], self._labels[self._rows])
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> dict:
-        return {"image": self._encoded[index], "label": int(self._labels[self._rows[index]])}
+        return {"image": self._encoded(index), "label": int(self._labels[self._rows[index]])}
 
     def name_of(self, index: int) -> str:
         return f"{DATA_PATH}, row {self._rows[index]}"

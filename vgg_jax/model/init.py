@@ -77,6 +77,12 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
     return initialize
 
 
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, out_sharding=None) -> jax.Array:
+    """The initializer of the biases; on the host too, as the kernels'."""
+    del key, out_sharding
+    return jnp.asarray(np.zeros(shape, dtype))
+
+
 def grow_from(params: dict, donor: dict) -> tuple[dict, list[str]]:
     """A deep net's parameters with the first four convolutions and the three FC layers of a trained shallower one.
 

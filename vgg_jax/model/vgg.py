@@ -16,7 +16,7 @@ from vgg_jax.errors import ConfigError, did_you_mean
 from vgg_jax.model import specs
 from vgg_jax.model.convolution import METHODS
 from vgg_jax.model.images import check_color, check_images
-from vgg_jax.model.init import initializer
+from vgg_jax.model.init import initializer, zeros
 from vgg_jax.model.layers import Conv, dropout, local_response_normalization, mask_edges, mask_outside, max_pool, relu
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class VGG(nnx.Module):
             layer, array = name.split("/")
             if array == "kernel":
                 padding = "VALID" if layer in specs.FULLY_CONNECTED else "SAME"
-                options = {"padding": padding, "dtype": self.dtype, "kernel_init": kernel_init}
+                options = {"padding": padding, "dtype": self.dtype, "kernel_init": kernel_init, "bias_init": zeros}
                 setattr(self, layer, Conv(*shape[2:], shape[:2], **options, rngs=rngs))
             elif array == "scale":
                 # epsilon and momentum of the published _bn weights.

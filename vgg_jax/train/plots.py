@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from vgg_jax.files import printable
 from vgg_jax.train import metric_writer
@@ -20,6 +19,8 @@ def save_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
       images: RGB around 0..255, shape (n, crop, crop, 3).
       titles: n of them.
     """
+    from matplotlib.figure import Figure
+
     columns = min(8, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.5 * columns, 1.7 * rows))
@@ -35,6 +36,8 @@ def save_batch(path: Path, images: np.ndarray, titles: Sequence[str]) -> None:
 
 def save_curves(workdir: Path) -> Path:
     """Loss, the task's other metrics and the learning rate over the steps, from `metrics.jsonl`, as `curves.png`."""
+    from matplotlib.figure import Figure
+
     rows = metric_writer.read(workdir)
     figure = Figure(figsize=(12, 3.6))
     loss, others, learning_rate = figure.subplots(1, 3)

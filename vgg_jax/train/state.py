@@ -42,7 +42,8 @@ def new_state(
     """
     trained = lambda path, value: isinstance(value, nnx.Param) and not is_frozen(path[0], freeze)
     graphdef, trainable, rest = nnx.split(net, trained, ...)
-    return graphdef, TrainState(jnp.zeros((), jnp.int32), trainable, rest, optimizer.init(trainable))
+    velocity = jax.jit(optimizer.init)(trainable)  # else JAX compiles a program for each shape
+    return graphdef, TrainState(jnp.zeros((), jnp.int32), trainable, rest, velocity)
 
 
 def arrays_of(state: TrainState) -> dict[str, dict]:
