@@ -20,11 +20,11 @@ class Progress:
 
     Args:
       what: what is counted.
-      first: how many of them were done before.
+      first: how many of them were done before; None for what the first report says.
       seconds: between lines in a file.
     """
 
-    def __init__(self, what: str, *, first: int = 0, seconds: float = 30):
+    def __init__(self, what: str, *, first: int | None = 0, seconds: float = 30):
         self._what, self._first, self._in_place = what, first, sys.stderr.isatty()
         self._seconds = 0.2 if self._in_place else seconds
         self._began = self._shown = time.monotonic()
@@ -37,6 +37,8 @@ class Progress:
           note: what else there is to say; by default how many are done per second.
         """
         now = time.monotonic()
+        if self._first is None:
+            self._first, self._began = done, now
         if jax.distributed.is_initialized() and jax.process_index():
             return  # the first of several processes talks
         if now - self._shown < self._seconds and not (self._in_place and done == of):

@@ -42,7 +42,7 @@ def train(folder, **overrides):
 
 @pytest.mark.parametrize("name", sorted(RUN))
 def test_a_run_does_not_start_where_it_would_replace_what_is_not_its_own(name, tmp_path):
-    if name in ("checkpoints", "evaluation", "tensorboard", "features", "views"):
+    if name in ("checkpoints", "evaluation", "tensorboard", "features"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.pth").write_text("theirs")
     else:

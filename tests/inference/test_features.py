@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tests.photographs import image_of, rescaled
 from vgg_jax.data.rescaling import MAX_PIXELS
 from vgg_jax.inference import activations, array_folder, feature_file
 from vgg_jax.inference.features import features
+from vgg_jax.locks import locked
 
 ROOT = Path(__file__).parents[2]
 SIZES = [(40, 40), (33, 57), (75, 41), (64, 150), (20, 31), (33, 56)]
@@ -221,6 +223,26 @@ def test_a_file_that_was_cut_off_goes_on_and_ends_with_the_same_bytes(folder, ne
     assert len(batches) < 5 and "from batch" in caplog.text
     assert (folder / "f.npz").read_bytes() == (folder / "whole.npz").read_bytes()
     assert [path.name for path in (folder / "f.npz.unfinished").iterdir()] == ["theirs.txt"]
+
+
+def test_a_second_call_into_one_file_and_a_file_without_images_are_refused(folder, net, one_device):
+    paths = [folder / f"{number}.png" for number in range(5)]
+    ask = lambda paths, **more: features(net, paths, into=folder / "f.npz", mesh=one_device, **more)
+    with locked(folder / "f.npz.unfinished"), pytest.raises(vgg_jax.ConfigError, match="two would mix their files"):
+        ask(paths, layers=("pool5",), scales=(32,), problems={})
+    with pytest.raises(vgg_jax.DataError, match=r"2.png: not an image in a known format$"):
+        ask(paths, layers=("pool5",), scales=(32,))
+    with pytest.raises(vgg_jax.DataError, match=r"files: no image could be read; the first is .*2.png: not an image"):
+        ask(paths[2:3], layers=("pool5",), scales=(32,), problems={})
+    assert not (folder / "f.npz").exists()
+    ask(paths, layers=net.activations, scales=(SCALE,), problems={})  # a name of all of them would be too long
+    assert set(net.activations) < set(np.load(folder / "f.npz").files)
+
+
+def test_each_of_several_processes_may_have_files_of_its_own(folder, net, one_device, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    features(net, [folder / "0.png"], ("pool5",), (32,), mesh=one_device, into=folder / "f.npz")  # waits for none
+    assert len(np.load(folder / "f.npz")["images"]) == 1
 
 
 def _interrupt():

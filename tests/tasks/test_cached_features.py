@@ -301,16 +301,38 @@ def test_a_pass_that_was_cut_off_goes_on_where_it_was(config, one_device, tmp_pa
                 made(config, one_device, run).batches(net, 0)
         return done
 
-    assert computed(until=1, kill=True) == [16]  # which was not noted yet, so that it counts for nothing
-    assert computed(until=1) == [16]
+    assert computed(until=2, kill=True) == [0, 16]  # which was not noted yet, so that it counts for nothing
+    assert computed(until=2) == [0, 16]
     unfinished, _ = array_folder.read(run / "features/view1.partial", "r+")
     for array in unfinished.values():
         array[16:] = -1  # the beginning of what comes next
         array.flush()
-    assert computed() == [21]
+    assert computed() == [16, 21]
     resumed, resumed_problems = array_folder.read(run / "features/view1")
     assert same(whole, resumed) and problems == resumed_problems != {}
     assert not list(run.glob("features/*.partial"))
+
+
+def test_what_was_begun_without_an_image_is_begun_anew_where_none_may_be_missing(
+    config, one_device, tmp_path, photographs, monkeypatch
+):
+    shutil.copytree(photographs, tmp_path / "photographs")
+    config.data.source, config.data.on_error = f"folder:{tmp_path / 'photographs'}", "skip"
+    (tmp_path / "photographs/train/dark/4.png").write_bytes(b"no image")
+    net, run = network(config), tmp_path / "run"
+
+    def cut_off(_, rows, of):
+        if rows:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(cached_features.Progress, "__call__", cut_off)
+        patched.setattr(array_folder, "SECONDS", 0.0)
+        made(config, one_device, run).batches(net, 0)
+    config.data.on_error = "raise"
+    with pytest.raises(DataError, match="dark/4.png: not an image in a known format"):
+        made(config, one_device, run).batches(net, 0)
+    assert not (run / "features/view0").exists()
 
 
 def test_what_was_cut_off_and_made_otherwise_is_made_again(config, one_device, tmp_path, monkeypatch, caplog):

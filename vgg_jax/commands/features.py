@@ -23,7 +23,7 @@ def run(arguments: list[str], *, out: str | None, layers: list[str], pool: str, 
     paths = images_of(arguments)
     target = find_target(**network, partial=True)
     problems: dict[str, str] = {}
-    progress = Progress("features")
+    progress = Progress("features", first=None)
     features(
         target.net,
         paths,

@@ -23,7 +23,7 @@ WAY_OUT = "give --workdir=DIR for results"
 RUN = frozenset(
     {
         *("checkpoints", "metrics.jsonl", "tensorboard", "log.txt", "batch.png", "curves.png"),
-        *("unreadable.txt", "diverged.txt", "colors.json", "features", "views", "evaluation"),
+        *("unreadable.txt", "diverged.txt", "colors.json", "features", "evaluation"),
     }
 )
 """What a run writes in its folder, beside the mark."""
@@ -47,7 +47,7 @@ def claim(folder: Path, names: frozenset[str] | None = None) -> None:
     if is_ours(folder):
         return
     theirs = {entry.name for entry in folder.iterdir() if names is None or entry.name in names}
-    if any(folder.glob("features/*/of.json")):  # copied from another run, as configs/finetune.py advises
+    if any(folder.glob("features/**/of.json")):  # copied from another run, as configs/finetune.py advises
         theirs.discard("features")
     if theirs:
         raise ConfigError(

@@ -102,6 +102,8 @@ class LocalizationDataset:
           DataError: an image cannot be read, or none can.
         """
         images, reading = [*self._asked], {"threads": threads, "on_error": on_error}
+        options = {"outputs": outputs, "classifier": classifier, "batch_size": batch_size}
+        at_places = {q: DenseBoxes([net], (q,), flip, **options) for q in scales}
         crops = CentralBoxes(net, scale, flip, batch_size=batch_size)
         central = {
             number: boxes[outputs[self._questions[number].label] if len(boxes) > 1 else 0]
@@ -109,11 +111,10 @@ class LocalizationDataset:
             for number in self._of_image[image]
         }
         dense, classes = {}, {image: asked.classes for image, asked in self._asked.items()}
-        for q in scales:
-            options = {"outputs": outputs, "classifier": classifier, "batch_size": batch_size}
-            places, unread, progress = DenseBoxes([net], (q,), flip, **options), {}, Progress(f"boxes, Q={q}")
+        for q, boxes_of in at_places.items():
+            unread, progress = {}, Progress(f"boxes, Q={q}")
             examples = lambda q=q: scaled_images(self.source, images, (q,), **reading)
-            dense[q] = places(examples, classes, unread, progress)
+            dense[q] = boxes_of(examples, classes, unread, progress)
             progress.clear()
             self.problems |= {self.source.name_of(image): reason for image, reason in unread.items()}
         return DatasetBoxes(crops.runner.net, central, dense)

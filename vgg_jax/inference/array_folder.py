@@ -84,7 +84,7 @@ class Unfinished:
     Attributes:
       arrays: the arrays.
       problems: to be filled with what cannot be read, {name: reason}.
-      rows: how many rows are complete.
+      rows: how many rows are complete; or batches, or what else their writer counts.
     """
 
     def __init__(self, folder: Path | None, made_of: dict, arrays: Arrays, problems: dict[str, str], rows: int):
@@ -117,7 +117,9 @@ def in_memory(made_of: dict, shape: tuple[int, ...]) -> Unfinished:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, made_of: dict, shape: tuple[int, ...], what: str) -> Iterator[Unfinished]:
+def writing(
+    folder: Path, made_of: dict, shape: tuple[int, ...], what: str, *, whole: bool = False
+) -> Iterator[Unfinished]:
     """Arrays to be filled; afterwards the folder is complete, or after an interruption its complete rows are kept.
 
     They go on from the rows that `rows_in` counts; if there are none, the arrays are new.
@@ -126,6 +128,7 @@ def writing(folder: Path, made_of: dict, shape: tuple[int, ...], what: str) -> I
       made_of: as in `about_of`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
       shape: how many rows there are to be, in one dimension or several.
       what: the arrays are, for messages: "the features of 5 images".
+      whole: whether rows do not count among which are those of images that could not be read.
 
     Raises:
       ConfigError: another process computes in the folder, or there is no room on the disk.
@@ -133,9 +136,9 @@ def writing(folder: Path, made_of: dict, shape: tuple[int, ...], what: str) -> I
     """
     partly = aside(folder)
     with locked(folder):
-        if rows := rows_in(folder, made_of):
-            arrays, problems = read(partly, "r+")
-        else:
+        rows = rows_in(folder, made_of)
+        arrays, problems = read(partly, "r+") if rows else ({}, {})
+        if not rows or (whole and problems):
             shutil.rmtree(partly, ignore_errors=True)
             check_room(folder.parent, _bytes(made_of, shape), what)
             partly.mkdir()
@@ -143,7 +146,7 @@ def writing(folder: Path, made_of: dict, shape: tuple[int, ...], what: str) -> I
                 name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", np.dtype(dtype), (*shape, *of_row))
                 for name, (of_row, dtype) in made_of["arrays"].items()
             }
-            problems = {}
+            rows, problems = 0, {}
         unfinished = Unfinished(partly, made_of, arrays, problems, rows)
         unfinished.keep()
         try:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
 
 
+Place = tuple[int, int]
+"""An example's index, and the number of one of its scales."""
+
+
 class Classifier(NamedTuple):
     """What rates the places of dense boxes."""
 
@@ -61,7 +65,7 @@ class DenseBoxes:
     """Networks that localize, and what rates the places, as a function of images.
 
     Args:
-      nets: networks of as many boxes.
+      nets: networks with equally many boxes.
       scales: the test scales Q.
       flip: whether the mirror image counts too.
       outputs: which of the networks' boxes are those of the classes that are asked for; by default their own.
@@ -103,7 +107,7 @@ class DenseBoxes:
           examples: opens the images at the scales, once for each network and the classifier.
           classes: by index, of which classes boxes are wanted.
           problems: is given what could not be read and has no boxes, {index: reason}.
-          progress: is reported how many of how many maps are done.
+          progress: is told how many maps are done, and of how many.
         """
         sizes: dict[int, tuple[int, int]] = {}
         done, passes = itertools.count(1), len(self._runners) + bool(self._rating)
@@ -132,10 +136,6 @@ class DenseBoxes:
             for number in self._scales
         ]
         return {index: joined(parts(index)) for index in sizes if index not in problems}
-
-
-Place = tuple[int, int]
-"""An example's index, and the number of one of its scales."""
 
 
 def box_runner(

@@ -35,7 +35,7 @@ def identity(source: Source) -> dict:
     """What tells a source from others and from itself with other content, as JSON values."""
     names = digest(source.name_of(index) for index in range(len(source)))
     facts = {"source": source.name, "split": source.split, "images": len(source), "names": names}
-    return facts | {"content": source.fingerprint()}
+    return facts | {"classes": digest(source.classes), "content": source.fingerprint()}
 
 
 def is_complete(folder: Path, made_of: dict, *, whole: bool) -> bool:
@@ -62,7 +62,12 @@ def read(folder: Path, source: Source) -> tuple[array_folder.Arrays, dict[str, s
 
 
 def fill(
-    folder: Path, made_of: dict, source: Source, compute: Callable[[array_folder.Unfinished, range], None]
+    folder: Path,
+    made_of: dict,
+    source: Source,
+    compute: Callable[[array_folder.Unfinished, range], None],
+    *,
+    whole: bool,
 ) -> None:
     """Computes a pass over a source: each process its share of the images, which the first one joins.
 
@@ -71,8 +76,9 @@ def fill(
       made_of: JSON values, everything that the features depend on, the order of the batches included; `arrays` says
         which there are, {name: (shape of one row, dtype)}.
       source: the images.
-      compute: is given some images' indices and arrays with a row for each of them; fills these, beginning with
-        whatever batch `rows` says is next, and counts the batches, or rows, that are complete.
+      compute: is given unfinished arrays and the indices of the images that are their rows; goes on from
+        `unfinished.rows`, which counts rows or batches as it likes, and reports what is complete.
+      whole: whether what was begun, and lacks an image that could not be read, is begun anew.
 
     Raises:
       ConfigError: another process computes in the folder, or it cannot be written to.
@@ -83,28 +89,36 @@ def fill(
     what = f"the features of {len(source):,} images"
     with writing(folder):
         if processes == 1:
-            with array_folder.writing(folder, made_of, (len(source),), what) as unfinished:
+            with array_folder.writing(folder, made_of, (len(source),), what, whole=whole) as unfinished:
                 compute(unfinished, range(len(source)))
+            _remove_shares(folder)
             return
         if len(source) < processes:
             raise DataError(f"{source.describe()}: fewer images than the {processes} processes")
         shares = [range(number, len(source), processes) for number in range(processes)]
         folders = [folder.with_name("shares") / f"{folder.name}-{number}of{processes}" for number in range(processes)]
         of_share = made_of | {"share": [process, processes]}
-        if not array_folder.about_of(folders[process], of_share):
-            with array_folder.writing(folders[process], of_share, (len(shares[process]),), what) as unfinished:
+        if not is_complete(folders[process], of_share, whole=whole):
+            rows = (len(shares[process]),)
+            with array_folder.writing(folders[process], of_share, rows, what, whole=whole) as unfinished:
                 compute(unfinished, shares[process])
         multihost_utils.sync_global_devices(f"all shares of {folder.name}")
         if process == 0:
-            with array_folder.writing(folder, made_of, (len(source),), what) as whole:
+            with array_folder.writing(folder, made_of, (len(source),), what) as joined:
                 for share, part in zip(shares, folders, strict=True):
                     arrays, problems = array_folder.read(part)
-                    whole.problems.update(problems)
+                    joined.problems.update(problems)
                     for name, array in arrays.items():
                         for first in range(0, len(share), _AT_ONCE):
-                            whole.arrays[name][share[first : first + _AT_ONCE]] = array[first : first + _AT_ONCE]
-            for part in folders:
-                shutil.rmtree(part)
-            with contextlib.suppress(OSError):  # another pass's may be there, which was cut off
-                folders[0].parent.rmdir()
+                            joined.arrays[name][share[first : first + _AT_ONCE]] = array[first : first + _AT_ONCE]
+            _remove_shares(folder)
         multihost_utils.sync_global_devices(folder.name)
+
+
+def _remove_shares(folder: Path) -> None:
+    """Removes the shares of a pass that is complete, also those of another number of processes before."""
+    shares = folder.with_name("shares")
+    for part in shares.glob(f"{folder.name}-*of*"):
+        shutil.rmtree(part)
+    with contextlib.suppress(OSError):  # there are none, or another pass's, which was cut off
+        shares.rmdir()

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -22,12 +23,14 @@ from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.rescaling import ScaledExample
 from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.files import writing
 from vgg_jax.inference.activations import COMBINE, check_features, feature_function
 from vgg_jax.inference.arrays import check_net, scaled_arrays
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.feature_file import FeatureFile
 from vgg_jax.inference.pooled_features import forget, kept_features
 from vgg_jax.inference.runner import Runner
+from vgg_jax.locks import locked
 from vgg_jax.model.vgg import VGG
 
 LAYERS = ("relu3_3", "pool5", "fc7")
@@ -87,7 +90,7 @@ def features(
     Raises:
       ConfigError: the net has no such layer, a scale is too small for it, there is no such way of pooling or combining,
         or the file cannot be written.
-      DataError: an image cannot be read; the message begins with its name.
+      DataError: an image cannot be read; the message begins with its name. Or of files that go into a file none can.
 
     >>> from flax import nnx
     >>> net = VGG("D", num_classes=10, crop=32, width=0.0625, rngs=nnx.Rngs(0))
@@ -121,7 +124,10 @@ def features(
         options = {"flip": flip, "batch_size": batch_size, "threads": threads, "mesh": mesh}
         options |= {"on_error": "raise" if problems is None else "skip"}
         done = lambda scale, count, _: progress((scales.index(scale) * len(images) + count) // len(scales))
-        of, _, there, unreadable = kept_features(store, net, images, layers, scales, pool, progress=done, **options)
+        try:
+            of, _, there, unreadable = kept_features(store, net, images, layers, scales, pool, progress=done, **options)
+        except DataError as error:  # the way out that it names is a command's
+            raise DataError(str(error).partition("\n")[0]) from error
         if problems is not None:
             problems.update(unreadable)
         for number, index in enumerate(np.flatnonzero(there)):
@@ -137,14 +143,19 @@ def features(
             return rows
         return {layer: np.array(rows.pop(layer), np.float32).reshape(-1, channels[layer]) for layer in layers}
     path = Path(into)
-    with FeatureFile(path, about) as file:
-        images, store = _files(images), path.with_name(f"{path.name}.unfinished")
-        of_files = pool is not None and isinstance(images, FileSource)
-        with contextlib.closing(kept(images, store) if of_files else computed(images)) as results:
-            for number, values in results:
-                file.add(number, values)
-        file.finish(names)
-    forget(store)
+    with contextlib.ExitStack() as hold:
+        with FeatureFile(path, about) as file:
+            images, store = _files(images), path.with_name(f"{path.name}.unfinished")
+            # Of several processes each may be given images of its own.
+            through_store = pool is not None and isinstance(images, FileSource) and jax.process_count() == 1
+            if through_store:
+                hold.enter_context(locked(store))
+            with contextlib.closing(kept(images, store) if through_store else computed(images)) as results:
+                for number, values in results:
+                    file.add(number, values)
+            file.finish(names)
+        with writing(store):
+            forget(store)
     return None
 
 

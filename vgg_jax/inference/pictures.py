@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from PIL import Image
-
+from vgg_jax.data._pillow import Image
 from vgg_jax.files import check_replaceable, writing, written_aside
 
 

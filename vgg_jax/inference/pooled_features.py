@@ -15,7 +15,7 @@ import contextlib
 import functools
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,14 +90,16 @@ def kept_features(
     made_of = feature_store.identity(source) | {"weights": checksum(net), "net": net.spec.name, "dtype": net.dtype.name}
     made_of |= {"pool": pool, "flip": flip}
     home = store / digest(sorted(made_of.items()))
+    whole = on_error == "raise"
     folders: dict[tuple[str, int], Path] = {}
     computed = False
     for scale in scales:
         of_scale = made_of | {"scale": scale}
-        there = _complete(home, of_scale, whole=on_error == "raise")
+        there = _complete(home, of_scale, whole=whole)
         if missing := [layer for layer in layers if layer not in there]:
             computed = True
-            folder = home / "-".join([f"Q{scale}", *missing])
+            name = "-".join(missing)
+            folder = home / f"Q{scale}-{name if len(name) < 100 else digest(missing)}"  # a file's name has limits
             function = feature_function(tuple(missing), pool, flip)
             runner = Runner(net, function, smallest=smallest, batch_size=batch_size, mesh=mesh)
             arrays = {layer: ((channels[layer],), "float32") for layer in missing}
@@ -105,7 +107,7 @@ def kept_features(
             batches = [jax.default_backend(), *runner.batcher.size]
             reading = {"threads": threads, "on_error": on_error}
             compute = functools.partial(_compute, runner, source, scale, reading, progress)
-            feature_store.fill(folder, of_scale | {"arrays": arrays, "batches": batches}, source, compute)
+            feature_store.fill(folder, of_scale | {"arrays": arrays, "batches": batches}, source, compute, whole=whole)
             there |= dict.fromkeys(missing, folder)
         folders |= {(layer, scale): there[layer] for layer in layers}
     if not computed:
@@ -116,12 +118,14 @@ def kept_features(
         kept.of[layer, scale], kept.labels[:] = arrays[layer], arrays["label"]
         kept.there[:] &= arrays["there"]  # what is too elongated at one scale need not be at another
         kept.problems.update(problems)
+    if not kept.there.any():
+        raise _none_readable(source, kept.problems)
     return kept
 
 
 def forget(store: Path) -> None:
     """Removes all that a store keeps, and nothing else."""
-    for home in store.glob("[0-9a-f]" * 16):
+    for home in {of_pass.parent.parent for of_pass in store.glob("*/Q*/of.json")}:
         shutil.rmtree(home)
     with contextlib.suppress(OSError):  # what else is there is not ours
         store.rmdir()
@@ -132,7 +136,7 @@ def _complete(home: Path, made_of: dict, *, whole: bool) -> dict[str, Path]:
     there: dict[str, Path] = {}
     for folder in sorted(home.glob(f"Q{made_of['scale']}-*")):
         if folder.suffix not in (".partial", ".lock") and feature_store.is_complete(folder, made_of, whole=whole):
-            there |= dict.fromkeys(folder.name.split("-")[1:], folder)
+            there |= dict.fromkeys(_layers_of(array_folder.read(folder)[0]), folder)
     return there
 
 
@@ -147,7 +151,7 @@ def _compute(
 ) -> None:
     """Fills arrays with the features of some images; what they count as complete are the runner's batches."""
     arrays, problems, first, count = unfinished.arrays, unfinished.problems, unfinished.rows, len(indices)
-    layers = [name for name in arrays if name not in ("label", "there")]
+    layers = _layers_of(arrays)
     going_on = f", from batch {first} on" if first else ""
     log.info("%s of %s images at Q = %d%s", ", ".join(layers), f"{count:,}", scale, going_on)
 
@@ -160,6 +164,7 @@ def _compute(
                 yield ScaledImage(example.index, example.images[0])
 
     done = int(arrays["there"].sum())
+    progress(scale, done, count)
     with (
         scaled_images(source, indices, (scale,), **reading) as examples,
         contextlib.closing(runner.batches(images(examples), first)) as batches,
@@ -173,7 +178,15 @@ def _compute(
                 arrays["there"][row] = True
             unfinished.complete(number)
             progress(scale, done, count - len(problems))
-    if not done:
-        name, reason = next(iter(problems.items()))
-        raise DataError(f"{source.describe()}: no image could be read; the first is {name}: {reason}")
+    if not done and jax.process_count() == 1:  # other shares may have some
+        raise _none_readable(source, problems)
     log.info("%s images; %.1f %% of the pixels were waste", f"{done:,}", 100 * runner.batcher.waste)
+
+
+def _layers_of(arrays: Iterable[str]) -> list[str]:
+    return [name for name in arrays if name not in ("label", "there")]
+
+
+def _none_readable(source: Source, problems: dict[str, str]) -> DataError:
+    name, reason = next(iter(problems.items()))
+    return DataError(f"{source.name}: no image could be read; the first is {name}: {reason}")

@@ -1,6 +1,7 @@
 """A runner computes functions of a network over images of any size, in few programs (Sec. 3.2).
 
-`scorer` computes posteriors with it, `score_map` class-score maps, `features` activations (App. B).
+`scorer` computes posteriors with it, `score_map` class-score maps, `features` and
+`pooled_features` activations (App. B).
 """
 
 from __future__ import annotations

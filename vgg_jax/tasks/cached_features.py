@@ -2,8 +2,9 @@
 
 With `config.train.cached_views=K` every example of a task has K views. A view is a scale, a window, a flip and a color
 shift, drawn once from (seed, example, view); what the frozen convolutions make of it, pool5, is computed before the
-first step and kept in the workdir (`activation_store`), where a larger K finds what a smaller one left, and a run that
-was stopped what it had computed. The steps read pool5 and run the FC layers alone, in a hundredth of the time.
+first step and kept in the workdir, `features/view0`, `view1` and so on (`inference.feature_store`): a larger K finds
+what a smaller one left, and a run that was stopped what it had computed. The steps read pool5 and run the FC layers
+alone, in a hundredth of the time.
 
 Epoch e shows every image once, in an order drawn from (seed, e), by its view e mod K. A batch is a function of the seed
 and of its number, as one of fresh crops is; dropout is drawn in every step. Batch normalization, frozen with its
@@ -96,7 +97,7 @@ class CachedFeatures:
         whole = self._config.data.on_error == "raise"
         is_complete = lambda view: feature_store.is_complete(folders[view], made_of | {"view": view}, whole=whole)
         if missing := [view for view in range(self._view_count) if not is_complete(view)]:
-            self._compute(net, made_of, {view: folders[view] for view in missing})
+            self._compute(net, made_of, {view: folders[view] for view in missing}, whole)
         views, problems = zip(*(feature_store.read(folder, self.source) for folder in folders), strict=True)
         self.problems.maps.extend(problems)
 
@@ -131,7 +132,7 @@ class CachedFeatures:
         with contextlib.closing(self._crops(lambda _: (index, view), 1)) as crops:
             return jax.jit(self._augmented)(next(crops) | places)
 
-    def _compute(self, net: VGG, made_of: dict, missing: dict[int, Path]) -> None:
+    def _compute(self, net: VGG, made_of: dict, missing: dict[int, Path], whole: bool) -> None:
         """Fills the folders of some views; each process computes its share of the images on its own devices."""
         graphdef, state = nnx.split(net)
         mesh = self._mesh if jax.process_count() == 1 else sharding.local_mesh()
@@ -143,15 +144,15 @@ class CachedFeatures:
             pool5 = nnx.merge(graphdef, state).activations_of(batch["image"], ["pool5"])["pool5"].astype(jnp.float32)
             return {"pool5": pool5} | {name: batch[name] for name in (*self._task.targets, "mask")}
 
-        there = 512 * sum(file.stat().st_blocks for file in self._home.glob("view*/*.npy"))
+        there = 512 * sum(file.stat().st_blocks for file in self._home.rglob("view*/*.npy"))
         self._check_bytes(shutil.disk_usage(self._home.parent).free + there, f"the room left in {self._home.parent}")
         images = f"{len(self.source):,}"
         log.info("computing the frozen convolutions on %d views of %s images, once", len(missing), images)
-        began, run, progress = time.monotonic(), functools.partial(convolved, state), Progress("views")
+        began, run, progress = time.monotonic(), functools.partial(convolved, state), Progress("views", first=None)
         for place, (view, folder) in enumerate(missing.items()):
             shown = lambda row, rows, place=place: progress(place * rows + row, len(missing) * rows)
             compute = functools.partial(self._compute_view, view, run, mesh, shown)
-            feature_store.fill(folder, made_of | {"view": view}, self.source, compute)
+            feature_store.fill(folder, made_of | {"view": view}, self.source, compute, whole=whole)
         progress.clear()
         size = _size(4 * math.prod(self._shape))
         log.info("computed in %.0f s; %s kept in %s", time.monotonic() - began, size, self._home)
@@ -166,11 +167,14 @@ class CachedFeatures:
         indices: range,
     ) -> None:
         """Fills arrays with a view of some images, a few at a time."""
-        size, start, total = _TOGETHER * mesh.size, unfinished.rows, len(indices)
+        size, start, total, numbers = _TOGETHER * mesh.size, unfinished.rows, len(indices), np.asarray(indices)
+        if start:
+            log.info("%s of %s images are there already", f"{start:,}", f"{total:,}")
+        progress(start, total)
 
         def places(k: int) -> Places:
             number = start + k * size + np.arange(size)
-            return np.where(number < total, np.take(indices, number, mode="clip"), -1), np.full(size, view)
+            return np.where(number < total, np.take(numbers, number, mode="clip"), -1), np.full(size, view)
 
         with contextlib.closing(self._crops(places, -(-(total - start) // size))) as stream:
             for k, batch in enumerate(stream):

@@ -98,7 +98,7 @@ def of_images(nets: Sequence[VGG], images: Iterable[Image], descriptor: Descript
 def kept_for(store: Path, net: VGG, source: Source, kinds: Sequence[Descriptor], **options) -> KeptFeatures:
     """The features that descriptors of a source are made of, kept in a store: see `kept_features`."""
     layers, scales = [kind.layer for kind in kinds], [scale for kind in kinds for scale in kind.scales]
-    line = functools.cache(lambda scale: Progress(f"features at Q = {scale}"))
+    line = functools.cache(lambda scale: Progress(f"features at Q = {scale}", first=None))
     shown = lambda scale, *count: line(scale)(*count)
     kept = kept_features(store, net, source, layers, scales, progress=shown, **options)
     line(scales[-1]).clear()
