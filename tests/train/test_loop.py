@@ -268,7 +268,7 @@ def test_one_class_is_refused_and_images_that_are_trained_and_validated_on_are_w
 
 def test_a_finished_run_says_so_and_stays(config, tmp_path, caplog, monkeypatch):
     with monkeypatch.context() as patched:  # a picture that fails costs no run
-        patched.setattr("vgg_jax.train.plots.Figure.savefig", lambda *_, **__: 1 / 0)
+        patched.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: 1 / 0)
         train(config, tmp_path)
     for picture in ("batch.png", "curves.png"):
         assert f"{tmp_path}/{picture} could not be drawn: division by zero" in caplog.messages
