@@ -226,6 +226,8 @@ def test_two_processes_keep_what_one_does(config, one_device, tmp_path, monkeypa
 
     monkeypatch.setattr(feature_store.multihost_utils, "sync_global_devices", barrier)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
+    (tmp_path / "shared/features/shares/view0-2of3").mkdir(parents=True)  # of more processes, which were killed
+    (tmp_path / "shared/features/shares/view0-2of3.lock").touch()
     for view in (0, 1):  # the second process is a view ahead
         monkeypatch.setattr(jax, "process_index", lambda: 1)
         with contextlib.suppress(Waiting):
@@ -235,6 +237,7 @@ def test_two_processes_keep_what_one_does(config, one_device, tmp_path, monkeypa
             made(config, one_device, tmp_path / "shared").batches(net, 0)
         alone, shared = (array_folder.read(tmp_path / name / f"features/view{view}")[0] for name in ("alone", "shared"))
         assert close(alone, shared)
+    assert not (tmp_path / "shared/features/shares").exists()
 
 
 def test_more_views_cost_only_the_new_ones(config, one_device, tmp_path, monkeypatch):

@@ -74,7 +74,7 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
     """The same source with objects whose boxes lie in their images; the images' headers are read for their sizes.
 
     A box may reach one pixel beyond its image, as some tools count, and is then cut. One that reaches further, or has
-    no area or swapped corners, is an error. An image that cannot be read is not: its objects stay, and whoever reads it
+    no area or swapped corners, is an error. An image that cannot be read is not: its objects stay, and what reads it
     says so.
 
     Args:

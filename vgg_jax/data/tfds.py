@@ -105,7 +105,7 @@ class TfdsSource(Source):
         return f"{self._paths[self._file[position]]}, record {self._number[position]}"
 
     def shared_with(self, other: TfdsSource) -> int:
-        apart = {*self._paths}.isdisjoint(other._paths)  # a million records need no names to be told apart
+        apart = {*self._paths}.isdisjoint(other._paths)  # a million records need no names to be distinguished
         return 0 if apart else super().shared_with(other)
 
 

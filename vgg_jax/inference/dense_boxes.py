@@ -107,7 +107,7 @@ class DenseBoxes:
           examples: opens the images at the scales, once for each network and the classifier.
           classes: by index, of which classes boxes are wanted.
           problems: is given what could not be read and has no boxes, {index: reason}.
-          progress: is told how many maps are done, and of how many.
+          progress: called with how many maps are done, and of how many.
         """
         sizes: dict[int, tuple[int, int]] = {}
         done, passes = itertools.count(1), len(self._runners) + bool(self._rating)

@@ -78,7 +78,7 @@ def fill(
       source: the images.
       compute: is given unfinished arrays and the indices of the images that are their rows; goes on from
         `unfinished.rows`, which counts rows or batches as it likes, and reports what is complete.
-      whole: whether what was begun, and lacks an image that could not be read, is begun anew.
+      whole: whether an unfinished pass that lacks an image which could not be read is started over.
 
     Raises:
       ConfigError: another process computes in the folder, or it cannot be written to.
@@ -118,7 +118,10 @@ def fill(
 def _remove_shares(folder: Path) -> None:
     """Removes the shares of a pass that is complete, also those of another number of processes before."""
     shares = folder.with_name("shares")
-    for part in shares.glob(f"{folder.name}-*of*"):
-        shutil.rmtree(part)
+    for part in shares.glob(f"{folder.name}-[0-9]*of[0-9]*"):
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:  # the lock of a process that was killed
+            part.unlink()
     with contextlib.suppress(OSError):  # there are none, or another pass's, which was cut off
         shares.rmdir()

@@ -102,8 +102,13 @@ class CachedFeatures:
         self.problems.maps.extend(problems)
 
         def batch(k: int) -> dict[str, np.ndarray]:
-            places = list(zip(*self.places(k), strict=True))
-            return {name: np.stack([views[view][name][index] for index, view in places]) for name in self.batch_shapes}
+            index, view = self.places(k)
+            rows = {name: np.empty((len(index), *of.shape[1:]), of.dtype) for name, of in self.batch_shapes.items()}
+            for number in np.unique(view):
+                here = view == number
+                for name, array in rows.items():
+                    array[here] = views[number][name][index[here]]
+            return rows
 
         return (batch(k) for k in itertools.count(start))
 

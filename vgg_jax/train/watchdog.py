@@ -1,7 +1,7 @@
 """Ends a process that waits for another one that is stuck (Sec. 3.3).
 
 JAX notices a process that has died; one that is alive and does not move holds all the others for ever
-(github.com/jax-ml/jax/issues/38503). Whoever started them starts all of them again, and they go on from the last
+(github.com/jax-ml/jax/issues/38503). What started them starts all of them again, and they go on from the last
 checkpoint.
 """
 
