@@ -3,11 +3,11 @@
     python benchmarks/networks.py [--nets A D E] [--batch 8] [--repeats 5]
 
 Both libraries get their best: on the CPU float32, all cores and, in PyTorch, channels_last; on a GPU bfloat16 and, in
-PyTorch, channels_last, autocast and torch.compile. A training step is the loss, its gradients and the update with
-momentum and weight decay, without dropout. Each library has a process of its own, set up as its user finds it (vgg_jax
-as its commands do), and they take turns, so that a busy machine slows both alike. A ratio above 1 says that vgg_jax is
-the faster by that factor: it is the median of the ratios of neighboring runs. On a GPU whose peak is known its share
-is printed too.
+PyTorch, channels_last, autocast, torch.compile, convolutions that are tried out and the fused update. A training step
+is the loss, its gradients and the update with momentum and weight decay, without dropout. Each library has a process of
+its own, set up as its user finds it (vgg_jax as its commands do), and they take turns, so that a busy machine slows
+both alike. A ratio above 1 says that vgg_jax is the faster by that factor: it is the median of the ratios of
+neighboring runs. On a GPU whose peak is known its share is printed too.
 """
 
 from __future__ import annotations
@@ -131,6 +131,7 @@ def ours_of(net: str, images: np.ndarray, labels: np.ndarray, on_gpu: bool) -> d
 def theirs_of(net: str, images: np.ndarray, labels: np.ndarray, on_gpu: bool) -> dict[str, Callable]:
     """PyTorch's two tasks on the same net, as functions that return when the work is done."""
     device = "cuda" if on_gpu else "cpu"
+    torch.backends.cudnn.benchmark = True  # it tries convolutions out, as XLA does
     images = (
         torch.tensor(images, device=device).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
     )
@@ -138,7 +139,7 @@ def theirs_of(net: str, images: np.ndarray, labels: np.ndarray, on_gpu: bool) ->
     labels = torch.tensor(labels, device=device, dtype=torch.long)
     module = torch_net(net).to(device, memory_format=torch.channels_last)
     model = torch.compile(module) if on_gpu else module
-    optimizer = torch.optim.SGD(module.parameters(), RATE, MOMENTUM, weight_decay=DECAY)
+    optimizer = torch.optim.SGD(module.parameters(), RATE, MOMENTUM, weight_decay=DECAY, fused=on_gpu)
     mixed = torch.autocast("cuda", torch.bfloat16) if on_gpu else contextlib.nullcontext()
     wait = torch.cuda.synchronize if on_gpu else lambda: None
 

@@ -7,7 +7,7 @@ from vgg_jax.ahead.collectives import Collective, collectives, sent
 from vgg_jax.ahead.hlo import parse
 from vgg_jax.ahead.roofline import roofline
 from vgg_jax.ahead.schedule import waiting
-from vgg_jax.ahead.traffic import traffic
+from vgg_jax.ahead.traffic import traffic, traffic_apart
 
 GPU = """
 HloModule jit_step, is_scheduled=true
@@ -135,12 +135,44 @@ def test_traffic_of_an_update_in_place_is_what_it_writes():
     assert traffic(parse(IN_PLACE)) == (places + line) + elsewhere + (row + place + row)
 
 
+PRODUCTS = """
+%fused_dot (k: f32[4,8], l: f32[8,4]) -> f32[4,4] {
+  %k = f32[4,8]{1,0} parameter(0)
+  %l = f32[8,4]{1,0} parameter(1)
+  ROOT %dot = f32[4,4]{1,0} dot(%k, %l), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%fused_negate (y: f32[4,4]) -> f32[4,4] {
+  %y = f32[4,4]{1,0} parameter(0)
+  ROOT %z = f32[4,4]{1,0} negate(%y)
+}
+
+ENTRY %main (k: f32[4,8], l: f32[8,4]) -> f32[4,4] {
+  %k.1 = f32[4,8]{1,0} parameter(0)
+  %l.1 = f32[8,4]{1,0} parameter(1)
+  %a = f32[4,4]{1,0} fusion(%k.1, %l.1), kind=kCustom, calls=%fused_dot
+  %b = f32[4,4]{1,0} custom-call(%a, %a), custom_call_target="__cublas$lt$matmul"
+  %c = f32[4,4]{1,0} custom-call(%b, %a), custom_call_target="__cudnn$convBackwardFilter"
+  %d = f32[4,4]{1,0} fusion(%c), kind=kLoop, calls=%fused_negate
+  ROOT %e = f32[4,4]{1,0} custom-call(%d), custom_call_target="__topk"
+}
+"""
+
+
+def test_what_moves_apart_from_products_is_counted():
+    assert traffic(parse(PRODUCTS)) == (128 + 128 + 64) + 2 * (64 + 64 + 64) + 2 * (64 + 64)
+    assert traffic_apart(parse(PRODUCTS)) == 2 * (64 + 64)
+
+
 def test_a_roofline_by_hand():
     chip = Chip(peak=100.0, memory=1.0, bandwidth=10.0, link=5.0, host=2, network=1.0)
     near, far = Collective("all-reduce", 2, 1, 20), Collective("all-reduce", 4, 1, 20)
     line = roofline(chip, operations=300.0, traffic=20.0, collectives=[near])
     assert (line.products, line.memory, line.interconnect) == (3.0, 2.0, 20 / 5)
     assert (line.alone, line.best, line.worst) == (3.0, 4.0, 7.0)
+    # Half of the bytes are moved while nothing is multiplied.
+    line = roofline(chip, 300.0, 20.0, [near], apart=10.0)
+    assert (line.alone, line.best, line.worst) == (4.0, 4.0, 8.0)
     # 2 * 3/4 * 20 bytes over the links, and the half of it, for two share a host, over the network.
     assert roofline(chip, 300.0, 20.0, [far]).interconnect == pytest.approx(30 / 5 + 15)
 

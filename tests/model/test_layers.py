@@ -5,7 +5,7 @@ import pytest
 from jax import export
 
 from tests.oracles import lrn_loop
-from vgg_jax.model.layers import dropout, local_response_normalization, max_pool, relu
+from vgg_jax.model.layers import dropout, local_response_normalization, rectified_max_pool, relu
 
 
 def test_lrn_is_krizhevskys_formula(rng):
@@ -36,43 +36,44 @@ def pooled(x):
 @pytest.mark.parametrize("shape", [(2, 6, 4, 3), (2, 7, 5, 3), (1, 2, 2, 1), (1, 3, 2, 1)])
 @pytest.mark.parametrize("values", [2, 4, 1000], ids=["many ties", "some ties", "few ties"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_max_pool_and_its_gradient_go_to_the_first_maximum_of_each_window(shape, values, dtype, rng):
-    x = jnp.asarray(rng.integers(0, values, shape) / 4, dtype)
-    expected, first = pooled(np.float64(x))
+def test_rectified_max_pool_and_its_gradient_go_to_the_first_maximum_of_each_window(shape, values, dtype, rng):
+    x = jnp.asarray(rng.integers(-values // 2, values, shape) / 4, dtype)  # some windows have no positive pixel
+    expected, first = pooled(np.maximum(np.float64(x), 0))
+    winners = first & (np.float64(x) > 0)
     dy, dx = (jnp.asarray(rng.normal(size=size), dtype) for size in (expected.shape, shape))
-    actual, pullback = jax.vjp(max_pool, x)
+    actual, pullback = jax.vjp(rectified_max_pool, x)
     np.testing.assert_array_equal(actual, expected)
     odd = [(0, 0), (0, shape[1] % 2), (0, shape[2] % 2), (0, 0)]
     everywhere = np.pad(np.float32(dy).repeat(2, 1).repeat(2, 2), odd)
-    np.testing.assert_array_equal(np.float32(pullback(dy)[0]), np.where(first, everywhere, 0))
-    tangent = np.float32(jax.jvp(max_pool, (x,), (dx,))[1])
-    np.testing.assert_array_equal(np.pad(tangent.repeat(2, 1).repeat(2, 2), odd)[first], np.float32(dx)[first])
+    np.testing.assert_array_equal(np.float32(pullback(dy)[0]), np.where(winners, everywhere, 0))
+    tangent = np.float32(jax.jvp(rectified_max_pool, (x,), (dx,))[1])
+    np.testing.assert_array_equal(np.pad(tangent.repeat(2, 1).repeat(2, 2), odd)[winners], np.float32(dx)[winners])
+    np.testing.assert_array_equal(tangent[expected == 0], 0)
 
 
-def test_the_relu_of_a_pool_is_the_pool_of_the_relu_and_so_is_its_gradient(rng):
+def test_rectified_max_pool_is_that_of_the_relu_and_so_is_its_gradient(rng):
     x = jnp.asarray(rng.integers(-3, 3, (4, 6, 8, 5)), jnp.float32)  # windows without a positive pixel, and ties
     expected, first = pooled(np.maximum(x, 0))
     dy = rng.normal(size=expected.shape).astype(np.float32)
+    actual, pullback = jax.vjp(lambda x: rectified_max_pool(relu(x)), x)
+    np.testing.assert_array_equal(actual, expected)
     everywhere = np.where(first & (np.asarray(x) > 0), dy.repeat(2, 1).repeat(2, 2), 0)
-    for rectified in (lambda x: relu(max_pool(x)), lambda x: max_pool(relu(x))):
-        actual, pullback = jax.vjp(rectified, x)
-        np.testing.assert_array_equal(actual, expected)
-        np.testing.assert_array_equal(pullback(dy)[0], everywhere)
+    np.testing.assert_array_equal(pullback(dy)[0], everywhere)
 
 
-def test_max_pool_keeps_nan():
+def test_rectified_max_pool_keeps_nan():
     x = np.zeros((1, 4, 4, 1), np.float32)
     x[0, 1, 2, 0] = np.nan
-    np.testing.assert_array_equal(np.isnan(max_pool(x))[0, :, :, 0], [[False, True], [False, False]])
+    np.testing.assert_array_equal(np.isnan(rectified_max_pool(x))[0, :, :, 0], [[False, True], [False, False]])
 
 
-def test_max_pool_and_its_gradient_take_symbolic_sizes(rng):
+def test_rectified_max_pool_and_its_gradient_take_symbolic_sizes(rng):
     shape = jax.ShapeDtypeStruct(export.symbolic_shape("n, h, w, 3"), jnp.float32)
-    exported = export.deserialize(export.export(jax.jit(max_pool))(shape).serialize(vjp_order=1))
+    exported = export.deserialize(export.export(jax.jit(rectified_max_pool))(shape).serialize(vjp_order=1))
     x = rng.integers(0, 3, (2, 7, 6, 3)).astype(np.float32)
-    np.testing.assert_array_equal(exported.call(x), max_pool(x))
+    np.testing.assert_array_equal(exported.call(x), rectified_max_pool(x))
     gradient = lambda pool: jax.grad(lambda x: (pool(x) ** 2).sum())(x)
-    np.testing.assert_array_equal(gradient(exported.call), gradient(max_pool))
+    np.testing.assert_array_equal(gradient(exported.call), gradient(rectified_max_pool))
 
 
 def test_dropout_drops_half_and_doubles_the_rest():

@@ -12,7 +12,7 @@ from vgg_jax.ahead.collectives import collectives, sent
 from vgg_jax.ahead.roofline import roofline
 from vgg_jax.ahead.schedule import waiting
 from vgg_jax.ahead.topologies import Topology
-from vgg_jax.ahead.traffic import traffic
+from vgg_jax.ahead.traffic import traffic, traffic_apart
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.from_config import computation_dtype
 from vgg_jax.sharding import device_mesh
@@ -52,11 +52,14 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
             raise
         reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
         raise ConfigError(f"--topology={where.name}: does not fit: {reason}; change {change}") from error
-    module, cost = hlo.parse(compiled.as_text()), compiled.cost_analysis() or {}
+    module, on_gpu = hlo.parse(compiled.as_text()), where.platform == "cuda"
+    # Of a GPU's program it leaves out what cuDNN and cuBLAS compute.
+    cost = {} if on_gpu else compiled.cost_analysis() or {}
     needed, exchanged = compiled.memory_analysis(), collectives(module, chips)
     flops = cost.get("flops") or made.operations * made.images / chips
     moved = cost.get("bytes accessed") or traffic(module)
-    line, at_peak = roofline(chip, flops, moved, exchanged), made.operations * made.images / chips / chip.peak
+    line = roofline(chip, flops, moved, exchanged, traffic_apart(module) if on_gpu else 0)
+    at_peak = made.operations * made.images / chips / chip.peak
     arguments = needed.argument_size_in_bytes
     total = arguments + needed.output_size_in_bytes - needed.alias_size_in_bytes + needed.temp_size_in_bytes
     return {
@@ -114,9 +117,11 @@ def lines(figures: dict) -> str:
             for each in itertools.islice(figures["collectives"], 8)
         ),
         "prediction, from the data sheet (collectives hidden behind nothing, or behind all the rest):",
-        f"  products {1e3 * guess['products']:.1f} ms, memory {1e3 * guess['memory']:.1f} ms, interconnect "
-        f"{1e3 * guess['interconnect']:.1f} ms; a step {1e3 * guess['worst']:.1f} to {1e3 * guess['best']:.1f} ms, "
-        f"{1e3 * guess['scheduled']:.1f} ms with what the schedule has beside them",
+        f"  products {_milli(guess['products'])}, memory {_milli(guess['memory'])}"
+        + (f" ({_milli(guess['apart'])} of it beside no product)" if guess["apart"] else "")
+        + f", interconnect {_milli(guess['interconnect'])}",
+        f"  a step {_milli(guess['worst'])} to {_milli(guess['best'])}, {_milli(guess['scheduled'])} with what the "
+        "schedule has beside the collectives",
         f"  {low:,.0f} to {high:,.0f} images/s, {low / chips:,.0f} to {high / chips:,.0f} per chip; "
         f"share of peak {_percent(guess['share_of_peak'])}; efficiency {_percent(guess['efficiency'])}",
     ]
@@ -131,6 +136,10 @@ def _bytes(state) -> int:
 
 def _mega(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"
+
+
+def _milli(seconds: float) -> str:
+    return f"{1e3 * seconds:.1f} ms"
 
 
 def _sides(side: tuple[int, int]) -> str:

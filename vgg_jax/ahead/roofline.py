@@ -1,6 +1,7 @@
 """How fast a program could be on its chips: a prediction from their data sheets, nothing that was measured.
 
-The products run at the chip's peak, its memory at its bandwidth, the two beside each other; each chip sends at the full
+The products run at the chip's peak, its memory at its bandwidth, the two beside each other; but a GPU's kernels run one
+after another, so what one of them moves that computes no product has nothing beside it. Each chip sends at the full
 rate of its links, around rings. At best the collectives hide behind the rest, at worst nothing runs beside them.
 """
 
@@ -22,33 +23,39 @@ class Roofline(NamedTuple):
     products: float
     memory: float
     interconnect: float
+    apart: float
+    """Of the memory's, those in which no product is computed."""
 
     @property
     def alone(self) -> float:
         """Without collectives."""
-        return max(self.products, self.memory)
+        return max(self.products + self.apart, self.memory)
 
     @property
     def best(self) -> float:
-        return max(self)
+        return max(self.alone, self.interconnect)
 
     @property
     def worst(self) -> float:
         return self.alone + self.interconnect
 
 
-def roofline(chip: Chip, operations: float, traffic: float, collectives: list[Collective]) -> Roofline:
+def roofline(
+    chip: Chip, operations: float, traffic: float, collectives: list[Collective], apart: float = 0.0
+) -> Roofline:
     """The prediction.
 
     Args:
       chip: the data sheet.
       operations, traffic: of one chip in a step; additions and multiplications, bytes.
       collectives: of a step.
+      apart: bytes of kernels that compute no product.
     """
     return Roofline(
         operations / chip.peak,
         traffic / chip.bandwidth,
         sum(seconds(chip, collective) for collective in collectives),
+        apart / chip.bandwidth,
     )
 
 

@@ -7,6 +7,9 @@ written counts; what the cache holds between two kernels counts twice.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
 from vgg_jax.ahead.hlo import Instruction, Module
 
 NO_KERNELS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id", "replica-id"}
@@ -19,18 +22,38 @@ UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
 """Kinds that update their first operand in place, and which operand they write into it."""
 
 
+PRODUCTS = {"dot", "convolution"}
+LIBRARIES = ("__cudnn$conv", "__cublas")
+"""What custom calls of matrix products and convolutions begin their targets with."""
+
+
 def traffic(module: Module) -> int:
     """Bytes that one run of a program moves, given its parsed text."""
-    runs, schedules, total = module.runs(), [module.entry], 0
+    return sum(runs * moved(module, name, kernel) for runs, name, kernel in _kernels(module))
+
+
+def traffic_apart(module: Module) -> int:
+    """Of these the bytes of kernels that compute no product: nothing else runs beside them on a GPU."""
+    kernels = _kernels(module)
+    return sum(runs * moved(module, name, kernel) for runs, name, kernel in kernels if not _multiplies(module, kernel))
+
+
+def _kernels(module: Module) -> Iterator[tuple[int, str, Instruction]]:
+    """How often it runs, its computation, and each instruction of the schedules."""
+    runs, schedules = module.runs(), [module.entry]
     while schedules:
         name = schedules.pop()
-        instructions = module.computations[name]
-        for instruction in instructions.values():
+        for instruction in module.computations[name].values():
             if instruction.kind in SCHEDULES:
                 schedules += module.called(instruction)
             else:
-                total += runs[name] * moved(module, name, instruction)
-    return total
+                yield runs[name], name, instruction
+
+
+def _multiplies(module: Module, kernel: Instruction) -> bool:
+    inside = (each.kind for name in module.called(kernel) for each in module.computations[name].values())
+    library = re.search(r'custom_call_target="([^"]*)"', kernel.attributes)
+    return not PRODUCTS.isdisjoint((kernel.kind, *inside)) or bool(library and library[1].startswith(LIBRARIES))
 
 
 def moved(module: Module, computation: str, instruction: Instruction) -> int:

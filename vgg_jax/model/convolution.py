@@ -1,6 +1,7 @@
 """Convolutions (Sec. 2.1), and the choice of how they are computed.
 
-`lax`       XLA's convolution, with JAX's own gradients: forward mode (`jax.jvp`) passes too.
+`lax`       XLA's convolution, with JAX's own gradients: forward mode (`jax.jvp`) passes too. The first one is wide on a
+            GPU (`vgg_jax.model.wide_convolution`).
 `winograd`  3x3 convolutions in tiles (`vgg_jax.model.winograd`), and the gradients of products and biases written out,
             because XLA's own are slow on the CPU. Reverse mode works to every order; forward mode does not, because
             `jax.custom_vjp` has none.
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vgg_jax.errors import ConfigError
+from vgg_jax.model.wide_convolution import suits, wide_convolution
 from vgg_jax.model.winograd import convolution_3x3
 
 if TYPE_CHECKING:
@@ -53,9 +55,16 @@ def convolution(
         y = product(x, kernel) if winograd else x @ kernel
     elif winograd and size == (3, 3) and padding == "SAME" and min(kernel.shape[2:]) >= FEWEST_CHANNELS:
         y = convolution_3x3(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
+    elif not winograd and suits(x, kernel, padding):
+        plain = lambda x, kernel, bias: _direct(x, kernel, padding) + bias
+        return lax.platform_dependent(x, kernel, bias, cuda=wide_convolution, default=plain)
     else:
-        y = lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        y = _direct(x, kernel, padding)
     return add_bias(y, bias) if winograd else y + bias
+
+
+def _direct(x, kernel, padding):
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _resolved(conv: str, x: Array) -> str:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 NEIGHBORS, K, ALPHA, BETA = 5, 2.0, 1e-4, 0.75
 """Of local response normalization."""
 
+NO_PLACE = 4
+"""Instead of the place of a window's maximum among its four pixels, where nothing passes the ReLU."""
+
 
 class Conv(nnx.Conv):
     """`flax.nnx.Conv` with stride 1, computed by `vgg_jax.model.convolution`."""
@@ -46,36 +49,46 @@ def _relu_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
-    """2x2 max-pooling with stride 2; an odd last row or column is dropped (Sec. 2.1).
+def rectified_max_pool(x: Float[Array, "n h w c"]) -> Float[Array, "n h//2 w//2 c"]:
+    """2x2 max-pooling with stride 2 and a ReLU; an odd last row or column is dropped (Sec. 2.1).
 
-    The gradient of a window goes to its maximum alone, of several equal ones to the first in row-major order. It is
-    written out, since those of `lax.reduce_window` (a scatter) and of a maximum of slices move more memory
-    (docs/scale.md).
+    The ReLU of the maximum is the maximum of the ReLU, and its gradient the same, so the map before the pool need not
+    be rectified. The gradient of a window goes to its maximum alone, of several equal ones to the first in row-major
+    order, and to none where the maximum is not positive. It is written out, since those of `lax.reduce_window` (a
+    scatter) and of a maximum of slices move more memory (docs/scale.md) and take longer (docs/speed.md).
     """
     a, b, c, d = _corners(x)
-    return jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d))
+    return jnp.maximum(jnp.maximum(jnp.maximum(a, b), jnp.maximum(c, d)), 0)
 
 
-@max_pool.defjvp
-def _max_pool_jvp(primals, tangents):
+@rectified_max_pool.defjvp
+def _rectified_max_pool_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    y = max_pool(x)
+    y = rectified_max_pool(x)
     n, h, w, c = y.shape
     first, second, third, _ = (corner == y for corner in _corners(x))
-    winner = jnp.where(first, 0, jnp.where(second, 1, jnp.where(third, 2, 3))).astype(jnp.int8)
+    place = jnp.where(first, 0, jnp.where(second, 1, jnp.where(third, 2, 3))).astype(jnp.int8)
+    windows = dx[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c)
+    return y, jax.lax.platform_dependent(windows, place, y, tpu=_rectified_winners, default=_winners_of_rectified)
+
+
+def _winners(windows, place):
+    """Of every window what is at a place; none is at `NO_PLACE`."""
     number = jnp.array([[0, 1], [2, 3]], jnp.int8).reshape(1, 1, 2, 1, 2, 1)
-    windows = _kept_together(dx[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c))
-    return y, jnp.where(winner[:, :, None, :, None] == number, windows, 0).sum((2, 4))
+    return jnp.where(place[:, :, None, :, None] == number, windows, 0).sum((2, 4))
 
 
-def _kept_together(windows):
-    """The windows; on a TPU their gradient is one array.
+def _winners_of_rectified(windows, place, y):
+    return _winners(windows, jnp.where(y == 0, jnp.int8(NO_PLACE), place))
+
+
+def _rectified_winners(windows, place, y):
+    """The same for a TPU, with the gradient of the windows as one array.
 
     Otherwise its compiler blows the pooled maps up to the size of the map, and every product that reads the gradient
     selects from them again.
     """
-    return jax.lax.platform_dependent(windows, tpu=jax.lax.optimization_barrier, default=lambda windows: windows)
+    return jnp.where(y == 0, 0, _winners(jax.lax.optimization_barrier(windows), place))
 
 
 def _corners(x):

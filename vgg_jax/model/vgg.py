@@ -17,7 +17,15 @@ from vgg_jax.model import specs
 from vgg_jax.model.convolution import METHODS
 from vgg_jax.model.images import check_color, check_images
 from vgg_jax.model.init import initializer, zeros
-from vgg_jax.model.layers import Conv, dropout, local_response_normalization, mask_edges, mask_outside, max_pool, relu
+from vgg_jax.model.layers import (
+    Conv,
+    dropout,
+    local_response_normalization,
+    mask_edges,
+    mask_outside,
+    rectified_max_pool,
+    relu,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key, UInt8
@@ -312,9 +320,8 @@ class VGG(nnx.Module):
             if self.spec.lrn and stage == number == 1:
                 before = x = local_response_normalization(x)
                 yield "norm1", x, sizes
-        # The ReLU of the maximum is the maximum of the ReLU, and its gradient the same; so the last map of a stage need
-        # not be kept. An odd border has no place in the pool's output, and half a window in the bucket's.
-        yield f"pool{stage}", relu(max_pool(before)), None if sizes is None else sizes >> 1
+        # An odd border has no place in the pool's output, and half a window in the bucket's.
+        yield f"pool{stage}", rectified_max_pool(before), None if sizes is None else sizes >> 1
 
     def _head(
         self, x: Array, sizes: Array | None, taps: tuple[str, ...], keys: Array | None
