@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,41 @@ def test_the_mesh_holds_every_device_once():
     assert sorted(device.id for device in sharding.device_mesh().devices.flat) == sorted(
         device.id for device in jax.devices()
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX tells of a device that is not here."""
+
+    id: int
+    platform: str
+    device_kind: str
+    slice_index: int
+    coords: tuple[int, ...] = ()
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def test_several_hosts_with_gpus_share_fc_layers_within_a_host():
+    gpus = [Chip(number, "gpu", "NVIDIA H100 80GB HBM3", number % 2) for number in range(16)]
+    mesh = sharding.device_mesh(4, gpus)
+    assert dict(mesh.shape) == {"data": 4, "model": 4} and set(mesh.devices.flat) == set(gpus)
+    assert [{gpu.slice_index for gpu in row} for row in mesh.devices] == [{0}, {0}, {1}, {1}]
+    with pytest.raises(ConfigError, match="config.mesh.model=16 does not divide 8 devices of one of 2 hosts or slices"):
+        sharding.device_mesh(16, gpus)
+
+
+@pytest.mark.parametrize("kind, sides", [("TPU v6 lite", (8, 8, 1)), ("TPU v5", (4, 4, 2))])
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_few_chips_of_a_tpus_side_share_fc_layers(kind, sides, slices):
+    """JAX's own `make_mesh` refuses to split a side, and several slices."""
+    places = [(number, place) for number in range(slices) for place in np.ndindex(sides)]
+    tpus = [Chip(number, "tpu", kind, piece, place) for number, (piece, place) in enumerate(places)]
+    mesh = sharding.device_mesh(2, tpus)
+    assert mesh.devices.shape == (len(tpus) // 2, 2) and set(mesh.devices.flat) == set(tpus)
+    for one, other in mesh.devices:
+        assert one.slice_index == other.slice_index
+        assert sum(abs(a - b) for a, b in zip(one.coords, other.coords, strict=True)) == 1  # neighbors
 
 
 def test_a_state_lies_on_every_device(eight_devices, tiny_net):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -38,20 +39,29 @@ array's name, `trainable/fc6/kernel/value` or `conv1_1/bias/value`, counts; an a
 
 
 def device_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All devices of all processes, those of a model axis side by side.
+    """All devices of all processes, those of a model axis side by side and joined by the fast network.
+
+    That network, NVLink or a TPU's interconnect, joins the devices of a slice: a host's GPUs, or a TPU slice.
 
     Args:
       model: devices that share the FC layers.
       devices: others, of which programs are compiled ahead.
 
     Raises:
-      ConfigError: it does not divide the devices.
+      ConfigError: it does not divide the devices, or those of a slice.
     """
-    devices = jax.devices() if devices is None else devices
-    data, rest = divmod(len(devices), model)
-    if rest:
-        raise ConfigError(f"config.mesh.model={model} does not divide {len(devices)} devices")
-    return jax.make_mesh((data, model), (DATA, MODEL), axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices)
+    slices: dict[int, list[jax.Device]] = {}
+    for device in jax.devices() if devices is None else devices:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    for members in slices.values():
+        if len(members) % model:
+            one_of = f" of one of {len(slices)} hosts or slices" if len(slices) > 1 else ""
+            raise ConfigError(f"config.mesh.model={model} does not divide {len(members)} devices{one_of}")
+    parts = [
+        create_device_mesh((len(members) // model, model), members, allow_split_physical_axes=True)
+        for _, members in sorted(slices.items())
+    ]
+    return Mesh(np.concatenate(parts), (DATA, MODEL), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
 def local_mesh() -> Mesh:
