@@ -44,8 +44,8 @@ from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import TrainState, new_state
 
 CLASSES, RATE, STEPS, BUCKET = 1000, 1e-4, 10, (256, 352)
-KINDS = {"H100": "h100", "v5 lite": "v5e", "v5p": "v5p", "v6 lite": "v6e"}
-"""How JAX names a device whose data sheet is known."""
+KINDS = {"H100 80GB HBM3": "h100", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v6 lite": "v6e"}
+"""How JAX names a device whose data sheet is known; the first that fits counts."""
 
 
 def main() -> None:

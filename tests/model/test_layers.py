@@ -33,10 +33,14 @@ def pooled(x):
     return y, first
 
 
+@pytest.mark.parametrize("platform", ["default", "tpu"])
 @pytest.mark.parametrize("shape", [(2, 6, 4, 3), (2, 7, 5, 3), (1, 2, 2, 1), (1, 3, 2, 1)])
 @pytest.mark.parametrize("values", [2, 4, 1000], ids=["many ties", "some ties", "few ties"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_rectified_max_pool_and_its_gradient_go_to_the_first_maximum_of_each_window(shape, values, dtype, rng):
+def test_rectified_max_pool_and_its_gradient_go_to_the_first_maximum_of_each_window(
+    platform, shape, values, dtype, rng, monkeypatch
+):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *given, **forms: forms[platform](*given))
     x = jnp.asarray(rng.integers(-values // 2, values, shape) / 4, dtype)  # some windows have no positive pixel
     expected, first = pooled(np.maximum(np.float64(x), 0))
     winners = first & (np.float64(x) > 0)
