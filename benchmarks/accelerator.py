@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import time
 from collections.abc import Callable
 from unittest import mock
@@ -96,9 +97,8 @@ def pools(config: ConfigDict, repeats: int) -> None:
 
 def from_host(config: ConfigDict, repeats: int) -> None:
     train = Training(config)
-    batches = [train.new_batch(seed) for seed in range(4)]
-    host = (batches[number % 4] for number in iter(int, 1))
-    with prefetch(host, lambda batch: jax.device_put(batch, train.split)) as placed:
+    batches = itertools.cycle([train.new_batch(seed) for seed in range(4)])
+    with prefetch(batches, lambda batch: jax.device_put(batch, train.split)) as placed:
         show("input", turns({"stays": train, "from the host": lambda: train(next(placed))}, repeats))
 
 
