@@ -131,3 +131,12 @@ def test_without_a_place_for_them_programs_are_not_kept(users_cache, caplog):
         compiler.keep_programs()
     assert jax.config.jax_compilation_cache_dir is None
     assert "compiled programs are not kept" in caplog.text and str(users_cache) in caplog.text
+
+
+def test_several_processes_with_gpus_keep_no_programs(users_cache, monkeypatch):
+    """Each tries a share of the convolutions out for all: one that has its program would leave the others waiting."""
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    compiler.keep_programs()
+    assert jax.config.jax_compilation_cache_dir is None and not users_cache.exists()

@@ -1,6 +1,7 @@
 """Several processes are one: they train, are disturbed, go on and evaluate as a single process does (Sec. 3.3)."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from PIL import Image
 
 from configs.quickstart import get_config
 from tests.forked import command, joined
-from vgg_jax import ConfigError, compiler, main, processes, sharding
+from vgg_jax import ConfigError, checkpoint, compiler, main, processes, sharding, stopping
 from vgg_jax.checkpoint import read_arrays
 from vgg_jax.commands import fuse
 from vgg_jax.commands.evaluate import evaluate
@@ -88,6 +89,32 @@ def diverging(bad, *arguments):
     command(*arguments)
 
 
+def resuming(workdir, fault):
+    """Saves two steps; the second process then does not see the last one, or cannot read it. Each notes the result."""
+    processes.join()
+    split = sharding.replicated(sharding.device_mesh())
+    full = lambda step: {"net": {"fc8": jax.make_array_from_callback((4,), split, lambda _: np.full(4, step, "f4"))}}
+    with contextlib.closing(checkpoint.Checkpoints(workdir, 3)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, full(step), {"config": json.loads(get_config().to_json()), "classes": []})
+        checkpoints.wait()
+        steps, meta = checkpoint._steps, checkpoint.read_meta
+        if jax.process_index() == 1 and fault == "unseen":
+            checkpoint._steps = lambda folder: [each for each in steps(folder) if each.name != "2"]
+        if jax.process_index() == 1 and fault == "unreadable":
+            checkpoint.read_meta = lambda folder: meta(folder if folder.name != "2" else folder / "nothing")
+        arrays, found = checkpoints.restore(full(0), lambda meta: None)
+    step = np.asarray(arrays["net"]["fc8"].addressable_data(0))
+    (workdir / f"{jax.process_index()}.txt").write_text(f"{found['step']} {step.tolist()}")
+
+
+def joined_and_waiting(ready):
+    with stopping.listening():
+        processes.join()
+        ready.touch()
+        time.sleep(60)
+
+
 def saved(workdir):
     return max(
         (int(folder.name) for folder in (workdir / "checkpoints").glob("*") if folder.name.isdecimal()), default=0
@@ -125,6 +152,26 @@ def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     rows = [line for line in ended.stdout.splitlines() if line.startswith("|")]
     assert ended.returncode == 0 and len(rows) == 6, ended.stderr
     assert rows == [line for line in (tmp_path / "said0.txt").read_text().splitlines() if line.startswith("|")]
+
+
+@pytest.mark.parametrize(("fault", "step"), [("unseen", 2), ("unreadable", 1)])
+def test_processes_resume_from_the_same_checkpoint_whatever_each_sees(tmp_path, fault, step):
+    for process in (both := joined(2, 1, tmp_path, resuming, tmp_path, fault)):
+        process.join(100)
+    said = [(tmp_path / f"said{number}.txt").read_text() for number in range(2)]
+    assert [process.exitcode for process in both] == [0, 0], said
+    resumed = [(tmp_path / f"{number}.txt").read_text() for number in range(2)]
+    assert resumed == [f"{step} {[float(step)] * 4}"] * 2
+
+
+def test_a_joined_process_stops_on_request(tmp_path):
+    (alone,) = joined(1, 1, tmp_path, joined_and_waiting, ready := tmp_path / "ready")
+    while not ready.exists():
+        assert alone.is_alive(), (tmp_path / "said0.txt").read_text()
+        time.sleep(0.02)
+    os.kill(alone.pid, signal.SIGTERM)
+    alone.join(30)
+    assert alone.exitcode == -signal.SIGTERM
 
 
 def test_a_loss_that_is_no_number_in_one_process_stops_both_at_its_step(tmp_path):

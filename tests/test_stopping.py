@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vgg_jax.stopping import Stopped, deferred_stop, stoppable
+from vgg_jax.stopping import Stopped, deferred_stop, request_from_elsewhere, stoppable
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,6 +46,16 @@ def test_a_part_in_which_nothing_is_lost_is_interrupted():
         assert asked()
         with stoppable():
             pytest.fail("it began")
+
+
+def test_a_request_that_another_process_received_is_noted_too():
+    with pytest.raises(Stopped) as caught, deferred_stop("it is saved") as asked:
+        request_from_elsewhere()
+        assert asked()
+        signal.raise_signal(signal.SIGTERM)  # the own one, which comes later, waits as well
+    assert caught.value.number == signal.SIGTERM
+    with deferred_stop("it is saved") as asked:
+        assert not asked()
 
 
 def test_in_another_thread_nothing_is_asked():
@@ -102,6 +112,18 @@ with stopping.deferred_stop("it is saved"):
     status, said = stopped(script, signal.SIGTERM, signal.SIGINT)
     assert status == -signal.SIGTERM
     assert said == "ready\nSIGTERM: stopping once it is saved; a second one does not wait for that\n"
+
+
+def test_the_signal_that_follows_another_processs_waits():
+    script = f"""
+with stopping.deferred_stop("it is saved"):
+    stopping.request_from_elsewhere()
+    {READY}
+    time.sleep(0.5)
+    print("saved", flush=True)
+"""
+    status, said = stopped(script, signal.SIGTERM)
+    assert status == -signal.SIGTERM and "saved\n" in said
 
 
 def test_work_is_saved_before_the_end():

@@ -134,7 +134,8 @@ class Checkpoints:
     def restore(self, like: dict[str, dict], check: Callable[[dict], None]) -> tuple[dict[str, dict], dict]:
         """The arrays and meta of the latest checkpoint that is not damaged.
 
-        Damaged ones after it are named in the log and set aside, because the run will save these steps again.
+        Damaged ones after it are named in the log and set aside, because the run will save these steps again. Several
+        processes take the one that the first finds and all can read: what they see of a shared disk may differ.
 
         Args:
           like: trees as they were saved; they give structure, shapes and shardings.
@@ -145,12 +146,14 @@ class Checkpoints:
         """
 
         def read(folder: Path) -> tuple[dict[str, dict], dict]:
-            meta = read_meta(folder)
+            meta = _in_all(lambda: read_meta(folder))
             check(meta)
-            return {name: _read(folder / name, meta, tree) for name, tree in like.items()}, meta
+            return _in_all(lambda: {name: _read(folder / name, meta, tree) for name, tree in like.items()}), meta
 
-        found, restored = read_newest(self._folder, read)
-        damaged = [folder for folder in _steps(self._folder) if int(folder.name) > int(found.name)]
+        names = processes.of_first([folder.name for folder in _steps(self._folder)])
+        folders = [self._folder / name for name in names]
+        found, restored = _first_readable(folders or find(self._folder), read)
+        damaged = folders[: folders.index(found)]
         with self._writing():
             for folder in damaged if jax.process_index() == 0 else ():
                 log.warning("%s is kept as %s", folder, set_aside(folder).name)
@@ -227,7 +230,10 @@ def read_newest(path: str | Path, read: Callable[[Path], Found]) -> tuple[Path, 
     Raises:
       CheckpointError: there is none, or none that is not damaged.
     """
-    folders = find(path)
+    return _first_readable(find(path), read)
+
+
+def _first_readable(folders: list[Path], read: Callable[[Path], Found]) -> tuple[Path, Found]:
     for folder, before in itertools.pairwise(folders):
         try:
             return folder, read(folder)
@@ -237,6 +243,18 @@ def read_newest(path: str | Path, read: Callable[[Path], Found]) -> tuple[Path, 
         return folders[-1], read(folders[-1])
     except DamagedCheckpoint as error:
         raise DamagedCheckpoint(f"{error}; use another step or run") from error
+
+
+def _in_all(read: Callable[[], Found]) -> Found:
+    """What each process reads; where one finds damage all of them do, and none goes on alone."""
+    found = damage = None
+    try:
+        found = read()
+    except DamagedCheckpoint as error:
+        damage = error
+    if processes.any_process(damage is not None):
+        raise damage or DamagedCheckpoint("another process cannot read it")
+    return found
 
 
 def read_meta(folder: Path) -> dict:

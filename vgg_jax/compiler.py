@@ -68,8 +68,13 @@ def keep_programs() -> None:
     What was used longest ago goes when there are more than `CACHE_SIZE` bytes. A folder that the user chose
     (JAX_COMPILATION_CACHE_DIR) is left as it is, and JAX_ENABLE_COMPILATION_CACHE=0 does without. JAX keys a program by
     its code, its options, the release of XLA and the devices, a CPU by its instruction set.
+
+    Several processes with GPUs keep none, call it after they have joined: each tries out a share of the convolutions
+    for all, so one that has its program already would leave the others waiting.
     """
     if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    if jax.distributed.is_initialized() and jax.process_count() > 1 and jax.default_backend() == "gpu":
         return
     import filelock
 

@@ -110,12 +110,12 @@ def main(arguments: list[str]) -> int:
     gc.set_threshold(700, 10, 100)
     compiler = importlib.import_module("vgg_jax.compiler")
     compiler.keep_memory()
-    compiler.keep_programs()
     with contextlib.ExitStack() as together:
         if multihost:
             processes = importlib.import_module("vgg_jax.processes")
             processes.join()
             together.enter_context(processes.ending_together())
+        compiler.keep_programs()
         return importlib.import_module(f"vgg_jax.commands.{MODE.value}").run(arguments, **given)
 
 

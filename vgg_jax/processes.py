@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -50,6 +51,8 @@ def join() -> None:
         numbers = (int(count), int(number)) if all(given) else (None, None)
     except ValueError:
         raise ConfigError(f"--multihost: JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={number} are numbers") from None
+    # JAX's own handler of SIGTERM, in C++, would take the place of ours (`vgg_jax.stopping`), and ends nothing.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             address, *numbers, initialization_timeout=PATIENCE, shutdown_timeout_seconds=FAREWELL
@@ -101,6 +104,20 @@ def give_up(reason: str) -> NoReturn:
 def any_process(answer: bool) -> bool:
     """Whether any process says yes; all processes get the same answer at the same step."""
     return bool(multihost_utils.process_allgather(np.asarray(answer)).any())
+
+
+def of_first(value):
+    """A value of the first process, which JSON takes, in all of them: what each sees of a shared disk may differ.
+
+    >>> of_first([3, "a"])
+    [3, 'a']
+    """
+    if jax.process_count() == 1:
+        return value
+    text = json.dumps(value).encode()
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    own = np.frombuffer(text[:length].ljust(length), np.uint8)  # of the others it is of no account
+    return json.loads(bytes(multihost_utils.broadcast_one_to_all(own)))
 
 
 def by_first(action: Callable[[], None]) -> None:

@@ -29,6 +29,7 @@ GRACE = 3.0
 _NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
 _listening = False  # whether a thread ends the process
 _requested = 0  # the signal that was received
+_elsewhere = False  # whether another process of this run was asked
 _deferred = ""  # what a request waits for; "" if it does not
 _unfinished: set[Path] = set()
 
@@ -74,18 +75,30 @@ def deferred_stop(until: str) -> Iterator[Callable[[], bool]]:
     Yields:
       A function that says whether there was a request: then the context should be left soon.
     """
-    global _deferred, _requested
+    global _deferred, _requested, _elsewhere
     main = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.signal(number, _receive) for number in _NAMES} if main else {}
     _deferred = until
     try:
-        yield lambda: bool(_requested)
+        yield lambda: bool(_requested) or _elsewhere
     finally:
-        number, _requested, _deferred = _requested, 0, ""
+        number = _requested or (signal.SIGTERM if _elsewhere else 0)
+        _requested, _elsewhere, _deferred = 0, False, ""
         for each, handler in handlers.items():
             signal.signal(each, handler)
     if number:
         raise Stopped(number)
+
+
+def request_from_elsewhere() -> None:
+    """Takes note, in a `deferred_stop`, that another process of this run was asked to stop.
+
+    A signal that comes afterwards is this process's first one: what starts several processes asks them one by one.
+    """
+    global _elsewhere
+    if not _requested:
+        log.warning("another process was asked to stop: stopping once %s", _deferred)
+        _elsewhere = True
 
 
 @contextlib.contextmanager

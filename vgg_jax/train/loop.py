@@ -12,7 +12,6 @@ import functools
 import itertools
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +34,7 @@ from vgg_jax.model.from_config import computation_dtype, new_network
 from vgg_jax.model.specs import spec_of
 from vgg_jax.prefetch import prefetch
 from vgg_jax.progress import Progress
-from vgg_jax.stopping import deferred_stop, stoppable
+from vgg_jax.stopping import deferred_stop, request_from_elsewhere, stoppable
 from vgg_jax.train import memory, resume
 from vgg_jax.train.initialize import initialize
 from vgg_jax.train.metric_writer import MetricWriter, as_text
@@ -152,8 +151,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
             stopping = processes.any_process(asked_to_stop())
-            if stopping and not asked_to_stop():  # another process was
-                signal.raise_signal(signal.SIGTERM)
+            if stopping and not asked_to_stop():
+                request_from_elsewhere()
             if watchdog:
                 watchdog.step()
             if unvalidated() or stopping or step % config.checkpoint.every == 0:
@@ -183,7 +182,8 @@ def _begun(
 
     The schedule is restored too.
     """
-    outputs, dtype, resuming = task.outputs, computation_dtype(config), checkpoints.latest is not None
+    outputs, dtype = task.outputs, computation_dtype(config)
+    resuming = processes.of_first(checkpoints.latest is not None)
     # When resuming, only the shapes count: a checkpoint has all arrays, the mean RGB too.
     net = new_network(config, outputs, dtype) if resuming else initialize(config, outputs, task.mean_rgb, dtype)
     graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)

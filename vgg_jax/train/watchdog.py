@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 
 from vgg_jax import processes
 
+MOMENT = 5.0
+"""Seconds that the report may take."""
+
 
 class Watchdog:
     """Ends the process with status 1 where two steps lie further apart than allowed.
@@ -46,5 +49,12 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._limit / 4)):
             if (last := self._last) and time.monotonic() - last > self._limit:
-                why = f"no step for {self._limit:g} seconds (config.mesh.patience): another process is stuck, or gone"
-                processes.give_up(f"{why}. Start all of them again: {self._report()}")
+                self._end()
+
+    def _end(self) -> None:
+        told: list[str] = []  # by a thread, for the disk may be what is stuck
+        asking = threading.Thread(target=lambda: told.append(self._report()), daemon=True)
+        asking.start()
+        asking.join(MOMENT)
+        why = f"no step for {self._limit:g} seconds (config.mesh.patience): another process is stuck, or gone"
+        processes.give_up(f"{why}. Start all of them again{''.join(f': {each}' for each in told)}")
