@@ -174,6 +174,13 @@ def test_a_joined_process_stops_on_request(tmp_path):
     assert alone.exitcode == -signal.SIGTERM
 
 
+def test_no_step_waits_for_the_answers_of_others(monkeypatch):
+    alone, several = processes.AnyProcess(), processes.AnyProcess()
+    assert [alone(answer) for answer in (False, True, False)] == [False, True, False]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert [several(answer) for answer in (False, True, False, False)] == [False, False, True, False]
+
+
 def test_a_loss_that_is_no_number_in_one_process_stops_both_at_its_step(tmp_path):
     """Image 13 of batch 4 is read, and its loss computed, by the second of two processes alone."""
     config = get_config()

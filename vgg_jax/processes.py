@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from vgg_jax.errors import ConfigError, UserError
 
@@ -104,6 +106,26 @@ def give_up(reason: str) -> NoReturn:
 def any_process(answer: bool) -> bool:
     """Whether any process says yes; all processes get the same answer at the same step."""
     return bool(multihost_utils.process_allgather(np.asarray(answer)).any())
+
+
+class AnyProcess:
+    """Whether any process says yes, asked in every step and answered in the next, so that none waits for the devices.
+
+    All processes get the same answer at the same step; one that is alone gets its own at once.
+    """
+
+    def __init__(self):
+        everywhere = Mesh(np.array(jax.devices()), ("devices",))
+        self._split = NamedSharding(everywhere, PartitionSpec("devices"))
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(everywhere, PartitionSpec()))
+        self._before: jax.Array | None = None
+
+    def __call__(self, answer: bool) -> bool:
+        if jax.process_count() == 1:
+            return answer
+        one_each = jax.make_array_from_callback((jax.device_count(),), self._split, lambda _: np.array([answer]))
+        before, self._before = self._before, self._any(one_each)
+        return before is not None and bool(before.addressable_data(0))
 
 
 def of_first(value):

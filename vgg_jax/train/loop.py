@@ -112,6 +112,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
         progress, reported, first_step = Progress("step", first=step, seconds=0), set(), step + 1
         asked_to_stop = at_end.enter_context(deferred_stop("the step under way is saved"))
         batches, stopping, watchdog = itertools.chain([batch], batches), False, None
+        any_process = processes.AnyProcess()
         spare = lambda: config.checkpoint.on_error == "skip" and not (stopping or finished())
         if jax.process_count() > 1:
             saved = lambda: f"step {checkpoints.latest or 'none'} is saved in {workdir}"
@@ -150,7 +151,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 write(step, "train", metrics)
                 progress(step, steps, as_text(metrics))
                 throughput.restart()
-            stopping = processes.any_process(asked_to_stop())
+            stopping = any_process(asked_to_stop())
             if stopping and not asked_to_stop():
                 request_from_elsewhere()
             if watchdog:
