@@ -13,7 +13,7 @@ from vgg_jax.model import convolution as module
 from vgg_jax.model import winograd
 from vgg_jax.model.convolution import add_bias, convolution
 from vgg_jax.model.layers import Conv
-from vgg_jax.model.wide_convolution import wide_convolution
+from vgg_jax.model.space_to_depth import space_to_depth_convolution
 
 TOLERANCE = 1e-5  # of the largest value
 
@@ -173,19 +173,19 @@ def test_forward_mode_passes_by_lax(size, padding):
 
 @pytest.mark.parametrize("c, k", [(3, 5), (3, 64), (1, 2)])
 @pytest.mark.parametrize("h, w", [(1, 8), (2, 16), (5, 24)])
-def test_wide_convolution_and_gradients_match_the_direct_ones(h, w, c, k):
+def test_space_to_depth_and_gradients_match_the_direct_ones(h, w, c, k):
     def both(x, kernel, bias, dy):
-        y, pullback = jax.vjp(wide_convolution, x, kernel, bias)
+        y, pullback = jax.vjp(space_to_depth_convolution, x, kernel, bias)
         return y, *pullback(dy)
 
     data = arrays(h, w, c, k, 3, "SAME")
     assert_close(jax.jit(both)(*data), direct(*data, "SAME"))
 
 
-def test_forward_mode_passes_by_the_wide_convolution():
+def test_forward_mode_passes_by_space_to_depth():
     data = arrays(3, 16, 3, 4, 3, "SAME")
     primals, tangents = data[:3], [np.roll(array, 1) for array in data[:3]]
-    tangent = jax.jvp(jax.jit(wide_convolution), primals, tangents)[1]
+    tangent = jax.jvp(jax.jit(space_to_depth_convolution), primals, tangents)[1]
     (x, kernel, bias), (dx, dkernel, dbias) = primals, tangents
     of = lambda x, kernel, bias: direct(x, kernel, bias, data[3], "SAME")[0]
     expected = of(dx, kernel, 0 * bias) + of(x, dkernel, dbias)
@@ -193,7 +193,7 @@ def test_forward_mode_passes_by_the_wide_convolution():
 
 
 @pytest.mark.parametrize(
-    "change, wide",
+    "change, grouped",
     [
         ({}, True),
         ({"platform": "cpu"}, False),
@@ -205,7 +205,7 @@ def test_forward_mode_passes_by_the_wide_convolution():
     ],
     ids=str,
 )
-def test_a_gpus_first_convolution_in_bfloat16_is_wide(monkeypatch, change, wide):
+def test_a_gpus_first_convolution_in_bfloat16_is_after_space_to_depth(monkeypatch, change, grouped):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     padding = change.get("padding", "SAME")
     data = arrays(4, change.get("w", 16), change.get("c", 3), 64, 3, padding)[:3]
@@ -213,7 +213,7 @@ def test_a_gpus_first_convolution_in_bfloat16_is_wide(monkeypatch, change, wide)
     convolve = jax.jit(lambda *inputs: convolution(*inputs, padding, "auto"))
     program = export.export(convolve, platforms=[change.get("platform", "cuda")])(*inputs).mlir_module()
     assert program.count("stablehlo.convolution") == 1
-    assert ("3x3x24x512xbf16" in program) == wide
+    assert ("3x3x24x512xbf16" in program) == grouped
 
 
 def test_symbolic_sizes_are_left_to_lax(tiled):

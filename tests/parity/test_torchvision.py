@@ -9,7 +9,7 @@ import torchvision
 from flax import nnx
 
 import vgg_jax
-from vgg_jax.model.layers import max_pool
+from vgg_jax.model.layers import rectified_max_pool
 from vgg_jax.tasks.classification import classification_loss
 from vgg_jax.train.optimizer import krizhevsky_momentum
 from vgg_jax.train.state import new_state
@@ -66,13 +66,13 @@ def test_the_networks_score_alike(net, batch_norm):
 
 
 @pytest.mark.parametrize("values", [2, 4, 1000], ids=["many ties", "some ties", "few ties"])
-def test_max_pooling_and_its_gradient_are_torchs(values):
+def test_max_pooling_with_its_relu_and_their_gradient_are_torchs(values):
     rng = np.random.default_rng(values)
-    x = rng.integers(0, values, (2, 9, 12, 5)).astype(np.float32)
-    y, pullback = jax.vjp(max_pool, jnp.asarray(x))
+    x = rng.integers(-values // 2, values, (2, 9, 12, 5)).astype(np.float32)
+    y, pullback = jax.vjp(rectified_max_pool, jnp.asarray(x))
     dy = rng.normal(size=y.shape).astype(np.float32)
     theirs = torch.tensor(x.transpose(0, 3, 1, 2).copy(), requires_grad=True)
-    expected = torch.nn.functional.max_pool2d(theirs, 2)
+    expected = torch.relu(torch.nn.functional.max_pool2d(theirs, 2))
     expected.backward(torch.tensor(dy.transpose(0, 3, 1, 2).copy()))
     np.testing.assert_array_equal(y, expected.detach().numpy().transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(pullback(dy)[0], theirs.grad.numpy().transpose(0, 2, 3, 1))

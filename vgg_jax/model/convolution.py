@@ -1,7 +1,7 @@
 """Convolutions (Sec. 2.1), and the choice of how they are computed.
 
-`lax`       XLA's convolution, with JAX's own gradients: forward mode (`jax.jvp`) passes too. The first one is wide on a
-            GPU (`vgg_jax.model.wide_convolution`).
+`lax`       XLA's convolution, with JAX's own gradients: forward mode (`jax.jvp`) passes too. In bfloat16 on an NVIDIA
+            GPU the first one has a form of its own (`vgg_jax.model.space_to_depth`).
 `winograd`  3x3 convolutions in tiles (`vgg_jax.model.winograd`), and the gradients of products and biases written out,
             because XLA's own are slow on the CPU. Reverse mode works to every order; forward mode does not, because
             `jax.custom_vjp` has none.
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vgg_jax.errors import ConfigError
-from vgg_jax.model.wide_convolution import suits, wide_convolution
+from vgg_jax.model.space_to_depth import space_to_depth_convolution, suits
 from vgg_jax.model.winograd import convolution_3x3
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def convolution(
         y = convolution_3x3(x.astype(jnp.float32), kernel.astype(jnp.float32)).astype(x.dtype)
     elif not winograd and suits(x, kernel, padding):
         plain = lambda x, kernel, bias: _direct(x, kernel, padding) + bias
-        return lax.platform_dependent(x, kernel, bias, cuda=wide_convolution, default=plain)
+        return lax.platform_dependent(x, kernel, bias, cuda=space_to_depth_convolution, default=plain)
     else:
         y = _direct(x, kernel, padding)
     return add_bias(y, bias) if winograd else y + bias

@@ -279,6 +279,7 @@ class VGG(nnx.Module):
     ) -> tuple[Array, dict[str, Array]]:
         """The five stages, or those up to the activation `last`: what comes out, and what was tapped."""
         x = (images.astype(jnp.float32) - self.mean_rgb[...]).astype(self.dtype)
+        x = mask_outside(x, sizes)  # all of it: what is not a number there would pass zeros in a kernel
         stage = nnx.remat(VGG._stage, static_argnums=(3, 4, 5, 6)) if self.remat else VGG._stage
         tapped: dict[str, Array] = {}
         for number in range(1, len(self.spec.stages) + 1):
