@@ -56,7 +56,11 @@ def device_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> 
     for members in slices.values():
         if len(members) % model:
             one_of = f" of one of {len(slices)} hosts or slices" if len(slices) > 1 else ""
-            raise ConfigError(f"config.mesh.model={model} does not divide {len(members)} devices{one_of}")
+            raise ConfigError(
+                f"config.mesh.model={model} does not divide {len(members)} devices{one_of}; use a divisor"
+            )
+    # Neither `jax.make_mesh` nor `create_hybrid_device_mesh`: the one refuses several slices, and to split a side of a
+    # TPU slice, the other devices that are in none.
     parts = [
         create_device_mesh((len(members) // model, model), members, allow_split_physical_axes=True)
         for _, members in sorted(slices.items())

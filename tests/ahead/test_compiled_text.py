@@ -7,7 +7,7 @@ from vgg_jax.ahead.collectives import Collective, collectives, sent
 from vgg_jax.ahead.hlo import parse
 from vgg_jax.ahead.roofline import roofline
 from vgg_jax.ahead.schedule import waiting
-from vgg_jax.ahead.traffic import traffic, traffic_apart
+from vgg_jax.ahead.traffic import traffic, traffic_without_products
 
 GPU = """
 HloModule jit_step, is_scheduled=true
@@ -159,9 +159,10 @@ ENTRY %main (k: f32[4,8], l: f32[8,4]) -> f32[4,4] {
 """
 
 
-def test_what_moves_apart_from_products_is_counted():
+def test_what_kernels_without_products_move_is_counted():
     assert traffic(parse(PRODUCTS)) == (128 + 128 + 64) + 2 * (64 + 64 + 64) + 2 * (64 + 64)
-    assert traffic_apart(parse(PRODUCTS)) == 2 * (64 + 64)
+    assert traffic_without_products(parse(PRODUCTS)) == 2 * (64 + 64)
+    assert traffic_without_products(parse(GPU)) == 3 * 64  # its collectives run beside others
 
 
 def test_a_roofline_by_hand():

@@ -12,7 +12,7 @@ from vgg_jax.ahead.collectives import collectives, sent
 from vgg_jax.ahead.roofline import roofline
 from vgg_jax.ahead.schedule import waiting
 from vgg_jax.ahead.topologies import Topology
-from vgg_jax.ahead.traffic import traffic, traffic_apart
+from vgg_jax.ahead.traffic import traffic, traffic_without_products
 from vgg_jax.errors import ConfigError
 from vgg_jax.model.from_config import computation_dtype
 from vgg_jax.sharding import device_mesh
@@ -35,6 +35,10 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
       ConfigError: it does not divide over the chips, or the compiler finds no room for it.
     """
     chip, chips, mesh = where.chip, len(where.devices), device_mesh(config.mesh.model, where.devices)
+    if chip.host and config.mesh.model > chip.host:  # there they are one slice, in a run a slice for each host
+        raise ConfigError(
+            f"config.mesh.model={config.mesh.model}: FC layers are shared by the {chip.host} of a host at most"
+        )
     dtype = computation_dtype(config, "accelerator")
     if dense:
         made = program.dense_evaluation(config, outputs, mesh)
@@ -53,12 +57,12 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
         reason = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
         raise ConfigError(f"--topology={where.name}: does not fit: {reason}; change {change}") from error
     module, on_gpu = hlo.parse(compiled.as_text()), where.platform == "cuda"
-    # Of a GPU's program it leaves out what cuDNN and cuBLAS compute.
+    # Of a GPU's program XLA's cost analysis leaves out what cuDNN and cuBLAS compute.
     cost = {} if on_gpu else compiled.cost_analysis() or {}
     needed, exchanged = compiled.memory_analysis(), collectives(module, chips)
     flops = cost.get("flops") or made.operations * made.images / chips
     moved = cost.get("bytes accessed") or traffic(module)
-    line = roofline(chip, flops, moved, exchanged, traffic_apart(module) if on_gpu else 0)
+    line = roofline(chip, flops, moved, exchanged, traffic_without_products(module) if on_gpu else 0)
     at_peak = made.operations * made.images / chips / chip.peak
     arguments = needed.argument_size_in_bytes
     total = arguments + needed.output_size_in_bytes - needed.alias_size_in_bytes + needed.temp_size_in_bytes
@@ -118,7 +122,7 @@ def lines(figures: dict) -> str:
         ),
         "prediction, from the data sheet (collectives hidden behind nothing, or behind all the rest):",
         f"  products {_milli(guess['products'])}, memory {_milli(guess['memory'])}"
-        + (f" ({_milli(guess['apart'])} of it beside no product)" if guess["apart"] else "")
+        + (f" ({_milli(guess['apart'])} of it in kernels without products)" if guess["apart"] else "")
         + f", interconnect {_milli(guess['interconnect'])}",
         f"  a step {_milli(guess['worst'])} to {_milli(guess['best'])}, {_milli(guess['scheduled'])} with what the "
         "schedule has beside the collectives",

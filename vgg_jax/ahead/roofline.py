@@ -24,7 +24,7 @@ class Roofline(NamedTuple):
     memory: float
     interconnect: float
     apart: float
-    """Of the memory's, those in which no product is computed."""
+    """Of the memory's, those of kernels without products."""
 
     @property
     def alone(self) -> float:
@@ -49,7 +49,7 @@ def roofline(
       chip: the data sheet.
       operations, traffic: of one chip in a step; additions and multiplications, bytes.
       collectives: of a step.
-      apart: bytes of kernels that compute no product.
+      apart: bytes of kernels without products.
     """
     return Roofline(
         operations / chip.peak,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from vgg_jax.ahead.collectives import SHARES
 from vgg_jax.ahead.hlo import Instruction, Module
 
 NO_KERNELS = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "partition-id", "replica-id"}
@@ -23,6 +24,8 @@ UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
 
 
 PRODUCTS = {"dot", "convolution"}
+"""Kinds of products, alone or in a fusion."""
+
 LIBRARIES = ("__cudnn$conv", "__cublas")
 """What custom calls of matrix products and convolutions begin their targets with."""
 
@@ -32,9 +35,9 @@ def traffic(module: Module) -> int:
     return sum(runs * moved(module, name, kernel) for runs, name, kernel in _kernels(module))
 
 
-def traffic_apart(module: Module) -> int:
-    """Of these the bytes of kernels that compute no product: nothing else runs beside them on a GPU."""
-    kernels = _kernels(module)
+def traffic_without_products(module: Module) -> int:
+    """Of these the bytes of kernels without products: on a GPU nothing but collectives runs beside them."""
+    kernels = ((runs, name, kernel) for runs, name, kernel in _kernels(module) if not _is_collective(kernel))
     return sum(runs * moved(module, name, kernel) for runs, name, kernel in kernels if not _multiplies(module, kernel))
 
 
@@ -48,6 +51,10 @@ def _kernels(module: Module) -> Iterator[tuple[int, str, Instruction]]:
                 schedules += module.called(instruction)
             else:
                 yield runs[name], name, instruction
+
+
+def _is_collective(kernel: Instruction) -> bool:
+    return kernel.kind.removesuffix("-start") in SHARES
 
 
 def _multiplies(module: Module, kernel: Instruction) -> bool:
