@@ -90,6 +90,8 @@ def test_a_narrow_nets_programs_for_a_gpu_are_as_they_were(config):
     config.data.crop, config.data.scale, config.evaluate.batch_size = 64, (64, 64), 32
     where = topology("h100:1")
     training, dense = (report(config, 1000, where, dense=dense) for dense in (False, True))
-    assert training["traffic_per_image"] == pytest.approx(9.15e6, rel=0.03)
-    assert training["memory"]["temporaries"] == pytest.approx(26.9e6, rel=0.1)
-    assert dense["traffic_per_image"] == pytest.approx(4.73e6, rel=0.03)
+    assert training["traffic_per_image"] == pytest.approx(9.02e6, rel=0.01)
+    assert training["memory"]["temporaries"] == pytest.approx(26.0e6, rel=0.03)
+    guess = training["prediction"]
+    assert 0 < guess["apart"] < guess["memory"] and "of it in kernels without products" in lines(training)
+    assert dense["traffic_per_image"] == pytest.approx(4.74e6, rel=0.01)
