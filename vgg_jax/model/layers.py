@@ -69,7 +69,7 @@ def _rectified_max_pool_jvp(primals, tangents):
     first, second, third, _ = (corner == y for corner in _corners(x))
     place = jnp.where(first, 0, jnp.where(second, 1, jnp.where(third, 2, 3))).astype(jnp.int8)
     windows = dx[:, : 2 * h, : 2 * w].reshape(n, h, 2, w, 2, c)
-    return y, jax.lax.platform_dependent(windows, place, y, tpu=_rectified_winners, default=_winners_of_rectified)
+    return y, jax.lax.platform_dependent(windows, place, y, tpu=_as_one_array, default=_by_place)
 
 
 def _winners(windows, place):
@@ -78,11 +78,12 @@ def _winners(windows, place):
     return jnp.where(place[:, :, None, :, None] == number, windows, 0).sum((2, 4))
 
 
-def _winners_of_rectified(windows, place, y):
+def _by_place(windows, place, y):
+    """Where nothing passes the ReLU no place wins: a GPU then needs no pass over the pooled maps for it."""
     return _winners(windows, jnp.where(y == 0, jnp.int8(NO_PLACE), place))
 
 
-def _rectified_winners(windows, place, y):
+def _as_one_array(windows, place, y):
     """The same for a TPU, with the gradient of the windows as one array.
 
     Otherwise its compiler blows the pooled maps up to the size of the map, and every product that reads the gradient
