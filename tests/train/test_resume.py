@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from vgg_jax import CheckpointError
+from vgg_jax import CheckpointError, ConfigError, processes
 from vgg_jax.config import default_config
 from vgg_jax.data.open import open_source
 from vgg_jax.train import resume
@@ -50,6 +50,18 @@ def test_other_classes_or_images_are_refused(config, tmp_path, was, now, said):
         resume.check(config, task_of(config), meta)
     assert said in str(caught.value) and "config.init.from_run" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_processes_with_other_data_do_not_begin(config, tmp_path, monkeypatch):
+    first = resume.about(config, task_of(config))
+    monkeypatch.setattr(
+        processes, "of_first", lambda value: {name: first[name] for name in value} | {"config": value["config"]}
+    )
+    config.data.threads = 7
+    resume.check_processes(config, task_of(config))
+    (tmp_path / "train/cat/1.jpg").unlink()
+    with pytest.raises(ConfigError, match="the processes of this run differ: images; start all by the same command"):
+        resume.check_processes(config, task_of(config))
 
 
 def test_classes_in_another_order_are_refused(config):

@@ -80,6 +80,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
     with contextlib.ExitStack() as at_end:
         with start_up.part("data"):
             task = make_task(config, mesh, workdir)
+            resume.check_processes(config, task)
         with start_up.part("network"):
             checkpoints = at_end.enter_context(contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)))
             schedule = make_schedule(config)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import jax
 from ml_collections import ConfigDict
 
+from vgg_jax import processes
 from vgg_jax.config import with_defaults
-from vgg_jax.errors import CheckpointError
+from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.train.task import Task
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,27 @@ def about(config: ConfigDict, task: Task) -> dict:
         "source": task.source.name,
         "images": len(task.source),
     }
+
+
+def check_processes(config: ConfigDict, task: Task) -> None:
+    """Refuses to begin where several processes were not given the same config and data.
+
+    Where the data are and the threads that read them may differ.
+
+    Raises:
+      ConfigError: in all processes.
+    """
+    described = about(config, task)
+    for place in (described, described["config"]["data"]):
+        place.pop("source")
+    described["config"]["data"].pop("threads")
+    first = processes.of_first(described)
+    differing = [name for name in described if described[name] != first[name]]
+    if processes.any_process(bool(differing)):
+        what = " and ".join(differing) or "config, classes or images of another one"
+        raise ConfigError(
+            f"the processes of this run differ: {what}; start all by the same command, with the same images"
+        )
 
 
 def check(config: ConfigDict, task: Task, meta: dict) -> None:
