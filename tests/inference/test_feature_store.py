@@ -2,11 +2,8 @@
 
 import errno
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -17,29 +14,18 @@ MADE_OF = {"arrays": {"features": ((2,), "float32")}}
 
 
 @pytest.fixture
-def fill(tmp_path, monkeypatch):
-    """Fills a pass by two processes, which are threads here: what the one maps, the other finds mapped."""
-    number, barrier = threading.local(), threading.Barrier(2, timeout=60)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(jax, "process_index", lambda: number.own)
-    monkeypatch.setattr(feature_store.multihost_utils, "sync_global_devices", lambda name: barrier.wait())
+def fill(tmp_path, two_processes):
+    """Fills a pass by two processes; what the one maps, the other finds mapped."""
 
     def compute(unfinished, indices):
         unfinished.arrays["features"][:] = np.array(indices)[:, None]
         unfinished.complete(len(indices))
 
-    def process(own, folder):
-        number.own = own
-        try:
-            feature_store.fill(folder, MADE_OF, IMAGES, compute, whole=True)
-        except BaseException:
-            barrier.abort()
-            raise
-
     def fill(name):
-        with ThreadPoolExecutor(2) as both:
-            list(both.map(process, range(2), [tmp_path / name] * 2))
-        return array_folder.read(tmp_path / name)[0]["features"]
+        folder = tmp_path / name
+        failed = two_processes(lambda: feature_store.fill(folder, MADE_OF, IMAGES, compute, whole=True))
+        assert failed == [None, None]
+        return array_folder.read(folder)[0]["features"]
 
     return fill
 
