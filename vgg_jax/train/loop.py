@@ -285,7 +285,9 @@ def _describe(graphdef: nnx.GraphDef, state: TrainState, mesh: Mesh) -> None:
 
 
 def _report_problems(problems: Mapping[str, str], workdir: Path) -> None:
-    if problems:
+    """Lists what any of the processes, each of which reads its share, left out."""
+    problems = {name: reason for share in processes.gathered(dict(problems)) for name, reason in share.items()}
+    if problems and jax.process_index() == 0:
         path = workdir / "unreadable.txt"
         path.write_text("".join(f"{printable(name)}: {reason}\n" for name, reason in sorted(problems.items())))
         log.warning("%d images could not be read and were left out; they are listed in %s", len(problems), path)
