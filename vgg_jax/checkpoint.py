@@ -72,10 +72,12 @@ class Checkpoints:
         _silence_the_others()
         self._folder, self._keep = (workdir / FOLDER).absolute(), keep
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        if jax.process_index() == 0:
-            with self._writing():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._remove_unfinished()  # of a run that was killed
+        processes.by_first(self._prepare)
+
+    def _prepare(self) -> None:
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()  # of a run that was killed
 
     @property
     def latest(self) -> int | None:

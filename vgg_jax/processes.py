@@ -109,6 +109,8 @@ def any_process(answer: bool) -> bool:
 def by_first(action: Callable[[], Value]) -> Value:
     """Does something in the first process, for all; where it is refused, all of them raise.
 
+    What is on a disk that they share, the first one says: the others may see it later, and would go on without it.
+
     Returns:
       What the action returns there, a JSON value, in all of them.
 

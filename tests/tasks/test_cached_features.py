@@ -338,6 +338,20 @@ def test_what_was_begun_without_an_image_is_begun_anew_where_none_may_be_missing
     assert not (run / "features/view0").exists()
 
 
+def test_processes_go_by_what_the_first_one_finds(config, one_device, tmp_path, two_processes, monkeypatch):
+    """On NFS the second may not see it yet, and would compute alone."""
+    net, task, computed = network(config), made(config, one_device, tmp_path), []
+    found = False
+    monkeypatch.setattr(feature_store, "is_complete", lambda *_, **whole: found and jax.process_index() == 0)
+    monkeypatch.setattr(feature_store, "read", lambda *_: ({}, {}))
+    monkeypatch.setattr(task, "_compute", lambda net, made_of, missing, whole: computed.append(sorted(missing)))
+    two_processes(lambda: task.batches(net, 0))
+    assert computed == [[*range(config.train.cached_views)]] * 2
+    found = True
+    two_processes(lambda: task.batches(net, 0))
+    assert len(computed) == 2
+
+
 def test_what_was_cut_off_and_made_otherwise_is_made_again(config, one_device, tmp_path, monkeypatch, caplog):
     net = network(config)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
