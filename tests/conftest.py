@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -19,6 +21,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental import multihost_utils
 
 import vgg_jax
 
@@ -48,3 +51,36 @@ def tiny_net():
         return vgg_jax.VGG(net, rngs=nnx.Rngs(0), **options)
 
     return make
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """A function that calls another one in two processes, which are threads here; what it returned or raised in each.
+
+    They hear of each other as those of a run do, in JAX's 32 bits.
+    """
+    own, given, meeting = threading.local(), {}, threading.Barrier(2, timeout=60)
+
+    def allgather(array):
+        given[own.number] = np.asarray(jax.numpy.asarray(array))
+        meeting.wait()
+        rows = np.stack([given[0], given[1]])
+        meeting.wait()
+        return rows
+
+    def call(function):
+        def process(number):
+            own.number = number
+            try:
+                return function()
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(2) as both, monkeypatch.context() as patched:
+            patched.setattr(jax, "process_count", lambda: 2)
+            patched.setattr(jax, "process_index", lambda: own.number)
+            patched.setattr(multihost_utils, "process_allgather", allgather)
+            patched.setattr(multihost_utils, "sync_global_devices", lambda name: meeting.wait())
+            return list(both.map(process, range(2)))
+
+    return call

@@ -2,6 +2,8 @@ import contextlib
 import json
 import resource
 import shutil
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -54,6 +56,19 @@ def restored(folder, state):
     with contextlib.closing(Checkpoints(folder, 3)) as checkpoints:
         arrays, meta = checkpoints.restore(arrays_of(state), check=lambda meta: None)
     return with_arrays(state, arrays, meta["step"]), meta
+
+
+def test_no_process_looks_into_the_folder_before_the_first_one_has_made_it(tmp_path, two_processes, monkeypatch):
+    """NFS would repeat for a while that it is not there."""
+    mkdir, folder = Path.mkdir, tmp_path / "run/checkpoints"
+
+    def slow(path, *arguments, **options):
+        time.sleep(0.1)
+        mkdir(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", slow)
+    monkeypatch.setattr(ocp, "AsyncCheckpointer", lambda handler: None)
+    assert two_processes(lambda: Checkpoints(tmp_path / "run", 3) and folder.is_dir()) == [True, True]
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

@@ -47,6 +47,14 @@ def test_half_a_file_is_never_seen(tmp_path):
     assert file.read_text() == "before" and os.listdir(file.parent) == ["file"]
 
 
+def test_the_first_processes_of_several_containers_do_not_write_to_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with written_aside(tmp_path / "file") as one, written_aside(tmp_path / "file") as two:
+        one.write_text("a long text")
+        two.write_text("short")
+    assert (tmp_path / "file").read_text() == "a long text" and os.listdir(tmp_path) == ["file"]
+
+
 def test_a_picture_that_fails_is_reported(tmp_path, caplog):
     with drawing(tmp_path / "curves.png"):
         raise ValueError("no font")

@@ -225,6 +225,12 @@ def test_commands_of_several_processes_end_together(mistake, monkeypatch):
     assert len(ended) == 1 and str(mistake) in ended[0]
 
 
+def test_what_each_process_has_is_known_to_all_to_the_bit(two_processes):
+    values = [{"\udcff.jpg": 0.1, "鳥": 123.68000000000001}, {}]
+    assert two_processes(lambda: processes.gathered(values[jax.process_index()])) == [values] * 2
+    assert two_processes(lambda: processes.by_first(lambda: values[jax.process_index()])) == [values[0]] * 2
+
+
 def test_the_launcher_ends_all_when_one_ends(tmp_path):
     """The second process is stuck, the first one fails."""
     python = tmp_path / "python"

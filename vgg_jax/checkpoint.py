@@ -72,10 +72,12 @@ class Checkpoints:
         _silence_the_others()
         self._folder, self._keep = (workdir / FOLDER).absolute(), keep
         self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        if jax.process_index() == 0:
-            with self._writing():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._remove_unfinished()  # of a run that was killed
+        processes.by_first(self._prepare)
+
+    def _prepare(self) -> None:
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()  # of a run that was killed
 
     @property
     def latest(self) -> int | None:
@@ -150,7 +152,7 @@ class Checkpoints:
             check(meta)
             return _in_all(lambda: {name: _read(folder / name, meta, tree) for name, tree in like.items()}), meta
 
-        names = processes.of_first([folder.name for folder in _steps(self._folder)])
+        names = processes.by_first(lambda: [folder.name for folder in _steps(self._folder)])
         folders = [self._folder / name for name in names]
         found, restored = _first_readable(folders or find(self._folder), read)
         damaged = folders[: folders.index(found)]

@@ -7,6 +7,7 @@ import errno
 import itertools
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +37,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     ['metrics.json']
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    # Not by the process's number: in a container it is 1, on every host that writes to the same disk.
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
         with removed_at_end(partial):
             yield partial

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ FAREWELL = 60
 
 MOMENT = 5
 """Seconds within which processes that fail for the same reason all do."""
+
+Value = TypeVar("Value")
 
 _GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -128,34 +130,38 @@ class AnyProcess:
         return before is not None and bool(before.addressable_data(0))
 
 
-def of_first(value):
-    """A value of the first process, which JSON takes, in all of them: what each sees of a shared disk may differ.
-
-    >>> of_first([3, "a"])
-    [3, 'a']
-    """
-    if jax.process_count() == 1:
-        return value
-    text = json.dumps(value).encode()
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
-    own = np.frombuffer(text[:length].ljust(length), np.uint8)  # of the others it is of no account
-    return json.loads(bytes(multihost_utils.broadcast_one_to_all(own)))
-
-
-def by_first(action: Callable[[], None]) -> None:
+def by_first(action: Callable[[], Value]) -> Value:
     """Does something in the first process, for all; where it is refused, all of them raise.
+
+    What is on a disk that they share, the first one says: the others may see it later, and would go on without it.
+
+    Returns:
+      What the action returns there, a JSON value, in all of them.
 
     Raises:
       UserError, OSError: the action's, in the first process; a ConfigError in the others.
     """
-    refusal = None
+    value = refusal = None
     if jax.process_index() == 0:
         try:
-            action()
+            value = action()
         except (UserError, OSError) as error:
             refusal = error
     if any_process(refusal is not None):
         raise refusal or ConfigError("the first process cannot go on; see what it says")
+    return gathered(value)[0]
+
+
+def gathered(value: Value) -> list[Value]:
+    """A JSON value of each process, in their order, in all of them.
+
+    >>> gathered({"a.jpg": 0.1})
+    [{'a.jpg': 0.1}]
+    """
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.asarray(len(text)))
+    rows = multihost_utils.process_allgather(np.pad(text, (0, lengths.max() - len(text))))
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
 def _place() -> tuple[int, int, int, int]:

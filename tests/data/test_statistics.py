@@ -1,15 +1,17 @@
 import logging
 import re
+import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
 from vgg_jax.data.statistics import IMAGENET, color_statistics
-from vgg_jax.errors import DataError
+from vgg_jax.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -76,6 +78,20 @@ def test_unreadable_images_are_raised_or_named(source, photo_folder, caplog):
     path.unlink()
     without = color_statistics(open_source(f"folder:{photo_folder}", "train"), cache=None)
     np.testing.assert_allclose(left.mean, without.mean, rtol=1e-12)
+
+
+@pytest.mark.parametrize("on_error", ["skip", "raise"])
+def test_all_processes_take_the_colors_that_the_first_one_finds(source, photo_folder, two_processes, on_error):
+    """It alone cannot read an image."""
+    shutil.copytree(photo_folder, photo_folder / "broken")
+    (photo_folder / "broken/train/b/04.jpg").write_bytes(b"")
+    sources = [open_source(f"folder:{photo_folder}/broken", "train"), source]
+    computed = lambda number: color_statistics(sources[number], cache=None, on_error=on_error)
+    first, second = two_processes(lambda: computed(jax.process_index()))
+    if on_error == "skip":
+        assert first == second == computed(0) != computed(1)
+    else:
+        assert isinstance(first, DataError) and isinstance(second, ConfigError)
 
 
 def test_nothing_readable_is_an_error(source, photo_folder):

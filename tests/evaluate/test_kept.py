@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from PIL import Image
 from vgg_jax.data.decode import decode
 from vgg_jax.data.open import open_source
 from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.evaluate import kept
 from vgg_jax.evaluate.classes import eval_classes
 from vgg_jax.evaluate.dataset import DatasetPredictions
 from vgg_jax.evaluate.kept import kept_posteriors
@@ -80,6 +82,14 @@ def test_what_was_computed_is_found_again(folder):
     assert folder.asked[1:] == [eval_views(["dense"], [48])]
     assert more["dense"].scales == (32, 40, 48)
     np.testing.assert_array_equal(more["dense"].at(32, 40).values, first["dense"].values)
+
+
+def test_processes_go_by_what_the_first_one_finds(folder, two_processes, monkeypatch):
+    """On NFS the second may not see it yet, and would compute alone."""
+    first, found = folder.kept(), kept._found
+    monkeypatch.setattr(kept, "_found", lambda *arguments: found(*arguments) if jax.process_index() == 0 else None)
+    assert all(same(of_process, first) for of_process in two_processes(folder.kept))
+    assert len(folder.asked) == 1
 
 
 def test_a_second_evaluation_waits_its_turn(folder):

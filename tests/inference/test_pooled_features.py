@@ -5,6 +5,7 @@ import functools
 import json
 import logging
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 import vgg_jax
 from tests.oracles import reference
 from tests.photographs import image_of, rescaled
+from vgg_jax import processes
 from vgg_jax.data.open import open_source
 from vgg_jax.inference import array_folder, feature_store
 from vgg_jax.inference.pooled_features import kept_features
@@ -153,6 +155,18 @@ def test_without_one_readable_image_there_are_no_features(ask, tmp_path):
         ask(on_error="skip")
 
 
+def test_processes_go_by_what_the_first_one_finds(ask, computed, two_processes, monkeypatch):
+    """On NFS the second may not see it yet, and would compute alone."""
+    alone, found = ask(scales=SCALES[:1]), feature_store.is_complete
+    del computed[:]
+    seen = lambda *arguments, **options: jax.process_index() == 0 and found(*arguments, **options)
+    monkeypatch.setattr(feature_store, "is_complete", seen)
+    for kept in two_processes(lambda: ask(scales=SCALES[:1])):
+        for key, features in alone.of.items():
+            np.testing.assert_array_equal(kept.of[key], features)
+    assert not computed
+
+
 def test_several_processes_compute_their_shares_and_the_first_one_joins_them(ask, tmp_path, monkeypatch, computed):
     (tmp_path / "photographs/train/a/2.png").write_bytes(b"noise")
     alone = ask(on_error="skip", store=tmp_path / "alone")
@@ -169,6 +183,7 @@ def test_several_processes_compute_their_shares_and_the_first_one_joins_them(ask
         monkeypatch.setattr(feature_store.jax, "process_index", lambda: number)
         return ask(scales=SCALES[:1], on_error="skip", store=tmp_path / "shared")
 
+    monkeypatch.setattr(processes, "by_first", lambda action: action())
     monkeypatch.setattr(feature_store.jax, "process_count", lambda: 2)
     monkeypatch.setattr(feature_store.multihost_utils, "sync_global_devices", barrier)
     for _ in range(2):  # its share is there the second time

@@ -26,7 +26,7 @@ from vgg_jax.data.sampler import Sampler
 from vgg_jax.stopping import Stopped
 from vgg_jax.tasks.choose import make_task
 from vgg_jax.tasks.classification import Classification
-from vgg_jax.train import metric_writer
+from vgg_jax.train import loop, metric_writer
 from vgg_jax.train.loop import Diverged
 from vgg_jax.train.loop import train as train_task
 from vgg_jax.train.schedule import Schedule
@@ -365,6 +365,16 @@ def test_a_bad_image_stops_the_run_or_is_counted(config, tmp_path, photographs, 
     assert "1 images could not be read" in caplog.text
     assert {path.name for path in (tmp_path / "skip").iterdir()} < RUN  # else others' files could be replaced
     assert math.isfinite(metric_writer.read(tmp_path / "skip")[-1]["validation_loss"])
+
+
+def test_what_any_process_could_not_read_is_listed(tmp_path, two_processes, caplog):
+    both = {"c.jpg": "not an image"}
+    shares = [both | {"b.jpg": "the file is empty"}, both | {"a.jpg": "not an image"}]
+    two_processes(lambda: loop._report_problems(shares[jax.process_index()], tmp_path))
+    listed = "a.jpg: not an image\nb.jpg: the file is empty\nc.jpg: not an image\n"
+    assert (tmp_path / "unreadable.txt").read_text() == listed
+    (said,) = caplog.messages
+    assert said.startswith("3 images could not be read")
 
 
 def test_growing_and_fine_tuning_from_runs(config, tmp_path, caplog):

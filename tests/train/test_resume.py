@@ -53,14 +53,13 @@ def test_other_classes_or_images_are_refused(config, tmp_path, was, now, said):
 
 
 def test_processes_with_other_data_do_not_begin(config, tmp_path, monkeypatch):
-    first = resume.about(config, task_of(config))
-    monkeypatch.setattr(
-        processes, "of_first", lambda value: {name: first[name] for name in value} | {"config": value["config"]}
-    )
+    given = []
+    monkeypatch.setattr(processes, "gathered", lambda value: given.append(value) or given)  # of one after the other
+    resume.check_processes(config, task_of(config))
     config.data.threads = 7
     resume.check_processes(config, task_of(config))
     (tmp_path / "train/cat/1.jpg").unlink()
-    with pytest.raises(ConfigError, match="the processes of this run differ: images; start all by the same command"):
+    with pytest.raises(ConfigError, match="the processes of this run differ in their images: start all by the same"):
         resume.check_processes(config, task_of(config))
 
 

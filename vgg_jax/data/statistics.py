@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vgg_jax import processes
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError
@@ -54,9 +55,9 @@ def color_statistics(
 ) -> ColorStatistics:
     """Statistics of all pixels of the images, every image with the same weight whatever its size.
 
-    Of more than 1,024 images that many are taken, at random but always the same. The
-    sums within an image are exact and the images are added in order, so the result has the same bits whatever the
-    number of threads.
+    Of more than 1,024 images that many are taken, at random but always the same. The sums within an image are exact and
+    the images are added in order, so the result has the same bits whatever the number of threads. Of several processes
+    the first one computes it for all: its numbers are constants of one program.
 
     Args:
       source: the training images.
@@ -67,6 +68,11 @@ def color_statistics(
     Raises:
       DataError: an image cannot be read, or none can.
     """
+    return _of_json(processes.by_first(lambda: asdict(_kept_or_computed(source, cache, threads, on_error))))
+
+
+def _kept_or_computed(source: Source, cache: Path | None, threads: int, on_error: str) -> ColorStatistics:
+    """As `color_statistics`, in one process."""
     key = {"source": source.name, "split": source.split, "images": len(source)}
     if cache is not None and (kept := _kept(cache, key)):
         return kept
@@ -93,9 +99,8 @@ def _kept(cache: Path, key: dict) -> ColorStatistics | None:
         return None
     try:
         kept = json.loads(cache.read_bytes())
-        of, triples = kept["of"], (kept["mean"], kept["eigenvalues"], *kept["eigenvectors"])
-        mean, values, *vectors = (tuple(map(float, triple)) for triple in triples)
-        numbers = np.array([mean, values, *vectors])
+        of, found = kept["of"], _of_json(kept)
+        mean, numbers = found.mean, np.array([found.mean, found.eigenvalues, *found.eigenvectors])
         if numbers.shape != (5, 3) or not np.isfinite(numbers).all() or not 0 <= min(mean) <= max(mean) <= 255:
             raise ValueError("its values are no colors")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -104,7 +109,14 @@ def _kept(cache: Path, key: dict) -> ColorStatistics | None:
     if of != key:
         _log.warning("%s holds the colors of %s, not of %s: computed again", cache, of, key)
         return None
-    return ColorStatistics(mean, values, tuple(vectors))
+    return found
+
+
+def _of_json(values: dict) -> ColorStatistics:
+    """The statistics whose `asdict` was written as JSON."""
+    triples = values["mean"], values["eigenvalues"], *values["eigenvectors"]
+    mean, eigenvalues, *eigenvectors = (tuple(map(float, triple)) for triple in triples)
+    return ColorStatistics(mean, eigenvalues, tuple(eigenvectors))
 
 
 def _moments(source: Source, threads: int, on_error: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -62,10 +62,17 @@ def kept_posteriors(
     computed = lambda views: _posteriors(compute(views, unfinished, made_of), source, names, classes, about)
     with contextlib.ExitStack() as hold:
         processes.by_first(lambda: hold.enter_context(locked(folder)))
-        parts = {}
-        for part in dict.fromkeys(view.protocol for view in views):
-            if found := _found(folder / f"{part}.npz", about | {"protocol": part}, names, classes.names, complete):
-                parts[part] = found
+        parts: dict[str, Posteriors] = {}
+
+        def find() -> list[str]:
+            for part in dict.fromkeys(view.protocol for view in views):
+                if found := _found(folder / f"{part}.npz", about | {"protocol": part}, names, classes.names, complete):
+                    parts[part] = found
+            return [*parts]
+
+        for part in processes.by_first(find):
+            if part not in parts:
+                parts[part] = read(folder / f"{part}.npz")
         missing = [
             view for view in views if view.protocol not in parts or view.scale not in parts[view.protocol].scales
         ]

@@ -137,8 +137,9 @@ def writing(
     partly = aside(folder)
     with locked(folder):
         rows = rows_in(folder, made_of)
-        arrays, problems = read(partly, "r+") if rows else ({}, {})
-        if not rows or (whole and problems):
+        if rows and not (whole and read(partly)[1]):
+            arrays, problems = read(partly, "r+")
+        else:  # none of its files is mapped: NFS would keep the folder
             shutil.rmtree(partly, ignore_errors=True)
             check_room(folder.parent, _bytes(made_of, shape), what)
             partly.mkdir()

@@ -15,6 +15,7 @@ the store must be on a disk that they all see.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ from vgg_jax.data.source import Source, digest
 from vgg_jax.errors import CheckpointError, DataError
 from vgg_jax.files import writing
 from vgg_jax.inference import array_folder
+
+log = logging.getLogger(__name__)
 
 _AT_ONCE = 4096
 """Rows that are copied at once."""
@@ -97,31 +100,46 @@ def fill(
             raise DataError(f"{source.describe()}: fewer images than the {processes} processes")
         shares = [range(number, len(source), processes) for number in range(processes)]
         folders = [folder.with_name("shares") / f"{folder.name}-{number}of{processes}" for number in range(processes)]
-        of_share = made_of | {"share": [process, processes]}
-        if not is_complete(folders[process], of_share, whole=whole):
-            rows = (len(shares[process]),)
-            with array_folder.writing(folders[process], of_share, rows, what, whole=whole) as unfinished:
-                compute(unfinished, shares[process])
+        _compute_share(folders[process], made_of | {"share": [process, processes]}, shares[process], compute, whole)
         multihost_utils.sync_global_devices(f"all shares of {folder.name}")
         if process == 0:
             with array_folder.writing(folder, made_of, (len(source),), what) as joined:
                 for share, part in zip(shares, folders, strict=True):
-                    arrays, problems = array_folder.read(part)
-                    joined.problems.update(problems)
-                    for name, array in arrays.items():
-                        for first in range(0, len(share), _AT_ONCE):
-                            joined.arrays[name][share[first : first + _AT_ONCE]] = array[first : first + _AT_ONCE]
+                    _join(joined, share, part)
             _remove_shares(folder)
         multihost_utils.sync_global_devices(folder.name)
+
+
+def _compute_share(folder: Path, made_of: dict, share: range, compute: Callable, whole: bool) -> None:
+    """Computes a process's share, unless it is there; none of its files stays mapped: NFS would keep the folder."""
+    if not is_complete(folder, made_of, whole=whole):
+        what = f"the features of {len(share):,} images"
+        with array_folder.writing(folder, made_of, (len(share),), what, whole=whole) as unfinished:
+            compute(unfinished, share)
+
+
+def _join(joined: array_folder.Unfinished, share: range, folder: Path) -> None:
+    """Copies a share to its rows of the pass; here too none of its files stays mapped."""
+    arrays, problems = array_folder.read(folder)
+    joined.problems.update(problems)
+    for name, array in arrays.items():
+        for first in range(0, len(share), _AT_ONCE):
+            joined.arrays[name][share[first : first + _AT_ONCE]] = array[first : first + _AT_ONCE]
 
 
 def _remove_shares(folder: Path) -> None:
     """Removes the shares of a pass that is complete, also those of another number of processes before."""
     shares = folder.with_name("shares")
     for part in shares.glob(f"{folder.name}-[0-9]*of[0-9]*"):
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:  # the lock of a process that was killed
-            part.unlink()
+        try:
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:  # the lock of a process that was killed
+                part.unlink()
+        except OSError as error:  # what was computed is complete
+            log.warning("%s is not needed any longer, but cannot be removed: %s", part, error.strerror)
     with contextlib.suppress(OSError):  # there are none, or another pass's, which was cut off
+        for emptied in shares.glob("*of*[0-9]"):  # where files were still open, which NFS keeps until they are closed
+            with contextlib.suppress(OSError):
+                emptied.rmdir()
         shares.rmdir()

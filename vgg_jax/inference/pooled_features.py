@@ -23,6 +23,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from vgg_jax import processes
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.source import Source, digest
 from vgg_jax.errors import DataError
@@ -95,7 +96,7 @@ def kept_features(
     computed = False
     for scale in scales:
         of_scale = made_of | {"scale": scale}
-        there = _complete(home, of_scale, whole=whole)
+        there = processes.by_first(functools.partial(_complete, home, of_scale, whole=whole))
         if missing := [layer for layer in layers if layer not in there]:
             computed = True
             name = "-".join(missing)
@@ -108,8 +109,8 @@ def kept_features(
             reading = {"threads": threads, "on_error": on_error}
             compute = functools.partial(_compute, runner, source, scale, reading, progress)
             feature_store.fill(folder, of_scale | {"arrays": arrays, "batches": batches}, source, compute, whole=whole)
-            there |= dict.fromkeys(missing, folder)
-        folders |= {(layer, scale): there[layer] for layer in layers}
+            there |= dict.fromkeys(missing, folder.name)
+        folders |= {(layer, scale): home / there[layer] for layer in layers}
     if not computed:
         log.info("features found in %s: nothing had to be computed", home)
     kept = KeptFeatures({}, np.zeros(len(source), np.int32), np.ones(len(source), bool), {})
@@ -131,12 +132,12 @@ def forget(store: Path) -> None:
         store.rmdir()
 
 
-def _complete(home: Path, made_of: dict, *, whole: bool) -> dict[str, Path]:
-    """The complete passes at a scale, by layer."""
-    there: dict[str, Path] = {}
+def _complete(home: Path, made_of: dict, *, whole: bool) -> dict[str, str]:
+    """The names of the complete passes at a scale, by layer."""
+    there: dict[str, str] = {}
     for folder in sorted(home.glob(f"Q{made_of['scale']}-*")):
         if folder.suffix not in (".partial", ".lock") and feature_store.is_complete(folder, made_of, whole=whole):
-            there |= dict.fromkeys(_layers_of(array_folder.read(folder)[0]), folder)
+            there |= dict.fromkeys(_layers_of(array_folder.read(folder)[0]), folder.name)
     return there
 
 

@@ -31,7 +31,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vgg_jax import compiler, sharding
+from vgg_jax import compiler, processes, sharding
 from vgg_jax.data import sampler
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.training_batches import TrainingBatches
@@ -96,7 +96,8 @@ class CachedFeatures:
         folders = [self._home / f"view{view}" for view in range(self._view_count)]
         whole = self._config.data.on_error == "raise"
         is_complete = lambda view: feature_store.is_complete(folders[view], made_of | {"view": view}, whole=whole)
-        if missing := [view for view in range(self._view_count) if not is_complete(view)]:
+        missing = processes.by_first(lambda: [view for view in range(self._view_count) if not is_complete(view)])
+        if missing:
             self._compute(net, made_of, {view: folders[view] for view in missing}, whole)
         views, problems = zip(*(feature_store.read(folder, self.source) for folder in folders), strict=True)
         self.problems.maps.extend(problems)

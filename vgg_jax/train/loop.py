@@ -185,7 +185,7 @@ def _begun(
     The schedule is restored too.
     """
     outputs, dtype = task.outputs, computation_dtype(config)
-    resuming = processes.of_first(checkpoints.latest is not None)
+    resuming = processes.by_first(lambda: checkpoints.latest is not None)
     # When resuming, only the shapes count: a checkpoint has all arrays, the mean RGB too.
     net = new_network(config, outputs, dtype) if resuming else initialize(config, outputs, task.mean_rgb, dtype)
     graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
@@ -287,7 +287,9 @@ def _describe(graphdef: nnx.GraphDef, state: TrainState, mesh: Mesh) -> None:
 
 
 def _report_problems(problems: Mapping[str, str], workdir: Path) -> None:
-    if problems:
+    """Lists what any of the processes, each of which reads its share, left out."""
+    problems = {name: reason for share in processes.gathered(dict(problems)) for name, reason in share.items()}
+    if problems and jax.process_index() == 0:
         path = workdir / "unreadable.txt"
         path.write_text("".join(f"{printable(name)}: {reason}\n" for name, reason in sorted(problems.items())))
         log.warning("%d images could not be read and were left out; they are listed in %s", len(problems), path)

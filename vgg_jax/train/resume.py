@@ -63,12 +63,11 @@ def check_processes(config: ConfigDict, task: Task) -> None:
     for place in (described, described["config"]["data"]):
         place.pop("source")
     described["config"]["data"].pop("threads")
-    first = processes.of_first(described)
-    differing = [name for name in described if described[name] != first[name]]
-    if processes.any_process(bool(differing)):
-        what = " and ".join(differing) or "config, classes or images of another one"
+    each = processes.gathered(described)
+    if differing := [name for name in described if any(one[name] != each[0][name] for one in each)]:
+        what = " and ".join(differing)
         raise ConfigError(
-            f"the processes of this run differ: {what}; start all by the same command, with the same images"
+            f"the processes of this run differ in their {what}: start all by the same command, with the same images"
         )
 
 
