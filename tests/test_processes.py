@@ -178,18 +178,20 @@ def test_commands_of_several_processes_end_together(mistake, monkeypatch):
 
 
 def test_the_launcher_ends_all_when_one_ends(tmp_path):
-    """The second process is stuck, the first one fails."""
+    """The second process is stuck, the first one fails. Of the GPUs that are visible to both, each has its own."""
     stand_in(
         tmp_path / "python",
         '[ "$1" = -c ] && { echo 4321; exit; }\n'
         'echo "$JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID $*"\n'
+        'echo "GPU $JAX_LOCAL_DEVICE_IDS of $CUDA_VISIBLE_DEVICES"\n'
         '[ "$JAX_PROCESS_ID" = 0 ] && exit 3\n'
         "kill -STOP $$\n",
     )
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "4,6"}
     launched = ["launch/local.sh", "-n", "2", "--", "--workdir=a b"]
     ended = subprocess.run(launched, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    shown = [f"localhost:4321 2 {number} -m vgg_jax.main --multihost --workdir=a b" for number in range(2)]
+    shown = [f"GPU {number} of 4,6" for number in range(2)]
+    shown += [f"localhost:4321 2 {number} -m vgg_jax.main --multihost --workdir=a b" for number in range(2)]
     assert ended.returncode == 3 and sorted(ended.stdout.splitlines()) == shown, ended
 
 
