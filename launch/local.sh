@@ -4,8 +4,8 @@
 #
 #   launch/local.sh -n 2 -- --config=vgg16 --workdir=runs/D
 #
-# Each process has the devices that JAX gives it: on a machine of 4 GPUs give each its own (CUDA_VISIBLE_DEVICES is set to
-# the process's number unless it is set already); CPUs are split by XLA_FLAGS=--xla_force_host_platform_device_count=4.
+# Each process has one GPU of those that there are, or that CUDA_VISIBLE_DEVICES names; CPUs are split by
+# XLA_FLAGS=--xla_force_host_platform_device_count=4.
 set -euo pipefail
 usage="launch/local.sh -n PROCESSES -- ARGUMENTS of vgg_jax"
 [ "${1:-}" = -n ] && [[ "${2:-}" =~ ^[1-9][0-9]*$ ]] && [ "${3:-}" = -- ] || { echo "$usage" >&2; exit 2; }
@@ -14,7 +14,8 @@ shift 3
 port=$(python -c 'import socket; s = socket.socket(); s.bind(("localhost", 0)); print(s.getsockname()[1])')
 export JAX_COORDINATOR_ADDRESS=localhost:$port JAX_NUM_PROCESSES=$count
 for ((number = 0; number < count; number++)); do
-  JAX_PROCESS_ID=$number CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES:-$number} python -m vgg_jax.main --multihost "$@" &
+  # JAX counts the GPUs that are visible; without this it would take SLURM_LOCALID, which is the same for all.
+  JAX_PROCESS_ID=$number JAX_LOCAL_DEVICE_IDS=$number python -m vgg_jax.main --multihost "$@" &
 done
 stop() { for signal in TERM CONT; do jobs -p | xargs --no-run-if-empty kill -"$signal" 2>/dev/null || true; done; }
 trap stop TERM

@@ -3,6 +3,7 @@
 import configparser
 import math
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,8 @@ def test_the_jobset_asks_for_the_hosts_of_its_slice_and_gives_flags_that_there_a
     assert hosts == job["parallelism"] == job["completions"] and job["backoffLimit"] == 0
     command, *given = container["command"]
     assert command == "vgg_jax" and {flag.lstrip("-").split("=")[0] for flag in given} <= {*MODES["train"].flags}
+    exits = [rule["onExitCodes"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+    assert exits == [{"containerName": container["name"], "operator": "In", "values": [128 + signal.SIGTERM]}]
     assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
 
 

@@ -121,6 +121,12 @@ def saved(workdir):
     )
 
 
+def stand_in(command, script):
+    """A command of the same name, for PATH."""
+    command.write_text(f"#!/bin/bash\n{script}\n")
+    command.chmod(0o755)
+
+
 def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     split, patience = "--config.mesh.model=2", "--config.mesh.patience=20"
@@ -232,21 +238,40 @@ def test_what_each_process_has_is_known_to_all_to_the_bit(two_processes):
 
 
 def test_the_launcher_ends_all_when_one_ends(tmp_path):
-    """The second process is stuck, the first one fails."""
-    python = tmp_path / "python"
-    python.write_text(
-        "#!/bin/bash\n"
+    """The second process is stuck, the first one fails. Of the GPUs that are visible to both, each has its own."""
+    stand_in(
+        tmp_path / "python",
         '[ "$1" = -c ] && { echo 4321; exit; }\n'
         'echo "$JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID $*"\n'
+        'echo "GPU $JAX_LOCAL_DEVICE_IDS of $CUDA_VISIBLE_DEVICES"\n'
         '[ "$JAX_PROCESS_ID" = 0 ] && exit 3\n'
-        "kill -STOP $$\n"
+        "kill -STOP $$\n",
     )
-    python.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "4,6"}
     launched = ["launch/local.sh", "-n", "2", "--", "--workdir=a b"]
     ended = subprocess.run(launched, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-    shown = [f"localhost:4321 2 {number} -m vgg_jax.main --multihost --workdir=a b" for number in range(2)]
+    shown = [f"GPU {number} of 4,6" for number in range(2)]
+    shown += [f"localhost:4321 2 {number} -m vgg_jax.main --multihost --workdir=a b" for number in range(2)]
     assert ended.returncode == 3 and sorted(ended.stdout.splitlines()) == shown, ended
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "again"),
+    [(143, "RUNNING", True), (143, "COMPLETING", False), (2, "RUNNING", False), (0, "RUNNING", False)],
+    ids=["asked to stop", "canceled", "failed", "finished"],
+)
+def test_a_slurm_job_that_was_asked_to_stop_is_queued_again(status, state, again, tmp_path):
+    stand_in(tmp_path / "srun", f'echo "$*"; exit {status}')
+    stand_in(tmp_path / "squeue", f"echo {state}")
+    stand_in(tmp_path / "scontrol", 'echo "$*"')
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    environment |= {"SLURM_JOB_ID": "71", "SLURM_CPUS_PER_TASK": "6"}
+    launched = ["bash", "launch/slurm.sbatch", "--workdir=a b"]
+    ended = subprocess.run(launched, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    step, *queued = ended.stdout.splitlines()
+    assert step.startswith("--cpus-per-task=6 --kill-on-bad-exit=0 ") and not ended.stderr, ended
+    assert step.endswith(" python -m vgg_jax.main --multihost --config.data.threads=6 --workdir=a b"), ended
+    assert ended.returncode == status and queued == ["requeue 71"] * again, ended
 
 
 @pytest.mark.parametrize(
