@@ -105,13 +105,10 @@ class Checkpoints:
         self.wait()
         with self._writing():
             self._remove_unfinished()  # of a save that failed: it takes the room of this one
-        size, refusal = sum(array.nbytes for array in jax.tree.leaves(arrays)), None
-        try:
-            check_room(self._folder, size, f"the checkpoint of step {step}")
-        except ConfigError as error:
-            refusal = error
-        if processes.any_process(refusal is not None):  # or those that see room would wait for the others
-            raise refusal or ConfigError(f"{self._folder}: another process sees no room for step {step}")
+        size = sum(array.nbytes for array in jax.tree.leaves(arrays))
+        elsewhere = ConfigError(f"{self._folder}: another process sees no room for step {step}")
+        # In all, or those that see room would wait for the others.
+        processes.in_all(lambda: check_room(self._folder, size, f"the checkpoint of step {step}"), elsewhere)
         items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
         meta = meta | {"step": step, "checksums": {name: checksums(tree) for name, tree in arrays.items()}}
         items["meta"] = ocp.args.JsonSave(_sealed(meta))
@@ -148,9 +145,11 @@ class Checkpoints:
         """
 
         def read(folder: Path) -> tuple[dict[str, dict], dict]:
-            meta = _in_all(lambda: read_meta(folder))
+            elsewhere = DamagedCheckpoint(f"{folder} cannot be read by another process")
+            meta = processes.in_all(lambda: read_meta(folder), elsewhere)
             check(meta)
-            return _in_all(lambda: {name: _read(folder / name, meta, tree) for name, tree in like.items()}), meta
+            arrays = lambda: {name: _read(folder / name, meta, tree) for name, tree in like.items()}
+            return processes.in_all(arrays, elsewhere), meta
 
         names = processes.by_first(lambda: [folder.name for folder in _steps(self._folder)])
         folders = [self._folder / name for name in names]
@@ -245,18 +244,6 @@ def _first_readable(folders: list[Path], read: Callable[[Path], Found]) -> tuple
         return folders[-1], read(folders[-1])
     except DamagedCheckpoint as error:
         raise DamagedCheckpoint(f"{error}; use another step or run") from error
-
-
-def _in_all(read: Callable[[], Found]) -> Found:
-    """What each process reads; where one finds damage all of them do, and none goes on alone."""
-    found = damage = None
-    try:
-        found = read()
-    except DamagedCheckpoint as error:
-        damage = error
-    if processes.any_process(damage is not None):
-        raise damage or DamagedCheckpoint("another process cannot read it")
-    return found
 
 
 def read_meta(folder: Path) -> dict:

@@ -130,6 +130,22 @@ class AnyProcess:
         return before is not None and bool(before.addressable_data(0))
 
 
+def in_all(action: Callable[[], Value], otherwise: UserError) -> Value:
+    """What an action gives in each process; where it is refused in one of them, all raise.
+
+    Raises:
+      UserError, OSError: the action's, where it was refused; `otherwise` in the others.
+    """
+    value = refusal = None
+    try:
+        value = action()
+    except (UserError, OSError) as error:
+        refusal = error
+    if any_process(refusal is not None):
+        raise refusal or otherwise
+    return value
+
+
 def by_first(action: Callable[[], Value]) -> Value:
     """Does something in the first process, for all; where it is refused, all of them raise.
 
@@ -141,15 +157,8 @@ def by_first(action: Callable[[], Value]) -> Value:
     Raises:
       UserError, OSError: the action's, in the first process; a ConfigError in the others.
     """
-    value = refusal = None
-    if jax.process_index() == 0:
-        try:
-            value = action()
-        except (UserError, OSError) as error:
-            refusal = error
-    if any_process(refusal is not None):
-        raise refusal or ConfigError("the first process cannot go on; see what it says")
-    return gathered(value)[0]
+    refused = ConfigError("the first process cannot go on; see what it says")
+    return gathered(in_all(lambda: action() if jax.process_index() == 0 else None, refused))[0]
 
 
 def gathered(value: Value) -> list[Value]:

@@ -8,12 +8,12 @@ from vgg_jax.train.watchdog import Watchdog
 
 
 @pytest.mark.parametrize(
-    ("report", "told"), [(lambda: "step 4 is saved", "again: step 4 is saved"), (threading.Event().wait, "again")]
+    ("report", "ending"), [(lambda: "step 4 is saved", "again: step 4 is saved"), (threading.Event().wait, "again")]
 )
-def test_a_process_that_waits_too_long_ends_even_where_the_disk_is_stuck(report, told, monkeypatch):
+def test_a_process_that_waits_too_long_ends_even_where_the_disk_is_stuck(report, ending, monkeypatch):
     reasons, ended = [], threading.Event()
     monkeypatch.setattr(processes, "give_up", lambda reason: (reasons.append(reason), ended.set(), watched.close()))
     monkeypatch.setattr(watchdog, "MOMENT", 0.05)
     watched = Watchdog(0.05, report)
     assert ended.wait(10)
-    assert reasons[0].startswith("no step for 0.05 seconds (config.mesh.patience)") and reasons[0].endswith(told)
+    assert reasons[0].startswith("no step for 0.05 seconds (config.mesh.patience)") and reasons[0].endswith(ending)

@@ -52,9 +52,9 @@ class Watchdog:
                 self._end()
 
     def _end(self) -> None:
-        told: list[str] = []  # by a thread, for the disk may be what is stuck
-        asking = threading.Thread(target=lambda: told.append(self._report()), daemon=True)
+        said: list[str] = []  # by a thread, for the disk may be what is stuck
+        asking = threading.Thread(target=lambda: said.append(self._report()), daemon=True)
         asking.start()
         asking.join(MOMENT)
         why = f"no step for {self._limit:g} seconds (config.mesh.patience): another process is stuck, or gone"
-        processes.give_up(f"{why}. Start all of them again{''.join(f': {each}' for each in told)}")
+        processes.give_up(f"{why}. Start all of them again{''.join(f': {each}' for each in said)}")
