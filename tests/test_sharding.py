@@ -116,7 +116,7 @@ def test_zero_splits_the_optimizers_arrays_over_the_data_axis_too(four_by_two, t
 
 def test_a_model_axis_that_divides_no_devices_or_units_is_refused(four_by_two, tiny_net):
     assert dict(sharding.device_mesh(4).shape) == {"data": 2, "model": 4}
-    with pytest.raises(ConfigError, match="config.mesh.model=3 does not divide 8 devices"):
+    with pytest.raises(ConfigError, match="config.mesh.model=3 does not divide 8 devices; use one of 1, 2, 4, 8"):
         sharding.device_mesh(3)
     with pytest.raises(ConfigError, match="config.mesh.model=2 does not divide the 15 units of fc6/"):
         sharding.place_state(nnx.state(tiny_net(hidden=15)), four_by_two)

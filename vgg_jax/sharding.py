@@ -54,11 +54,11 @@ def device_mesh(model: int = 1, devices: Sequence[jax.Device] | None = None) -> 
     for device in jax.devices() if devices is None else devices:
         slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
     for members in slices.values():
-        if len(members) % model:
+        if (count := len(members)) % model:
             one_of = f" of one of {len(slices)} hosts or slices" if len(slices) > 1 else ""
-            raise ConfigError(
-                f"config.mesh.model={model} does not divide {len(members)} devices{one_of}; use a divisor"
-            )
+            fitting = ", ".join(str(number) for number in range(1, count + 1) if count % number == 0)
+            found = f"{count} device{'s' * (count > 1)}{one_of}"
+            raise ConfigError(f"config.mesh.model={model} does not divide {found}; use one of {fitting}")
     # Neither `jax.make_mesh` nor `create_hybrid_device_mesh`: the one refuses several slices, and to split a side of a
     # TPU slice, the other devices that are in none.
     parts = [

@@ -37,7 +37,7 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
     chip, chips, mesh = where.chip, len(where.devices), device_mesh(config.mesh.model, where.devices)
     if chip.host and config.mesh.model > chip.host:  # there they are one slice, in a run a slice for each host
         raise ConfigError(
-            f"config.mesh.model={config.mesh.model}: FC layers are shared by the {chip.host} of a host at most"
+            f"config.mesh.model={config.mesh.model}: at most the {chip.host} chips of a host share the FC layers"
         )
     dtype = computation_dtype(config, "accelerator")
     if dense:
