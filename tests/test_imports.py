@@ -19,7 +19,7 @@ FLOORS = (
     ("checkpoint",),
     ("model", "data"),
     ("sharding",),
-    ("locks",),
+    ("locks", "watchdog"),
     ("config", "files", "npz_file", "progress", "prefetch", "compiler", "processes"),
     ("errors", "stopping"),
 )

@@ -90,7 +90,10 @@ def diverging(bad, *arguments):
 
 
 def resuming(workdir, fault):
-    """Saves two steps; the second process then does not see the last one, or cannot read it. Each notes the result."""
+    """Saves two steps; the second process then does not see the last one, or cannot read it. Each notes the result.
+
+    Then both open the network, as an evaluation does.
+    """
     processes.join()
     split = sharding.replicated(sharding.device_mesh())
     full = lambda step: {"net": {"fc8": jax.make_array_from_callback((4,), split, lambda _: np.full(4, step, "f4"))}}
@@ -98,14 +101,18 @@ def resuming(workdir, fault):
         for step in (1, 2):
             checkpoints.save(step, full(step), {"config": json.loads(get_config().to_json()), "classes": []})
         checkpoints.wait()
-        steps, meta = checkpoint._steps, checkpoint.read_meta
+        steps, meta, items = checkpoint._steps, checkpoint.read_meta, checkpoint._read
         if jax.process_index() == 1 and fault == "unseen":
             checkpoint._steps = lambda folder: [each for each in steps(folder) if each.name != "2"]
         if jax.process_index() == 1 and fault == "unreadable":
             checkpoint.read_meta = lambda folder: meta(folder if folder.name != "2" else folder / "nothing")
+        if jax.process_index() == 1 and fault == "damaged":
+            checkpoint._read = lambda folder, *like: items(folder if folder.parent.name == "1" else workdir, *like)
+        opened, of_net = checkpoint.read_newest(workdir, read_arrays)
         arrays, found = checkpoints.restore(full(0), lambda meta: None)
     step = np.asarray(arrays["net"]["fc8"].addressable_data(0))
-    (workdir / f"{jax.process_index()}.txt").write_text(f"{found['step']} {step.tolist()}")
+    said = f"{found['step']} {step.tolist()}; {opened.name} {of_net['fc8'].tolist()}"
+    (workdir / f"{jax.process_index()}.txt").write_text(said)
 
 
 def joined_and_waiting(ready):
@@ -132,7 +139,7 @@ def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     split, patience = "--config.mesh.model=2", "--config.mesh.patience=20"
     # Two processes of two devices, over both of which the FC layers are split; one of the two gets stuck.
     (status, _), (said, _) = disturbed(two, signal.SIGSTOP, 2, split, "--config.mesh.zero=True", patience)
-    assert status == 1 and "no step for 20 seconds (config.mesh.patience): another process is stuck" in said, said
+    assert status == 1 and "no progress for 20 seconds (config.mesh.patience): another process is stuck" in said, said
     # They go on, with the FC layers split over the two. One of them dies, which the network notices or not.
     at = saved(two)
     (status, _), (said, _) = disturbed(two, signal.SIGKILL, 1, split, patience)
@@ -160,14 +167,14 @@ def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     assert rows == [line for line in (tmp_path / "said0.txt").read_text().splitlines() if line.startswith("|")]
 
 
-@pytest.mark.parametrize(("fault", "step"), [("unseen", 2), ("unreadable", 1)])
-def test_processes_resume_from_the_same_checkpoint_whatever_each_sees(tmp_path, fault, step):
+@pytest.mark.parametrize(("fault", "step"), [("unseen", 2), ("unreadable", 1), ("damaged", 1)])
+def test_processes_open_the_same_checkpoint_whatever_each_sees(tmp_path, fault, step):
     for process in (both := joined(2, 1, tmp_path, resuming, tmp_path, fault)):
         process.join(100)
     said = [(tmp_path / f"said{number}.txt").read_text() for number in range(2)]
     assert [process.exitcode for process in both] == [0, 0], said
     resumed = [(tmp_path / f"{number}.txt").read_text() for number in range(2)]
-    assert resumed == [f"{step} {[float(step)] * 4}"] * 2
+    assert resumed == [f"{step} {[float(step)] * 4}; {step} {[float(step)] * 4}"] * 2
 
 
 def test_a_joined_process_stops_on_request(tmp_path):

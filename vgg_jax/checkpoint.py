@@ -134,7 +134,7 @@ class Checkpoints:
         """The arrays and meta of the latest checkpoint that is not damaged.
 
         Damaged ones after it are named in the log and set aside, because the run will save these steps again. Several
-        processes take the one that the first finds and all can read: what they see of a shared disk may differ.
+        processes take the same one, as in `read_newest`.
 
         Args:
           like: trees as they were saved; they give structure, shapes and shardings.
@@ -145,15 +145,15 @@ class Checkpoints:
         """
 
         def read(folder: Path) -> tuple[dict[str, dict], dict]:
-            elsewhere = DamagedCheckpoint(f"{folder} cannot be read by another process")
-            meta = processes.in_all(lambda: read_meta(folder), elsewhere)
+            meta = _by_all(read_meta)(folder)
             check(meta)
-            arrays = lambda: {name: _read(folder / name, meta, tree) for name, tree in like.items()}
-            return processes.in_all(arrays, elsewhere), meta
+            trees = _by_all(lambda folder: {name: _read(folder / name, tree) for name, tree in like.items()})(folder)
+            for name, tree in trees.items():
+                _compare(folder / name, tree, meta)  # together: an array may lie in parts on several processes
+            return trees, meta
 
-        names = processes.by_first(lambda: [folder.name for folder in _steps(self._folder)])
-        folders = [self._folder / name for name in names]
-        found, restored = _first_readable(folders or find(self._folder), read)
+        folders = _found_by_first(self._folder)
+        found, restored = _first_readable(folders, read)
         damaged = folders[: folders.index(found)]
         with self._writing():
             for folder in damaged if jax.process_index() == 0 else ():
@@ -221,6 +221,9 @@ def find(path: str | Path) -> list[Path]:
 def read_newest(path: str | Path, read: Callable[[Path], Found]) -> tuple[Path, Found]:
     """The checkpoint that `path` names, or of a run's the latest that is not damaged; damaged ones are logged.
 
+    Several processes call this together, and take the one that the first finds and all can read: what they see of a
+    shared disk may differ.
+
     Args:
       path: as in `find`.
       read: makes something of a checkpoint's folder: `read_network`, `read_arrays`.
@@ -231,7 +234,17 @@ def read_newest(path: str | Path, read: Callable[[Path], Found]) -> tuple[Path, 
     Raises:
       CheckpointError: there is none, or none that is not damaged.
     """
-    return _first_readable(find(path), read)
+    return _first_readable(_found_by_first(path), _by_all(read))
+
+
+def _found_by_first(path: str | Path) -> list[Path]:
+    return [Path(folder) for folder in processes.by_first(lambda: [str(folder) for folder in find(path)])]
+
+
+def _by_all(read: Callable[[Path], Found]) -> Callable[[Path], Found]:
+    """A function that reads a checkpoint; what one of several processes cannot read is damaged for all."""
+    elsewhere = lambda folder: DamagedCheckpoint(f"{folder} cannot be read by another process")
+    return lambda folder: processes.in_all(lambda: read(folder), elsewhere(folder))
 
 
 def _first_readable(folders: list[Path], read: Callable[[Path], Found]) -> tuple[Path, Found]:
@@ -270,22 +283,28 @@ def read_arrays(folder: Path) -> dict:
     Raises:
       DamagedCheckpoint: a file is missing or damaged.
     """
-    return _read(folder / "net", read_meta(folder))
+    return _network_arrays(folder, read_meta(folder))
 
 
 def read_network(folder: Path) -> tuple[VGG, dict]:
     """The network of one checkpoint's folder, and the meta; see `load_network`."""
     meta = read_meta(folder)
+    arrays = _network_arrays(folder, meta)
     config, classes = with_defaults(meta["config"]), tuple(meta["classes"])
     outputs = meta.get("outputs", len(classes))  # old checkpoints are of classification
     net = nnx.eval_shape(lambda: new_network(config, outputs, jnp.float32))
     if outputs == len(classes) and config.task == "classification":  # as many outputs may be boxes
         net.classes = classes
     graphdef, state = nnx.split(net)
-    arrays = _read(folder / "net", meta)
     _check(folder / "net", nnx.to_pure_dict(state), arrays)
     nnx.replace_by_pure_dict(state, arrays)
     return nnx.merge(graphdef, state), meta
+
+
+def _network_arrays(folder: Path, meta: dict) -> dict:
+    arrays = _read(folder / "net")
+    _compare(folder / "net", arrays, meta)
+    return arrays
 
 
 def load_network(path: str | Path) -> tuple[VGG, dict]:
@@ -338,9 +357,11 @@ def _sealed(meta: dict) -> dict:
     return meta | {"checksum": zlib.crc32(json.dumps(meta, sort_keys=True).encode())}
 
 
-def _read(folder: Path, meta: dict, like: dict | None = None) -> dict:
+def _read(folder: Path, like: dict | None = None) -> dict:
     """The arrays of one item of a checkpoint, placed as those of `like` are, or all on the default device."""
-    with ocp.StandardCheckpointer() as reader:
+    # Each process for itself: Orbax would let it wait for others, which may have found the files damaged.
+    alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as reader:
         with _damage(folder):
             saved = reader.metadata(folder).item_metadata.tree
         if like:
@@ -348,13 +369,16 @@ def _read(folder: Path, meta: dict, like: dict | None = None) -> dict:
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding if like else device)
         with _damage(folder):
-            arrays = reader.restore(folder, jax.tree.map(shape, like or saved))
+            return reader.restore(folder, jax.tree.map(shape, like or saved))
+
+
+def _compare(folder: Path, arrays: dict, meta: dict) -> None:
+    """Refuses arrays of one item of a checkpoint that are not what was saved, by their checksums."""
     if "checksums" in meta:  # old checkpoints have none
         there, then = checksums(arrays), meta["checksums"][folder.name]
         if changed := [name for name in there if there[name] != then.get(name)]:
             which = f"{changed[0]} and {len(changed) - 1} more arrays are" if len(changed) > 1 else f"{changed[0]} is"
             raise DamagedCheckpoint(f"{folder} is damaged: {which} not what was saved")
-    return arrays
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import math
 import shutil
 import sys
 import time
@@ -13,6 +14,14 @@ from jax import monitoring
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """JAX's event of a program that was compiled, or found in the cache of compiled programs."""
+
+
+_last_report = -math.inf
+
+
+def last_report() -> float:
+    """When any work of this process last reported its progress, by `time.monotonic()`."""
+    return _last_report
 
 
 class Progress:
@@ -36,7 +45,8 @@ class Progress:
         Args:
           note: what else there is to say; by default how many are done per second.
         """
-        now = time.monotonic()
+        global _last_report
+        _last_report = now = time.monotonic()
         if self._first is None:
             self._first, self._began = done, now
         if jax.distributed.is_initialized() and jax.process_index():

@@ -202,9 +202,10 @@ def test_images_of_several_sizes_on_one_bucket_are_each_as_if_alone(options, on_
     bucket = np.full((len(sizes), 128, 160, 3), np.nan, np.float32)
     for image, (height, width) in zip(bucket, sizes, strict=True):
         image[:height, :width] = rng.integers(0, 256, (height, width, 3))
-    scores, tapped = net(bucket, sizes=jnp.asarray(sizes), taps=net.activations)
+    tapping = nnx.jit(lambda net, images, sizes=None: net(images, sizes=sizes, taps=net.activations))
+    scores, tapped = tapping(net, bucket, jnp.asarray(sizes))
     for row, (height, width) in enumerate(sizes):
-        alone, expected = net(bucket[row : row + 1, :height, :width], taps=net.activations)
+        alone, expected = tapping(net, bucket[row : row + 1, :height, :width])
         assert net.map_sizes(sizes)[row].tolist() == list(alone.shape[1:3])
         for name, activation in (expected | {"scores": alone}).items():
             together = (tapped | {"scores": scores})[name][row]

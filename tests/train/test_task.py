@@ -14,8 +14,9 @@ from PIL import Image
 from vgg_jax.checkpoint import Checkpoints, load_network, read_arrays
 from vgg_jax.config import default_config
 from vgg_jax.data.augment import augment
-from vgg_jax.train import metric_writer
+from vgg_jax.train import loop, metric_writer
 from vgg_jax.train.loop import train
+from vgg_jax.watchdog import Watchdog
 
 COLORS = {"eigenvalues": jnp.full(3, 0.1), "eigenvectors": jnp.eye(3)}
 
@@ -118,3 +119,21 @@ def test_its_run_goes_on_with_the_same_bits(config, tmp_path):
     whole, cut = (read_arrays(tmp_path / name / "checkpoints/40") for name in ("whole", "cut"))
     for (path, a), b in zip(jax.tree.leaves_with_path(whole), jax.tree.leaves(cut), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_start_is_watched_as_steps_are(config, tmp_path, monkeypatch):
+    """Restoring and compiling may wait for another process that is stuck."""
+    happened = []
+
+    def noted(name, function):
+        return lambda *arguments: (happened.append(name), function(*arguments))[1]
+
+    monkeypatch.setattr(Watchdog, "__init__", noted("watched", Watchdog.__init__))
+    monkeypatch.setattr(Watchdog, "moved", noted("moved", Watchdog.moved))
+    monkeypatch.setattr(Watchdog, "close", noted("closed", Watchdog.close))
+    monkeypatch.setattr(loop, "_begun", noted("begun", loop._begun))
+    monkeypatch.setattr(loop, "_compiled", noted("compiled", loop._compiled))
+    config.train.steps = 2
+    train(config, tmp_path, Rectangles)
+    start = ["watched", "moved", "begun", "moved", "compiled", "moved"]
+    assert happened == [*start, "moved", "moved", "closed"]

@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -45,7 +44,7 @@ from vgg_jax.train.state import TrainState, arrays_of, check_freeze, new_state, 
 from vgg_jax.train.step import image_keys, make_train_step, trace_step
 from vgg_jax.train.task import Task
 from vgg_jax.train.throughput import StartUp, Throughput
-from vgg_jax.train.watchdog import Watchdog
+from vgg_jax.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +82,12 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             resume.check_processes(config, task)
         with start_up.part("network"):
             checkpoints = at_end.enter_context(contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)))
+            saved = lambda: f"step {checkpoints.latest or 'none'} is saved in {workdir}"
+            watchdog = at_end.enter_context(contextlib.closing(Watchdog(config.mesh.patience, saved)))
             schedule = make_schedule(config)
             optimizer = krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
             graphdef, state, step, validation = _begun(config, workdir, task, mesh, optimizer, schedule, checkpoints)
+            watchdog.moved()
         _describe(graphdef, state, mesh)
         itemsize = computation_dtype(config).itemsize
         memory.check(config, state, mesh, itemsize)
@@ -106,26 +108,23 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             batch = next(batches)
         with start_up.part("compiling, beyond these"):
             update = compiling.result()
+            watchdog.moved()
         preview = aside.submit(_save_preview, task, batch, config.seed, workdir) if not step and first_process else None
         begun = {"train": step, "validation": validation.get("step", 0)}
         write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, begun, write=first_process)))
         throughput = Throughput(batch_size, functools.partial(_check_finite, config, task, checkpoints, workdir))
         progress, reported, first_step = Progress("step", first=step, seconds=0), set(), step + 1
         asked_to_stop = at_end.enter_context(deferred_stop("the step under way is saved"))
-        batches, stopping, watchdog = itertools.chain([batch], batches), False, None
+        batches, stopping = itertools.chain([batch], batches), False
         any_process = processes.AnyProcess()
         spare = lambda: config.checkpoint.on_error == "skip" and not (stopping or finished())
-        if jax.process_count() > 1:
-            saved = lambda: f"step {checkpoints.latest or 'none'} is saved in {workdir}"
-            watchdog = at_end.enter_context(contextlib.closing(Watchdog(config.mesh.patience, saved)))
 
         while True:
             if unvalidated() and not stopping:
                 with checkpoints.failures_logged(spare()):
                     checkpoints.wait()
                 write.flush()
-                elsewhere = watchdog.elsewhere() if watchdog else stoppable()  # saved; others would wait
-                metrics = _validate(task, _network(graphdef, state), step, schedule, write, progress, elsewhere)
+                metrics = _validate(task, _network(graphdef, state), step, schedule, write, progress)
                 validation = metrics | {"step": step}
                 if checkpoints.latest == step:
                     meta = {"schedule": schedule.state, "validation": validation}
@@ -155,8 +154,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             stopping = any_process(asked_to_stop())
             if stopping and not asked_to_stop():
                 request_from_elsewhere()
-            if watchdog:
-                watchdog.step()
+            watchdog.moved()
             if unvalidated() or stopping or step % config.checkpoint.every == 0:
                 throughput.fetch()  # nothing is saved that was not checked
                 meta = resume.about(config, task) | {"schedule": schedule.state, "validation": validation}
@@ -215,15 +213,10 @@ def _validate(
     schedule: Schedule,
     write: MetricWriter,
     progress: Progress,
-    elsewhere: AbstractContextManager,
 ) -> dict[str, float]:
-    """The metrics of a step's validation, which are written, and observed by the schedule.
-
-    Args:
-      elsewhere: the context of the evaluation, which takes long.
-    """
+    """The metrics of a step's validation, which are written, and observed by the schedule; the step is saved."""
     began = time.monotonic()
-    with elsewhere:
+    with stoppable() if jax.process_count() == 1 else contextlib.nullcontext():  # others would wait
         metrics = task.evaluate(net)
     write(step, "validation", metrics)
     progress.clear()

@@ -7,19 +7,22 @@ checkpoint.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from vgg_jax import processes
+import jax
+
+from vgg_jax import processes, progress
 
 MOMENT = 5.0
 """Seconds that the report may take."""
 
 
 class Watchdog:
-    """Ends the process with status 1 where two steps lie further apart than allowed.
+    """Ends one of several processes with status 1 where it has not moved for longer than allowed.
+
+    What shows its progress (`vgg_jax.progress`) moves: it need not be told.
 
     Args:
       limit: seconds.
@@ -28,19 +31,13 @@ class Watchdog:
 
     def __init__(self, limit: float, report: Callable[[], str]):
         self._limit, self._report, self._closed = limit, report, threading.Event()
-        self._last: float | None = time.monotonic()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self.moved()
+        if jax.process_count() > 1:
+            threading.Thread(target=self._watch, daemon=True).start()
 
-    def step(self) -> None:
-        """Takes note of a step."""
+    def moved(self) -> None:
+        """Takes note of a step, or of other work that shows no progress."""
         self._last = time.monotonic()
-
-    @contextlib.contextmanager
-    def elsewhere(self) -> Iterator[None]:
-        """Work that is no step, and may take any time."""
-        self._last = None
-        yield
-        self.step()
 
     def close(self) -> None:
         """Watches no longer."""
@@ -48,7 +45,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._limit / 4)):
-            if (last := self._last) and time.monotonic() - last > self._limit:
+            if time.monotonic() - max(self._last, progress.last_report()) > self._limit:
                 self._end()
 
     def _end(self) -> None:
@@ -56,5 +53,5 @@ class Watchdog:
         asking = threading.Thread(target=lambda: said.append(self._report()), daemon=True)
         asking.start()
         asking.join(MOMENT)
-        why = f"no step for {self._limit:g} seconds (config.mesh.patience): another process is stuck, or gone"
+        why = f"no progress for {self._limit:g} seconds (config.mesh.patience): another process is stuck, or gone"
         processes.give_up(f"{why}. Start all of them again{''.join(f': {each}' for each in said)}")
