@@ -17,6 +17,7 @@ from vgg_jax import CheckpointError, ConfigError
 from vgg_jax.checkpoint import Checkpoints, find, load_network, read_meta
 from vgg_jax.config import default_config
 from vgg_jax.model.from_config import new_network
+from vgg_jax.progress import _seconds_compiling
 from vgg_jax.sharding import place_state
 from vgg_jax.train.initialize import finetune_from, initialize
 from vgg_jax.train.optimizer import krizhevsky_momentum
@@ -99,6 +100,15 @@ def test_a_state_comes_back_onto_eight_devices(tmp_path, config, eight_devices):
     again, _ = restored(tmp_path, place_state(state_of(config, seed=3), eight_devices))
     assert same(state.trainable, again.trainable)
     assert all(len(leaf.sharding.device_set) == 8 for leaf in jax.tree.leaves(again))
+
+
+def test_no_program_is_compiled_to_save_small_arrays_of_eight_devices(tmp_path, config, eight_devices):
+    """Each device would save a slice of each array, by a program of its own."""
+    state, seconds = place_state(state_of(config), eight_devices), _seconds_compiling()
+    before = seconds[0]
+    save(tmp_path, config, state)
+    assert seconds[0] == before
+    assert same(restored(tmp_path, state)[0].trainable, state.trainable)
 
 
 def test_saving_is_not_disturbed_by_the_steps_that_follow(tmp_path, config):

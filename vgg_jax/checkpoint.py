@@ -48,6 +48,10 @@ FOLDER = "checkpoints"
 
 _UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written, by Orbax, or removed
 
+_LEAST_SLICE = 2**20
+"""Bytes. Devices that all have an array save a slice each of it, and a slice is a program that has to be compiled: not
+worth it below."""
+
 Found = TypeVar("Found")
 
 
@@ -71,7 +75,10 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int):
         _silence_the_others()
         self._folder, self._keep = (workdir / FOLDER).absolute(), keep
-        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        array = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE)
+        kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, array))
+        trees = {name: ocp.PyTreeCheckpointHandler(type_handler_registry=kinds) for name in ("net", "optimizer")}
+        self._writer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**trees, meta=ocp.JsonCheckpointHandler()))
         processes.by_first(self._prepare)
 
     def _prepare(self) -> None:
@@ -109,7 +116,7 @@ class Checkpoints:
         elsewhere = ConfigError(f"{self._folder}: another process sees no room for step {step}")
         # In all, or those that see room would wait for the others.
         processes.in_all(lambda: check_room(self._folder, size, f"the checkpoint of step {step}"), elsewhere)
-        items = {name: ocp.args.StandardSave(tree) for name, tree in arrays.items()}
+        items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
         meta = meta | {"step": step, "checksums": {name: checksums(tree) for name, tree in arrays.items()}}
         items["meta"] = ocp.args.JsonSave(_sealed(meta))
         with self._writing():
