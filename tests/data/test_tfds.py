@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vgg_jax.data.decode import decode
-from vgg_jax.data.objects import checked
+from vgg_jax.data.objects import EachObject, checked
 from vgg_jax.data.open import open_source
 from vgg_jax.data.sampler import Sampler
 from vgg_jax.data.training_batches import TrainingBatches
@@ -220,6 +220,7 @@ def test_objects_of_the_records(data_dir):
     assert sorted(numbers) == [1, 2, 3, 5, 6, 7]
     assert len({source.name_of(image) for image in range(6)}) == 6
     np.testing.assert_array_equal(checked(source).objects.corners, of.corners)
+    assert source.shared_with(EachObject(source)) == 4  # the others have difficult objects only
     with pytest.raises(DataError, match="split 'test' has no objects"):
         open_source("tfds:tiny_boxes", "test")
 

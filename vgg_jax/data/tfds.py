@@ -104,8 +104,9 @@ class TfdsSource(Source):
     def _place(self, position: int) -> str:
         return f"{self._paths[self._file[position]]}, record {self._number[position]}"
 
-    def shared_with(self, other: TfdsSource) -> int:
-        apart = {*self._paths}.isdisjoint(other._paths)  # a million records need no names to be distinguished
+    def shared_with(self, other: Source) -> int:
+        # A million records need no names to be distinguished.
+        apart = isinstance(other, TfdsSource) and {*self._paths}.isdisjoint(other._paths)
         return 0 if apart else super().shared_with(other)
 
 
