@@ -214,7 +214,9 @@ class EachBox(Source):
         if self._region == "image":
             return {"image": example["image"], "label": label}
         pixels, file = decode(example["image"]), io.BytesIO()
-        left, top, right, bottom = np.round(self.corners[index]).astype(int).clip(0)
+        height, width = pixels.shape[:2]
+        edges = np.round(self.corners[index]).astype(int).clip(0, [width - 1, height - 1, width, height])
+        left, top, right, bottom = edges.tolist()
         Image.fromarray(pixels[top : max(bottom, top + 1), left : max(right, left + 1)]).save(file, "PNG")
         return {"image": file.getvalue(), "label": label}
 
