@@ -39,7 +39,7 @@ class BoxFileSource(FileSource):
             if not there:
                 return [line for line in annotated if splits.hashed_role(line.image) == role]
             role, note = splits.role_or_substitute(role, there, "line")
-            notes.extend([note] if note else [])
+            notes.append(note)
             return [line for line in annotated if line.split == role]
 
         chosen = splits.select(split, of_role)
@@ -50,7 +50,7 @@ class BoxFileSource(FileSource):
             name=f"boxes:{path}",
             split=split,
             classes=classes,
-            note="; ".join(notes),
+            note="; ".join(filter(None, notes)),
         )
         self.objects = gathered([line.objects for line in chosen], classes)
 
