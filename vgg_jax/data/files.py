@@ -57,9 +57,17 @@ def class_folders(home: Path) -> tuple[str, ...]:
 
 
 def files_below(home: Path) -> list[Path]:
-    """All files below a folder, sorted."""
+    """All files below a folder, sorted.
+
+    Raises:
+      OSError: a folder cannot be looked into; `os.walk` alone would leave it out.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     # Not `rglob` and `is_file`, which ask the system about every file: seconds for ten thousand.
-    return sorted(Path(folder, name) for folder, _, names in os.walk(home) for name in names)
+    return sorted(Path(folder, name) for folder, _, names in os.walk(home, onerror=refuse) for name in names)
 
 
 def existing_folder(path: str) -> Path:

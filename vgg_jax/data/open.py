@@ -43,7 +43,7 @@ def open_source(name: str, split: str) -> Source:
             from vgg_jax.data.digits import MnistSource
 
             return MnistSource(split)
-    except DataError as error:
+    except (DataError, OSError) as error:
         raise DataError(f"config.data.source={name!r}: {error}") from error
     suggestion = "" if scheme in _SOURCES else did_you_mean(scheme, (*_SOURCES, "mnist5k"))
     raise DataError(

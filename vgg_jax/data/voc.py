@@ -236,9 +236,9 @@ def _lines(file: Path) -> list[str]:
 
 
 def _by_name(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """The files below a folder, sorted, by their paths in it without suffix."""
+    """The files below a folder, if there is one, sorted, by their paths in it without suffix."""
     found = {}
-    for file in files_below(folder):
+    for file in files_below(folder) if folder.is_dir() else ():
         if file.suffix.lower() in suffixes:
             name = file.relative_to(folder).with_suffix("").as_posix()
             if name in found:
