@@ -171,7 +171,7 @@ def test_test_stands_in_for_a_missing_validation(data_dir):
 
 def test_it_trains(data_dir):
     source = open_source("tfds:tiny_photos", "train")
-    sampler = Sampler(len(source), batch_size=20, crop=32, scale=(32, 48), seed=0)
+    sampler = Sampler(len(source), batch_size=20, scale=(32, 48), seed=0)
     batches = list(TrainingBatches(source, sampler, crop=32, stop=3))
     for batch in batches:
         assert batch["mask"].all() and list(batch["label"]) == [source[int(i)]["label"] for i in batch["index"]]
