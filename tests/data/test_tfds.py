@@ -249,6 +249,25 @@ def test_a_missing_data_set_says_how_to_get_it(monkeypatch, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["tiny_photos/", "/data/photos", "a b", "tiny_photos:1:0"])
+def test_what_is_no_name_of_a_data_set_says_what_is(data_dir, name):
+    with pytest.raises(DataError) as caught:
+        open_source(f"tfds:{name}", "train")
+    assert str(caught.value) == (
+        f"config.data.source='tfds:{name}': TFDS cannot open it: Parsing builder name string {name} failed.\n"
+        "A name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION; what is damaged must be prepared again"
+    )
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_a_damaged_description_is_an_error(prepared, tmp_path, monkeypatch, file):
+    shutil.copytree(prepared["tfrecord"] / "tiny_photos", tmp_path / "tiny_photos")
+    (tmp_path / "tiny_photos/1.0.0" / file).write_text("{")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="config.data.source='tfds:tiny_photos': TFDS cannot open it: "):
+        open_source("tfds:tiny_photos", "train")
+
+
 def test_a_misspelt_name_suggests_the_nearest(data_dir):
     with pytest.raises(DataError, match=r"TFDS knows no such data set; did you mean 'imagenette'\?"):
         open_source("tfds:imagenete/full-size", "train")

@@ -156,6 +156,12 @@ def _builder(name: str):
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataError(_not_prepared(name, data_dir)) from error
+    except Exception as error:  # a damaged description can make its parsers raise nearly anything
+        reason, *_ = str(error).strip().split("\n")
+        raise DataError(
+            f"TFDS cannot open it: {reason}\n"
+            "A name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION; what is damaged must be prepared again"
+        ) from error
 
 
 def _not_prepared(name: str, data_dir: str | None) -> str:
