@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from vgg_jax.data.decode import decode
 from vgg_jax.data.objects import EachObject, checked
 from vgg_jax.data.open import open_source
+from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.sampler import Sampler
 from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import DataError
@@ -185,6 +186,27 @@ def test_a_file_that_was_cut_is_named(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError, match=f"{file} ends within record 19, and should have 20; prepare it again"):
         open_source("tfds:tiny_photos", "train")
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_damaged_record_is_named_or_left_out(prepared, tmp_path, monkeypatch, file_format):
+    shutil.copytree(prepared[file_format] / "tiny_photos", tmp_path / "tiny_photos")
+    file = sorted(tmp_path.glob("tiny_photos/1.0.0/*train*"))[0]
+    content = bytearray(file.read_bytes())
+    place = 12 if file_format == "tfrecord" else len(content) // 2
+    content[place : place + 28] = b"\xff" * 28
+    file.write_bytes(content)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    source = open_source("tfds:tiny_photos", "train")
+    with scaled_images(source, range(60), (32,), on_error="skip") as examples:
+        problems = {source.name_of(example.index): example.problem for example in examples if example.problem}
+    ((name, problem),) = problems.items()
+    assert name.startswith(f"{file}, record ") and problem.startswith("the record is damaged: ")
+    sampler = Sampler(60, batch_size=20, scale=(32, 48), seed=0)
+    batches = list(TrainingBatches(source, sampler, crop=32, stop=3, on_error="skip"))
+    assert sum(batch["mask"].sum() for batch in batches) == 59
+    with pytest.raises(DataError, match=f"{name}: the record is damaged: .*\n.*on_error=skip"):
+        list(TrainingBatches(source, sampler, crop=32, stop=3))
 
 
 @pytest.mark.parametrize("split", ["dev", "train[", "trian"])
