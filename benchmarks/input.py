@@ -42,7 +42,7 @@ def ours(source: str, threads: int, crop: int, scale: tuple[int, int]) -> Iterat
     from vgg_jax.data.training_batches import TrainingBatches
 
     images = open_source(source, "train")
-    sampler = Sampler(len(images), batch_size=BATCH, crop=crop, scale=scale, seed=0)
+    sampler = Sampler(len(images), batch_size=BATCH, scale=scale, seed=0)
     return TrainingBatches(images, sampler, crop=crop, threads=threads)
 
 

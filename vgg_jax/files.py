@@ -39,14 +39,9 @@ def written_aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not by the process's number: in a container it is 1, on every host that writes to the same disk.
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with removed_at_end(partial):
-            yield partial
-            partial.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+    with removed_at_end(partial):
+        yield partial
+        partial.replace(path)
 
 
 @contextlib.contextmanager

@@ -44,10 +44,7 @@ def locked(folder: Path) -> Iterator[None]:
                 lock(file, folder, "computing")
                 exists = os.fstat(file.fileno()).st_nlink > 0
         with removed_at_end(path):
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+            yield
 
 
 def lock(file: TextIO, folder: Path, doing: str, heading: str = "") -> None:

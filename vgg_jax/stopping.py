@@ -116,12 +116,18 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def removed_at_end(path: Path) -> Iterator[None]:
-    """A context in which a file is unfinished: it is not left where the process ends."""
+    """A context at whose end a file is removed if it is still there, and also where the process ends within."""
     _unfinished.add(path)
     try:
         yield
     finally:
+        _remove(path)
         _unfinished.discard(path)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _receive(number: int, frame: object) -> None:
@@ -150,8 +156,7 @@ def _watch(reading: int, acknowledged: threading.Event) -> None:
 def _end(number: int) -> NoReturn:
     """Ends the process as the signal would have: the caller sees the usual status, and a shell's loop ends as well."""
     for path in tuple(_unfinished):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        _remove(path)
     ctypes.CDLL(None).signal(number, None)  # its default action; `signal.signal` is the main thread's alone
     os.kill(os.getpid(), number)
     time.sleep(1)

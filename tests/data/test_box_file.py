@@ -76,6 +76,7 @@ def test_lines_without_a_split_are_divided_by_path(file):
         ({"image": "x.jpg", "objects": [CAT | {"difficult": 1}]}, "difficult is 1"),
         ({"image": "x.jpg", "objects": [CAT | {"box": [1, 2, 3]}]}, "box [1, 2, 3] is not left, top, right, bottom"),
         ({"image": "x.jpg", "objects": [CAT | {"box": [1, 2, 3, "4"]}]}, "is not left, top, right, bottom"),
+        ({"image": "x.jpg", "objects": [CAT | {"box": [1, 2, 3, 10**400]}]}, "is not left, top, right, bottom"),
         ({"image": "x.jpg", "objects": [CAT | {"class": 3}]}, "class is 3"),
         ({"image": "x.jpg", "objects": [CAT], "split": "dev"}, "split 'dev' is none of train, validation, test"),
         ({"image": "x.jpg", "objects": [CAT], "split": "train"}, "some lines have a split and some have none"),
@@ -93,6 +94,8 @@ def test_a_damaged_line_is_named(file, line, reason):
 def test_files_that_cannot_be_read(file):
     with pytest.raises(DataError, match="No such file"):
         open_source(f"boxes:{file}", "train")
+    with pytest.raises(DataError, match="No such file"):
+        open_source("boxes:~nobody-has-this-name/boxes.jsonl", "train")
     with pytest.raises(DataError, match="the file has no lines"):
         open_source(write(file, ""), "train")
     with pytest.raises(DataError, match="line 1: no JSON"):

@@ -133,3 +133,9 @@ def test_each_box_is_an_example_with_the_classes_of_its_objects(boxed, tmp_path)
     assert rest.fingerprint() != whole.fingerprint()  # of other labels, which are kept with the features
     with pytest.raises(DataError, match="there is no class 'other'; there are a, b, c"):
         EachBox(source, "box", rest="other")
+
+
+def test_a_box_of_half_a_pixel_at_the_edge_shows_the_last_pixel(boxed, tmp_path):
+    source = checked(boxed({"1.png": [("a", [39.6, 29.7, 40, 30])]}))
+    Image.linear_gradient("L").resize((40, 30)).save(tmp_path / "1.png")
+    assert decode(EachBox(source, "box")[0]["image"]).tolist() == decode(source[0]["image"])[29:, 39:].tolist()

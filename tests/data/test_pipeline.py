@@ -20,7 +20,7 @@ from vgg_jax.errors import DataError
 
 
 def sampler_of(source: Source, **options) -> Sampler:
-    return Sampler(len(source), **{"batch_size": 6, "crop": 32, "scale": (32, 64), "seed": 3} | options)
+    return Sampler(len(source), **{"batch_size": 6, "scale": (32, 64), "seed": 3} | options)
 
 
 def batches_of(source: Source, stop: int, *, start: int = 0, threads: int = 0, on_error: str = "raise", **options):

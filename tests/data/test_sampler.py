@@ -1,14 +1,12 @@
 import collections
 
 import numpy as np
-import pytest
 
 from vgg_jax.data.sampler import EpochOrder, Sampler
-from vgg_jax.errors import DataError
 
 
 def sampler_of(size: int = 24, **options) -> Sampler:
-    return Sampler(size, **{"batch_size": 6, "crop": 32, "scale": (32, 64), "seed": 3} | options)
+    return Sampler(size, **{"batch_size": 6, "scale": (32, 64), "seed": 3} | options)
 
 
 def test_every_epoch_shows_every_image_once_in_a_new_order():
@@ -50,15 +48,3 @@ def test_processes_share_each_batch():
     for name in whole._fields:
         together = np.concatenate([getattr(share, name) for share in shares])
         np.testing.assert_array_equal(together, getattr(whole, name))
-
-
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"scale": (31, 64)}, r"scale=\(31, 64\) with crop=32: needs crop <= Smin <= Smax"),
-        ({"scale": (64, 40)}, "needs crop <= Smin <= Smax"),
-    ],
-)
-def test_numbers_that_do_not_fit(options, message):
-    with pytest.raises(DataError, match=message):
-        sampler_of(**options)

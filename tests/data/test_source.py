@@ -1,4 +1,5 @@
 import collections
+import errno
 import io
 import os
 import shutil
@@ -85,6 +86,7 @@ def test_a_slice_of_a_folder_holds_every_class(photo_folder):
 def test_folders_that_cannot_be_used(photo_folder, tmp_path):
     assert "there is no such folder" in error_of(f"folder:{tmp_path}/nowhere")
     assert "there is no such folder" in error_of(f"folder:{tmp_path}/{'x' * 300}")
+    assert "there is no such folder" in error_of("folder:~nobody-has-this-name/photos")
     assert "this is a file" in error_of(f"folder:{photo_folder}/train/a/00.jpg")
     (tmp_path / "empty").mkdir()
     assert "no class folders in" in error_of(f"folder:{tmp_path}/empty")
@@ -94,6 +96,20 @@ def test_folders_that_cannot_be_used(photo_folder, tmp_path):
     assert "selects none" in error_of(f"folder:{photo_folder}", "train[:0]")
     (photo_folder / "train" / "d").mkdir()
     assert "train/d" in (message := error_of(f"folder:{photo_folder}")) and "no images (.bmp" in message
+
+
+@pytest.mark.parametrize("closed", ["train", "train/a/more"])
+def test_a_folder_that_cannot_be_looked_into_is_named(photo_folder, monkeypatch, closed):
+    (photo_folder / "train/a/more").mkdir()
+    original, closed = os.scandir, str(photo_folder / closed)
+
+    def scandir(path):
+        if str(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", closed)
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert f"Permission denied: '{closed}'" in error_of(f"folder:{photo_folder}")
 
 
 def test_too_few_images_for_a_tenth(tmp_path, photograph):

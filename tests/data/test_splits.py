@@ -65,6 +65,12 @@ def test_what_is_no_split_says_what_is(expression):
         splits.parse(expression)
 
 
+def test_less_than_half_an_image_from_the_end_is_none():
+    assert len(select("train[:-10%]", 3)) == 3
+    with pytest.raises(DataError, match="selects none of 3 images"):
+        select("train[-10%:]", 3)
+
+
 def test_an_empty_slice_is_an_error():
     with pytest.raises(DataError, match=r"split 'train\[:0\]' selects none of 100 images"):
         select("train[:0]", 100)

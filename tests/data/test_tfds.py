@@ -8,8 +8,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from vgg_jax.data.decode import decode
-from vgg_jax.data.objects import checked
+from vgg_jax.data.objects import EachObject, checked
 from vgg_jax.data.open import open_source
+from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.sampler import Sampler
 from vgg_jax.data.training_batches import TrainingBatches
 from vgg_jax.errors import DataError
@@ -171,7 +172,7 @@ def test_test_stands_in_for_a_missing_validation(data_dir):
 
 def test_it_trains(data_dir):
     source = open_source("tfds:tiny_photos", "train")
-    sampler = Sampler(len(source), batch_size=20, crop=32, scale=(32, 48), seed=0)
+    sampler = Sampler(len(source), batch_size=20, scale=(32, 48), seed=0)
     batches = list(TrainingBatches(source, sampler, crop=32, stop=3))
     for batch in batches:
         assert batch["mask"].all() and list(batch["label"]) == [source[int(i)]["label"] for i in batch["index"]]
@@ -185,6 +186,27 @@ def test_a_file_that_was_cut_is_named(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(DataError, match=f"{file} ends within record 19, and should have 20; prepare it again"):
         open_source("tfds:tiny_photos", "train")
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+def test_a_damaged_record_is_named_or_left_out(prepared, tmp_path, monkeypatch, file_format):
+    shutil.copytree(prepared[file_format] / "tiny_photos", tmp_path / "tiny_photos")
+    file = sorted(tmp_path.glob("tiny_photos/1.0.0/*train*"))[0]
+    content = bytearray(file.read_bytes())
+    place = 12 if file_format == "tfrecord" else len(content) // 2
+    content[place : place + 28] = b"\xff" * 28
+    file.write_bytes(content)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    source = open_source("tfds:tiny_photos", "train")
+    with scaled_images(source, range(60), (32,), on_error="skip") as examples:
+        problems = {source.name_of(example.index): example.problem for example in examples if example.problem}
+    ((name, problem),) = problems.items()
+    assert name.startswith(f"{file}, record ") and problem.startswith("the record is damaged: ")
+    sampler = Sampler(60, batch_size=20, scale=(32, 48), seed=0)
+    batches = list(TrainingBatches(source, sampler, crop=32, stop=3, on_error="skip"))
+    assert sum(batch["mask"].sum() for batch in batches) == 59
+    with pytest.raises(DataError, match=f"{name}: the record is damaged: .*\n.*on_error=skip"):
+        list(TrainingBatches(source, sampler, crop=32, stop=3))
 
 
 @pytest.mark.parametrize("split", ["dev", "train[", "trian"])
@@ -220,6 +242,7 @@ def test_objects_of_the_records(data_dir):
     assert sorted(numbers) == [1, 2, 3, 5, 6, 7]
     assert len({source.name_of(image) for image in range(6)}) == 6
     np.testing.assert_array_equal(checked(source).objects.corners, of.corners)
+    assert source.shared_with(EachObject(source)) == 4  # the others have difficult objects only
     with pytest.raises(DataError, match="split 'test' has no objects"):
         open_source("tfds:tiny_boxes", "test")
 
@@ -246,6 +269,25 @@ def test_a_missing_data_set_says_how_to_get_it(monkeypatch, tmp_path):
         "To see training run right now: make quickstart"
     )
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["tiny_photos/", "/data/photos", "a b", "tiny_photos:1:0"])
+def test_what_is_no_name_of_a_data_set_says_what_is(data_dir, name):
+    with pytest.raises(DataError) as caught:
+        open_source(f"tfds:{name}", "train")
+    assert str(caught.value) == (
+        f"config.data.source='tfds:{name}': TFDS cannot open it: Parsing builder name string {name} failed.\n"
+        "A name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION; what is damaged must be prepared again"
+    )
+
+
+@pytest.mark.parametrize("file", ["dataset_info.json", "features.json"])
+def test_a_damaged_description_is_an_error(prepared, tmp_path, monkeypatch, file):
+    shutil.copytree(prepared["tfrecord"] / "tiny_photos", tmp_path / "tiny_photos")
+    (tmp_path / "tiny_photos/1.0.0" / file).write_text("{")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(DataError, match="config.data.source='tfds:tiny_photos': TFDS cannot open it: "):
+        open_source("tfds:tiny_photos", "train")
 
 
 def test_a_misspelt_name_suggests_the_nearest(data_dir):

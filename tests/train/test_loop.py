@@ -322,7 +322,7 @@ def test_a_loss_that_is_no_number_on_one_device_stops_all_and_names_the_images(c
         train(config, tmp_path)
     names = (tmp_path / "diverged.txt").read_text().splitlines()
     assert names == [
-        task.source.name_of(index) for index in Sampler(72, batch_size=16, crop=32, scale=(32, 40), seed=0)(4).index
+        task.source.name_of(index) for index in Sampler(72, batch_size=16, scale=(32, 40), seed=0)(4).index
     ]
     assert f"the first is {names[0]}" in str(caught.value)
 

@@ -43,16 +43,12 @@ def augment(
     image, changed = batch["image"], {}
     if flip:
         flipped = jax.vmap(jax.random.bernoulli)(draws[:, 0])
-        image = _where(flipped, image[:, :, ::-1], image)
+        choose = jax.vmap(jnp.where)
+        image = choose(flipped, image[:, :, ::-1], image)
         if "boxes" in batch:
-            changed["boxes"] = _where(flipped, mirrored(batch["boxes"]), batch["boxes"])
+            changed["boxes"] = choose(flipped, mirrored(batch["boxes"]), batch["boxes"])
     image = jnp.asarray(image, jnp.float32)  # only now: the flip moved bytes
     if color_shift:
         a = color_shift * jax.vmap(lambda key: jax.random.normal(key, (3,)))(draws[:, 1])
         image += (255.0 * (a * eigenvalues) @ eigenvectors.T)[:, None, None, :]
     return batch | changed | {"image": image}
-
-
-def _where(choice: Array, this: Array, that: Array) -> Array:
-    """One array or the other, for each image."""
-    return jnp.where(choice.reshape(-1, *[1] * (this.ndim - 1)), this, that)

@@ -9,6 +9,7 @@ counted from 0, right and bottom exclusive. `difficult` and `split` may be left 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class BoxFileSource(FileSource):
     """
 
     def __init__(self, path: str, split: str):
-        file = Path(path).expanduser()
+        file = Path(os.path.expanduser(path))  # `Path.expanduser` raises where there is no such user
         lines = _lines(file)
         classes = tuple(sorted({found.name for line in lines for found in line.objects}))
         notes = [] if lines[0].split else ["roles by a hash of the path, 80/10/10"]
@@ -38,7 +39,7 @@ class BoxFileSource(FileSource):
             if not there:
                 return [line for line in annotated if splits.hashed_role(line.image) == role]
             role, note = splits.role_or_substitute(role, there, "line")
-            notes.extend([note] if note else [])
+            notes.append(note)
             return [line for line in annotated if line.split == role]
 
         chosen = splits.select(split, of_role)
@@ -49,7 +50,7 @@ class BoxFileSource(FileSource):
             name=f"boxes:{path}",
             split=split,
             classes=classes,
-            note="; ".join(notes),
+            note="; ".join(filter(None, notes)),
         )
         self.objects = gathered([line.objects for line in chosen], classes)
 
@@ -93,8 +94,8 @@ def _line(text: bytes) -> _Line:
     _check(value, {"image": str, "objects": list}, {"split": str})
     for found in value["objects"]:
         _check(found, {"class": str, "box": list}, {"difficult": bool})
-        if len(found["box"]) != 4 or not all(type(edge) in (int, float) for edge in found["box"]):
-            raise DataError(f"box {found['box']!r} is not left, top, right, bottom")
+        if len(found["box"]) != 4 or not all(map(_is_edge, found["box"])):
+            raise DataError(f"box {_short(found['box'])} is not left, top, right, bottom")
     split = value.get("split", "")
     if "split" in value and split not in splits.ROLES:
         raise DataError(f"split {split!r} is none of {', '.join(splits.ROLES)}")
@@ -110,6 +111,11 @@ def _check(value: object, needed: dict[str, type], possible: dict[str, type]) ->
     for key, kind in known.items():
         if key in value and (not isinstance(value[key], kind) or value[key] == ""):
             raise DataError(f"{key} is {_short(value[key])}")
+
+
+def _is_edge(value: object) -> bool:
+    """Whether it is a number that an array takes: JSON's integers may have thousands of digits."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 def _short(value: object) -> str:

@@ -52,12 +52,9 @@ def visible(corners: Float[np.ndarray, "*n 4"], window: Float[np.ndarray, "*n 4"
     0.5
     """
     xp = corners.__array_namespace__()
-    left, top, right, bottom = xp.moveaxis(corners, -1, 0)
-    y, x, height, width = xp.moveaxis(window, -1, 0)
-    across = xp.minimum(right, x + width) - xp.maximum(left, x)
-    down = xp.minimum(bottom, y + height) - xp.maximum(top, y)
-    area = (right - left) * (bottom - top)
-    return xp.maximum(across, 0) * xp.maximum(down, 0) / area
+    top, left, height, width = xp.moveaxis(window, -1, 0)
+    shown = xp.stack([left, top, left + width, top + height], -1)
+    return intersection(corners, shown) / intersection(corners, corners)
 
 
 def intersection(a: Float[np.ndarray, "*n 4"], b: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n"]:
@@ -82,11 +79,8 @@ def iou(a: Float[np.ndarray, "*n 4"], b: Float[np.ndarray, "*n 4"]) -> Float[np.
     """
     xp = a.__array_namespace__()
     common = intersection(a, b)
-    areas = [
-        xp.maximum(right - left, 0) * xp.maximum(bottom - top, 0)
-        for left, top, right, bottom in (xp.moveaxis(box, -1, 0) for box in (a, b))
-    ]
-    return common / xp.maximum(areas[0] + areas[1] - common, xp.finfo(xp.float32).tiny)
+    union = intersection(a, a) + intersection(b, b) - common
+    return common / xp.maximum(union, xp.finfo(xp.float32).tiny)
 
 
 def mirrored(boxes: Float[np.ndarray, "*n 4"]) -> Float[np.ndarray, "*n 4"]:

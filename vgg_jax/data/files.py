@@ -57,9 +57,17 @@ def class_folders(home: Path) -> tuple[str, ...]:
 
 
 def files_below(home: Path) -> list[Path]:
-    """All files below a folder, sorted."""
+    """All files below a folder, sorted.
+
+    Raises:
+      OSError: a folder cannot be looked into; `os.walk` alone would leave it out.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
     # Not `rglob` and `is_file`, which ask the system about every file: seconds for ten thousand.
-    return sorted(Path(folder, name) for folder, _, names in os.walk(home) for name in names)
+    return sorted(Path(folder, name) for folder, _, names in os.walk(home, onerror=refuse) for name in names)
 
 
 def existing_folder(path: str) -> Path:
@@ -68,7 +76,7 @@ def existing_folder(path: str) -> Path:
     Raises:
       DataError: there is none.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))  # `Path.expanduser` raises where there is no such user
     if not os.path.isdir(folder):  # `Path.is_dir` raises where a name is too long
         raise DataError("there is no such folder" if not os.path.exists(folder) else "this is a file, not a folder")
     return folder

@@ -7,7 +7,6 @@ import copy
 import io
 import logging
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from vgg_jax.data._pillow import Image
 from vgg_jax.data.decode import decode, size
 from vgg_jax.data.source import Files, Objects, Source, digest
 from vgg_jax.errors import DataError
-from vgg_jax.prefetch import cores
+from vgg_jax.prefetch import in_order
 
 _log = logging.getLogger(__name__)
 
@@ -89,8 +88,8 @@ def checked(source: Source, *, on_error: str = "raise") -> Source:
         raise DataError(f"{source.name}: its images have no boxes")
     corners = of.corners.copy()
     pictured = np.unique(of.image).tolist()
-    with ThreadPoolExecutor(cores()) as pool:
-        sizes = dict(zip(pictured, pool.map(lambda image: _size(source, image), pictured), strict=True))
+    with in_order(lambda image: _size(source, image), pictured) as found:
+        sizes = dict(zip(pictured, found, strict=True))
     for row, image in enumerate(of.image.tolist()):
         try:
             if sizes[image]:
@@ -140,9 +139,6 @@ class EachObject(Source):
     """A source with an example for every object that is not difficult: its image, and its class as the label.
 
     Its own `objects` say in row i which box example i is about.
-
-    Args:
-      source: images with objects.
     """
 
     def __init__(self, source: Source):
@@ -214,7 +210,9 @@ class EachBox(Source):
         if self._region == "image":
             return {"image": example["image"], "label": label}
         pixels, file = decode(example["image"]), io.BytesIO()
-        left, top, right, bottom = np.round(self.corners[index]).astype(int).clip(0)
+        height, width = pixels.shape[:2]
+        edges = np.round(self.corners[index]).astype(int).clip(0, [width - 1, height - 1, width, height])
+        left, top, right, bottom = edges.tolist()
         Image.fromarray(pixels[top : max(bottom, top + 1), left : max(right, left + 1)]).save(file, "PNG")
         return {"image": file.getvalue(), "label": label}
 

@@ -8,10 +8,19 @@ boxes:FILE       a file with a line of JSON for each image and its boxes
 mnist5k          5,000 MNIST digits that come with a package: real data without a download
 """
 
+import importlib
+
 from vgg_jax.data.source import Source
 from vgg_jax.errors import DataError, did_you_mean
 
-_SCHEMES = ("tfds", "folder", "voc", "voc-action", "boxes")
+_SOURCES = {
+    "tfds": ("tfds", "TfdsSource"),
+    "folder": ("folder", "FolderSource"),
+    "voc": ("voc", "VocSource"),
+    "voc-action": ("voc", "VocActionSource"),
+    "boxes": ("box_file", "BoxFileSource"),
+}
+"""The module and the class of each kind, imported only when it is asked for: TFDS alone takes seconds."""
 
 
 def open_source(name: str, split: str) -> Source:
@@ -25,36 +34,18 @@ def open_source(name: str, split: str) -> Source:
     Raises:
       DataError: no such source or split, or its data are missing; the message says what to do.
     """
-    # Each kind is imported only when it is asked for: TFDS alone takes seconds.
     scheme, _, rest = name.partition(":")
     try:
-        if scheme == "tfds" and rest:
-            from vgg_jax.data.tfds import TfdsSource
-
-            return TfdsSource(rest, split)
-        if scheme == "folder" and rest:
-            from vgg_jax.data.folder import FolderSource
-
-            return FolderSource(rest, split)
-        if scheme == "voc" and rest:
-            from vgg_jax.data.voc import VocSource
-
-            return VocSource(rest, split)
-        if scheme == "voc-action" and rest:
-            from vgg_jax.data.voc import VocActionSource
-
-            return VocActionSource(rest, split)
-        if scheme == "boxes" and rest:
-            from vgg_jax.data.box_file import BoxFileSource
-
-            return BoxFileSource(rest, split)
+        if scheme in _SOURCES and rest:
+            module, kind = _SOURCES[scheme]
+            return getattr(importlib.import_module(f"vgg_jax.data.{module}"), kind)(rest, split)
         if name == "mnist5k":
             from vgg_jax.data.digits import MnistSource
 
             return MnistSource(split)
-    except DataError as error:
+    except (DataError, OSError) as error:
         raise DataError(f"config.data.source={name!r}: {error}") from error
-    suggestion = "" if scheme in _SCHEMES else did_you_mean(scheme, (*_SCHEMES, "mnist5k"))
+    suggestion = "" if scheme in _SOURCES else did_you_mean(scheme, (*_SOURCES, "mnist5k"))
     raise DataError(
         f"config.data.source={name!r}: no such source{suggestion}\n"
         "A source is tfds:NAME, folder:PATH, voc:PATH, voc-action:PATH, boxes:FILE or mnist5k"

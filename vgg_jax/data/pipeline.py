@@ -107,15 +107,13 @@ def _scaled(source: Source, indices: np.ndarray, scales: tuple[int, ...], thread
 
     def example(index, given, label):
         row = tf.data.Dataset.from_tensors((index, given, label))
-        ways = (
-            row.map(graph(fast)).ignore_errors().concatenate(row.map(graph(slow)))
-            if source.jpegs
-            else row.map(graph(slow))
-        )
+        ways = row.map(graph(slow))
+        if source.jpegs:
+            ways = row.map(graph(fast)).ignore_errors().concatenate(ways)
         label, problem, size, *images = ways.take(1).get_single_element()
         return index, label, size, tuple(images), problem
 
     given = [b""] * len(indices) if files is None else [os.fsencode(files.paths[i]) for i in indices]
-    label = np.zeros(len(indices), np.int32) if files is None else files.labels[indices].astype(np.int32)
+    label = np.zeros(len(indices), np.int32) if files is None else files.labels[indices]
     rows = tf.data.Dataset.from_tensor_slices((indices, tf.constant(given, tf.string), label))
     return rows.map(graph(example), num_parallel_calls=2 * threads).prefetch(2 * threads).with_options(options(threads))

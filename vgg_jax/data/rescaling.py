@@ -40,14 +40,9 @@ def rescaled_size(height: int, width: int, smaller_side: int) -> tuple[int, int]
     Returns:
       (height, width) in pixels, rounded half up; the smaller one is exactly `smaller_side`.
 
-    Raises:
-      ValueError: a size is not positive.
-
     >>> rescaled_size(375, 500, 256)
     (256, 341)
     """
-    if min(height, width, smaller_side) <= 0:
-        raise ValueError(f"sizes must be positive: height={height}, width={width}, smaller_side={smaller_side}")
     smaller = min(height, width)
     # In integers: a float's floor(x + 1/2) would round some exact halves down.
     return tuple((2 * side * smaller_side + smaller) // (2 * smaller) for side in (height, width))

@@ -16,14 +16,10 @@ _FOR_GOOD = (FileNotFoundError, NotADirectoryError, IsADirectoryError, Permissio
 
 
 class Retrying:
-    """The examples of a source by index; every attempt that failed is counted and named in the log.
-
-    Attributes:
-      failed: how many attempts have failed and were followed by another one.
-    """
+    """The examples of a source by index; every attempt that failed is counted and named in the log."""
 
     def __init__(self, source: Source):
-        self._source, self.failed = source, 0
+        self._source, self._failed = source, 0
 
     def __getitem__(self, index: int) -> dict:
         """As `Source.__getitem__`.
@@ -37,8 +33,8 @@ class Retrying:
             except _FOR_GOOD:
                 raise
             except OSError as error:
-                self.failed += 1
+                self._failed += 1
                 name, why = self._source.name_of(index), error.strerror or error
-                log.warning("%s: %s; it is read again (failed attempts so far: %d)", name, why, self.failed)
+                log.warning("%s: %s; it is read again (failed attempts so far: %d)", name, why, self._failed)
                 time.sleep(wait)
         return self._source[index]

@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vgg_jax.errors import DataError
-
 ORDER, CROPS, CACHED_ORDER, CACHED_CROPS = range(4)
 """Families of random streams on the host, which never meet; the device's draws come from `jax.random`."""
 
@@ -65,30 +63,16 @@ class Sampler:
     Args:
       size: how many images the source has.
       batch_size: images in a global batch.
-      crop: side of the crop, in pixels.
-      scale: (Smin, Smax), the range of S in pixels; equal for a fixed S.
+      scale: (Smin, Smax), the range of S in pixels, not below the crop; equal for a fixed S.
       seed: of all draws.
       rows: int64 (b,), which of the batch are asked for; None for all.
-
-    Raises:
-      DataError: the numbers do not fit together.
     """
 
     def __init__(
-        self,
-        size: int,
-        *,
-        batch_size: int,
-        crop: int,
-        scale: tuple[int, int],
-        seed: int,
-        rows: np.ndarray | None = None,
+        self, size: int, *, batch_size: int, scale: tuple[int, int], seed: int, rows: np.ndarray | None = None
     ):
-        smallest, largest = scale
-        if not crop <= smallest <= largest:
-            raise DataError(f"scale={tuple(scale)} with crop={crop}: needs crop <= Smin <= Smax")
         self._order = EpochOrder(size, batch_size, seed)
-        self._batch_size, self._scale, self._seed = batch_size, (smallest, largest), seed
+        self._batch_size, self._scale, self._seed = batch_size, scale, seed
         self._rows = slice(None) if rows is None else rows
 
     def __call__(self, k: int) -> Requests:

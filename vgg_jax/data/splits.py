@@ -98,6 +98,7 @@ def hashed_role(name: str) -> str:
 def _bound(written: str | None, count: int) -> int | None:
     if written is None:
         return None
-    if written.endswith("%"):
-        return (int(written[:-1]) * count + 50) // 100  # rounded half up
-    return int(written)
+    if not written.endswith("%"):
+        return int(written)
+    bound = (int(written[:-1]) * count + 50) // 100  # rounded half up
+    return count if written.startswith("-") and not bound else bound

@@ -83,10 +83,8 @@ def _kept_or_computed(source: Source, cache: Path | None, threads: int, on_error
     statistics = _principal_colors(means.mean(0), products.mean(0))
     if len(means) < len(source):
         error = means.std(0).max() / np.sqrt(len(means)) * np.sqrt(1 - len(means) / len(source))
-        _log.info(
-            "mean RGB %s from %s of %s images, standard error %.1f",
-            *([round(value, 1) for value in statistics.mean], f"{len(means):,}", f"{len(source):,}", error),
-        )
+        mean, sample = [round(value, 1) for value in statistics.mean], f"{len(means):,} of {len(source):,}"
+        _log.info("mean RGB %s from %s images, standard error %.1f", mean, sample, error)
     if cache is not None:
         with written_aside(cache) as partial:
             partial.write_text(json.dumps({"of": key, "sample": len(means), **asdict(statistics)}, indent=1))

@@ -7,6 +7,7 @@ length, and then read directly. The checksums are not looked at: decoding an ima
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -61,7 +62,8 @@ class TfdsSource(Source):
         self._position = np.arange(len(self._number))
         if self._label == "objects":
             self._read_objects()
-        self.jpegs = self[0]["image"][:2] == b"\xff\xd8"
+        with contextlib.suppress(OSError, DataError):  # of the first record; who reads it says why
+            self.jpegs = self[0]["image"][:2] == b"\xff\xd8"
 
     def _read_objects(self) -> None:
         annotated = [self._objects_of(position) for position in self._position]
@@ -76,22 +78,31 @@ class TfdsSource(Source):
 
     def _objects_of(self, position: int) -> list[Object]:
         """The objects of a record; TFDS gives their boxes relative to the image."""
-        example = self._examples[int(position)]
-        found = example["objects"]
         try:
+            example = self._example(position)
             height, width = size(io.BytesIO(example[self._image]))
         except DataError as error:
             raise DataError(f"{self._place(position)}: {error}") from error
+        found = example["objects"]
         corners = np.asarray(found["bbox"]).reshape(-1, 4)[:, [1, 0, 3, 2]] * [width, height, width, height]
         difficult = found.get("is_difficult", np.zeros(len(corners), bool))
         names = [self.classes[label] for label in found["label"]]
         return list(map(Object, names, map(tuple, corners), map(bool, difficult)))
 
+    def _example(self, position: int) -> dict:
+        try:
+            return self._examples[int(position)]
+        except OSError:
+            raise
+        except Exception as error:  # a damaged record can make its parsers raise nearly anything
+            reason, *_ = str(error).split("\n")
+            raise DataError(f"the record is damaged: {reason}") from error
+
     def __len__(self) -> int:
         return len(self._position)
 
     def __getitem__(self, index: int) -> dict:
-        example = self._examples[int(self._position[index])]
+        example = self._example(self._position[index])
         label = example[self._label] if self.objects is None else self._labels[index]
         return example | {"image": example[self._image], "label": int(label)}
 
@@ -104,8 +115,9 @@ class TfdsSource(Source):
     def _place(self, position: int) -> str:
         return f"{self._paths[self._file[position]]}, record {self._number[position]}"
 
-    def shared_with(self, other: TfdsSource) -> int:
-        apart = {*self._paths}.isdisjoint(other._paths)  # a million records need no names to be distinguished
+    def shared_with(self, other: Source) -> int:
+        # A million records need no names to be distinguished.
+        apart = isinstance(other, TfdsSource) and {*self._paths}.isdisjoint(other._paths)
         return 0 if apart else super().shared_with(other)
 
 
@@ -155,6 +167,12 @@ def _builder(name: str):
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataError(_not_prepared(name, data_dir)) from error
+    except Exception as error:  # a damaged description can make its parsers raise nearly anything
+        reason, *_ = str(error).strip().split("\n")
+        raise DataError(
+            f"TFDS cannot open it: {reason}\n"
+            "A name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION; what is damaged must be prepared again"
+        ) from error
 
 
 def _not_prepared(name: str, data_dir: str | None) -> str:

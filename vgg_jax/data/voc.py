@@ -48,7 +48,7 @@ class VocSource(FileSource):
             name=f"{self._scheme}:{path}",
             split=split,
             classes=layout.classes,
-            note="; ".join(layout.notes),
+            note="; ".join(filter(None, layout.notes)),
         )
         self.objects = gathered([image.objects for image in chosen], layout.classes)
 
@@ -106,16 +106,16 @@ class _Flat:
         return annotated
 
     def _names(self, role: str) -> list[str]:
-        lists = {role: self._lists / f"{name}.txt" for role, name in _LISTS.items()}
-        lists = {role: file for role, file in lists.items() if file.is_file()}
+        lists = {role: f"{name}.txt" for role, name in _LISTS.items() if (self._lists / f"{name}.txt").is_file()}
         if not lists:
             self.notes.append(f"{role} by a hash of the name, 80/10/10")
             return [name for name in sorted(self._images) if splits.hashed_role(name) == role]
-        role, note = splits.role_or_substitute(role, {role: file.name for role, file in lists.items()}, "list")
-        self.notes += [note] if note else []
-        names = self._named_by(lists[role])
+        role, note = splits.role_or_substitute(role, lists, "list")
+        self.notes.append(note)
+        file = self._lists / lists[role]
+        names = self._named_by(file)
         if missing := [name for name in names if name not in self._images]:
-            raise DataError(f"{lists[role]} has {missing[0]!r}, of which there is no image")
+            raise DataError(f"{file} has {missing[0]!r}, of which there is no image")
         return names
 
     def _named_by(self, file: Path) -> list[str]:
@@ -161,10 +161,10 @@ class _ClassFolders:
         """The images of a role, with their objects if they have any."""
         there = {role: name for role, name in _LISTS.items() if (self._home / name).is_dir()}
         held_by, note = splits.role_or_substitute(role, there, "folder")
-        self.notes += [note] if note else []
+        self.notes.append(note)
         home = self._home / there[held_by]
         annotations = _by_name(home, {".xml"}) | _by_name(self._annotations / home.name, {".xml"})
-        images, bare = [], 0
+        images = []
         for name, path in _by_name(home, SUFFIXES).items():
             annotation = annotations.get(name) or annotations.get(path.stem)
             objects = read(annotation) if annotation else ()
@@ -172,10 +172,11 @@ class _ClassFolders:
             unknown = {folder, *(found.name for found in objects)} - {"", *self.classes}
             if unknown:
                 raise DataError(f"{annotation or path}: {min(unknown)!r} is no class: there is no such folder in train")
-            bare += not (folder or objects)
-            images += [_Image(path, objects, folder)] if folder or objects else []
-        self.notes += [f"images of {role} left out, which have no object: {bare:,}"] if bare else []
-        return images
+            images.append(_Image(path, objects, folder))
+        shown = [image for image in images if image.folder or image.objects]
+        if len(shown) < len(images):
+            self.notes.append(f"images of {role} left out, which have no object: {len(images) - len(shown):,}")
+        return shown
 
 
 def read(path: Path) -> tuple[Object, ...]:
@@ -235,9 +236,9 @@ def _lines(file: Path) -> list[str]:
 
 
 def _by_name(folder: Path, suffixes: Collection[str]) -> dict[str, Path]:
-    """The files below a folder, sorted, by their paths in it without suffix."""
+    """The files below a folder, if there is one, sorted, by their paths in it without suffix."""
     found = {}
-    for file in files_below(folder):
+    for file in files_below(folder) if folder.is_dir() else ():
         if file.suffix.lower() in suffixes:
             name = file.relative_to(folder).with_suffix("").as_posix()
             if name in found:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.nn import initializers
 
 from vgg_jax.errors import ConfigError, did_you_mean
 from vgg_jax.model.match import match, shapes_of
@@ -35,8 +35,8 @@ In brackets the deviation of the first scores on photographs at 224 pixels, net 
 """
 
 
-def initializer(scheme: str, layers: int) -> initializers.Initializer:
-    """The initializer of the kernels by its name in `SCHEMES`.
+def initializer(scheme: str, layers: int) -> Callable[[jax.Array, tuple[int, ...], jnp.dtype], jax.Array]:
+    """The initializer of the kernels, a function of key, shape and dtype, by its name in `SCHEMES`.
 
     It samples with NumPy on the host: JAX would compile a program for each of a net's shapes, seconds for a deep one.
 
@@ -63,10 +63,7 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
         deviation = {"paper": 0.1, "gaussian": 0.01, "he": he}[scheme]
         return generator.standard_normal(shape, np.float32) * np.float32(deviation)
 
-    def initialize(
-        key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, out_sharding=None
-    ) -> jax.Array:
-        del out_sharding
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         words = jax.random.key_data(key)
         if not isinstance(words, jax.core.Tracer):
             return jnp.asarray(sample(words, tuple(shape)), dtype)
@@ -77,9 +74,9 @@ def initializer(scheme: str, layers: int) -> initializers.Initializer:
     return initialize
 
 
-def zeros(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32, out_sharding=None) -> jax.Array:
+def zeros(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     """The initializer of the biases; on the host too, as the kernels'."""
-    del key, out_sharding
+    del key
     return jnp.asarray(np.zeros(shape, dtype))
 
 

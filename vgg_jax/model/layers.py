@@ -4,7 +4,6 @@ dropout with one key per image, and borders inside a bucket (Sec. 2.1, 3.1, 3.2)
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import jax
@@ -157,7 +156,7 @@ def mask_edges(x: jax.Array, sizes: jax.Array | None, reach: int) -> jax.Array:
     """
     if sizes is None:
         return x
-    lines = functools.partial(zero_lines, count=reach)
+    lines = lambda x, sizes: zero_lines(x, sizes, reach)
     return jax.lax.platform_dependent(x, sizes, cuda=lines, default=mask_outside)
 
 

@@ -51,7 +51,8 @@ def content_distance(net: VGG, a: Images, b: Images, layer: str = "relu4_2") -> 
       ConfigError: sizes or batches do not fit each other; the net has no such activation.
     """
     _check_pairs(a, b)
-    return jnp.square(_activation(net, a, layer) - _activation(net, b, layer)).mean((1, 2, 3))
+    of_a, of_b = (net.activations_of(images, (layer,))[layer].astype(jnp.float32) for images in (a, b))
+    return jnp.square(of_a - of_b).mean((1, 2, 3))
 
 
 def gram(activation: Float[Array, "n h w c"]) -> Float[Array, "n c c"]:
@@ -150,10 +151,6 @@ def read_lpips_linear(path: str | Path) -> dict[str, Float[Array, " c"]]:
         if weights.ndim != 1 or weights.dtype.kind != "f" or not np.all(np.isfinite(weights) & (weights >= 0)):
             raise CheckpointError(f"{path}: the weights for {layer} are not one finite number >= 0 for each channel")
     return {layer: jnp.asarray(arrays[layer], jnp.float32) for layer in LPIPS_LAYERS}
-
-
-def _activation(net: VGG, images: Images, layer: str) -> Float[Array, "n h w c"]:
-    return net.activations_of(images, (layer,))[layer].astype(jnp.float32)
 
 
 def _unit(activation: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:

@@ -138,21 +138,19 @@ class Spec:
         >>> SPECS["D"].receptive_field("conv1_2"), SPECS["D"].receptive_field()
         (5, 212)
         """
-        layer = layer or f"pool{len(self.stages)}"
-        field, jump = 1, 1
+        fields, field, jump = {}, 1, 1
         for stage, convolutions in enumerate(self.stages, start=1):
             for number, convolution in enumerate(convolutions, start=1):
                 field += (convolution.size - 1) * jump
-                if layer == f"conv{stage}_{number}":
-                    return field
+                fields[f"conv{stage}_{number}"] = field
             field += jump
             jump *= 2
-            if layer == f"pool{stage}":
-                return field
-        known = [*self.convolutions, *(f"pool{stage}" for stage in range(1, len(self.stages) + 1))]
-        raise ConfigError(
-            f"net {self.name} has no layer {layer!r}; it has {', '.join(known)}{did_you_mean(layer, known)}"
-        )
+            fields[f"pool{stage}"] = field
+        if layer is not None and layer not in fields:
+            raise ConfigError(
+                f"net {self.name} has no layer {layer!r}; it has {', '.join(fields)}{did_you_mean(layer, fields)}"
+            )
+        return field if layer is None else fields[layer]
 
 
 def _stages(*rows: str) -> tuple[tuple[Convolution, ...], ...]:

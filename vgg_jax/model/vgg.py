@@ -339,9 +339,7 @@ class VGG(nnx.Module):
         for name, rectified in (("fc6", "relu6"), ("fc7", "relu7")):
             x = seen(rectified, relu(seen(name, getattr(self, name)(x, self.conv))))
             if keys is not None:
-                x = dropout(
-                    x, jax.vmap(lambda key, layer=int(name[2]): jax.random.fold_in(key, layer))(keys), self.dropout
-                )
+                x = dropout(x, jax.vmap(jax.random.fold_in, (0, None))(keys, int(name[2])), self.dropout)
             x = sharding.split_activation(x, name)
         return seen("fc8", mask_outside(self.fc8(x, self.conv), sizes)).astype(jnp.float32), tapped
 

@@ -121,7 +121,6 @@ class RandomCrops(ABC):
         return Sampler(
             len(self.source),
             batch_size=config.train.batch_size,
-            crop=config.data.crop,
             scale=tuple(config.data.scale),
             seed=config.seed,
             rows=rows,
