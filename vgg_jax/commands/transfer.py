@@ -19,9 +19,10 @@ from vgg_jax.commands.workdir import claim
 from vgg_jax.config import default_config
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.files import printable, writing
-from vgg_jax.transfer.experiment import TransferSettings, fit_probe
+from vgg_jax.transfer.experiment import fit_probe
 from vgg_jax.transfer.paper import papers_row
 from vgg_jax.transfer.report import markdown, save_report
+from vgg_jax.transfer.settings import TransferSettings
 
 PROBE, FEATURES = "probe.npz", "features"
 
@@ -47,7 +48,7 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
     layers = (given["config"] or default_config()).transfer.layers
     layers = tuple(given["overrides"].get("transfer.layers", layers))
     # FC layers that a file lacks would be randomly initialized, and their descriptors would mean nothing.
-    partial = not any(re.fullmatch(r"(fc|relu)\d", layer) for layer in layers)
+    partial = not any(re.fullmatch(r"(fc|relu)\d", str(layer)) for layer in layers)
     try:
         targets = [*find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=partial, **given)]
     except CheckpointError as error:
