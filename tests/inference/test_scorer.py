@@ -133,7 +133,7 @@ def test_batches_devices_and_order_change_nothing(net, images, one_device, eight
 
 def test_several_views_in_one_pass_are_each_alone(net, images, one_device):
     views = [EvalView("dense", 40), EvalView("center", 40), EvalView("crops", 48), EvalView("dense", 48)]
-    runner, found = posterior_runner(net, views, mesh=one_device), {}
+    runner, found = posterior_runner(net, mesh=one_device), {}
     thin = np.zeros((2, 4000, 3), np.uint8)
     images = [*images[:3], thin, images[4]]
     with scaled_arrays(images, scales_of(views), on_error="skip") as examples:
