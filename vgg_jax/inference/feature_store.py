@@ -49,7 +49,8 @@ def is_complete(folder: Path, made_of: dict, *, whole: bool) -> bool:
       made_of: JSON values, everything that the features depend on.
       whole: whether a pass that lacks an image which could not be read does not count.
     """
-    return array_folder.about_of(folder, made_of) is not None and not (whole and array_folder.read(folder)[1])
+    about = array_folder.about_of(folder, made_of)
+    return about is not None and not (whole and about[1])
 
 
 def read(folder: Path, source: Source) -> tuple[array_folder.Arrays, dict[str, str]]:
