@@ -222,9 +222,18 @@ def test_impossible_scorers_are_refused(options, message, net):
 
 
 def test_what_is_no_network_is_refused(images):
-    for call in (Scorer, vgg_jax.features, lambda net: vgg_jax.class_score_map(net, images[0], 32)):
-        with pytest.raises(vgg_jax.ConfigError, match="net is of type NoneType: give a vgg_jax.VGG"):
-            call(*([None, images] if call is vgg_jax.features else [None]))
+    for call in (
+        Scorer,
+        lambda net: vgg_jax.features(net, images),
+        lambda net: vgg_jax.class_score_map(net, images[0], 32),
+        lambda net: vgg_jax.localize(net, images),
+        lambda net: vgg_jax.fit_probe([net], "folder:photographs"),
+        lambda net: vgg_jax.export_scorer(net, "scorer.npz"),
+    ):
+        with pytest.raises(vgg_jax.ConfigError, match="net is of type str: give a vgg_jax.VGG"):
+            call("vgg16.npz")
+    with pytest.raises(vgg_jax.ConfigError, match=r"nets=\[\]: give a network, or several"):
+        vgg_jax.localize([], images)
 
 
 @pytest.mark.parametrize(

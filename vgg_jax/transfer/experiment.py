@@ -18,6 +18,7 @@ import numpy as np
 from vgg_jax.data.objects import EachBox, checked, presence
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
+from vgg_jax.inference.arrays import networks
 from vgg_jax.inference.pooled_features import KeptFeatures
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
@@ -112,7 +113,7 @@ def fit_probe(
     >>> fit_probe(vgg_jax.load("vgg16.npz"), "folder:photographs").probe.save("probe.npz")  # doctest: +SKIP
     """
     settings.check()
-    nets = [nets] if isinstance(nets, VGG) else list(nets)
+    nets = networks(nets)
     images = open_source(source, f"{split}+{test_split}" if settings.splits == 0 else split)
     kinds = candidates(settings.layers, settings.scales, settings.combine)
     with contextlib.ExitStack() as at_end:
