@@ -74,7 +74,7 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
     result = fit_probe(
         nets,
         config.data.source,
-        settings_of(targets[0]),
+        TransferSettings(scales=targets[0].scales, flip=config.data.flip, seed=config.seed, **config.transfer),
         split=config.data.train_split,
         test_split=config.evaluate.split,
         store=folder / FEATURES,
@@ -96,9 +96,3 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
         lines += ["", f"{len(result.problems)} images could not be read and are left out:"]
         lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(result.problems.items())]
     return "\n".join(lines)
-
-
-def settings_of(target: EvalTarget) -> TransferSettings:
-    """The keys of a config that say how a classifier is made and tested."""
-    config = target.config
-    return TransferSettings(scales=target.scales, flip=config.data.flip, seed=config.seed, **config.transfer)
