@@ -31,8 +31,6 @@ from vgg_jax.transfer.svm import LinearSVM, fit_svm
 
 log = logging.getLogger(__name__)
 
-ALL = "train+validation+test"
-
 CALTECH_101 = TransferSettings()
 
 
@@ -89,7 +87,7 @@ def fit_probe(
     source: str,
     settings: TransferSettings = CALTECH_101,
     *,
-    split: str = ALL,
+    split: str = "train+validation+test",
     test_split: str = "",
     store: str | Path | None = None,
     **reading,

@@ -11,7 +11,7 @@ from vgg_jax.transfer.svm import GRID, SOLVERS, Solver
 
 
 class TransferSettings(NamedTuple):
-    """How a classifier is made and tested; the keys of `config.transfer`, with the paper's values for Caltech-101."""
+    """The keys of `config.transfer`, with the paper's values for Caltech-101."""
 
     layers: tuple[str, ...] = ("relu7",)
     scales: tuple[int, ...] = (256, 384, 512)
