@@ -13,7 +13,7 @@ MADE_OF = {"flip": True, "arrays": {"posterior": ((3,), "float32")}}
 
 
 def writing(folder, **changed):
-    return array_folder.writing(folder, MADE_OF | changed, (10,), "the posteriors of 10 images")
+    return array_folder.writing(folder, MADE_OF | changed, 10, "posteriors")
 
 
 @pytest.mark.parametrize("flip", [True, False])

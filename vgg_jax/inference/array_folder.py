@@ -106,24 +106,22 @@ class Unfinished:
         self._kept = time.monotonic()
 
 
-def in_memory(made_of: dict, shape: tuple[int, ...]) -> Unfinished:
+def in_memory(made_of: dict, count: int) -> Unfinished:
     """Arrays that nobody keeps; the arguments are those of `writing`."""
-    arrays = {name: np.zeros((*shape, *of_row), dtype) for name, (of_row, dtype) in made_of["arrays"].items()}
+    arrays = {name: np.zeros((count, *of_row), dtype) for name, (of_row, dtype) in made_of["arrays"].items()}
     return Unfinished(None, made_of, arrays, {}, 0)
 
 
 @contextlib.contextmanager
-def writing(
-    folder: Path, made_of: dict, shape: tuple[int, ...], what: str, *, whole: bool = False
-) -> Iterator[Unfinished]:
+def writing(folder: Path, made_of: dict, count: int, what: str, *, whole: bool = False) -> Iterator[Unfinished]:
     """Arrays to be filled; afterwards the folder is complete, or after an interruption its complete rows are kept.
 
     They go on from the rows that are complete; if there are none, the arrays are new.
 
     Args:
       made_of: as in `about_of`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
-      shape: how many rows there are to be, in one dimension or several.
-      what: the arrays are, for messages: "the features of 5 images".
+      count: how many rows there are to be, one for each image.
+      what: they are, for messages: "features".
       whole: whether rows do not count among which are those of images that could not be read.
 
     Raises:
@@ -138,10 +136,11 @@ def writing(
         else:  # none of its files is mapped: NFS would keep the folder
             rows, problems = 0, {}
             shutil.rmtree(partly, ignore_errors=True)
-            check_room(folder.parent, _bytes(made_of, shape), what)
+            row = sum(math.prod(of_row) * np.dtype(dtype).itemsize for of_row, dtype in made_of["arrays"].values())
+            check_room(folder.parent, count * row, f"the {what} of {count:,} images")
             partly.mkdir()
             arrays = {
-                name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", np.dtype(dtype), (*shape, *of_row))
+                name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", np.dtype(dtype), (count, *of_row))
                 for name, (of_row, dtype) in made_of["arrays"].items()
             }
         unfinished = Unfinished(partly, made_of, arrays, problems, rows)
@@ -152,11 +151,6 @@ def writing(
             unfinished.keep()
         shutil.rmtree(folder, ignore_errors=True)
         partly.replace(folder)
-
-
-def _bytes(made_of: dict, shape: tuple[int, ...]) -> int:
-    of_row = (math.prod(of_row) * np.dtype(dtype).itemsize for of_row, dtype in made_of["arrays"].values())
-    return math.prod(shape) * sum(of_row)
 
 
 def aside(folder: Path) -> Path:
