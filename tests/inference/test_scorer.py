@@ -78,14 +78,11 @@ def assert_alike(posteriors, expected):
     assert (expected.max(1) < 0.999).all() and np.ptp(expected, 0).max() > 0.1  # they tell something
 
 
-def test_dense_is_the_reference_on_each_image_alone(net, images):
-    assert_alike(score(net, images, (48,)), [expected_dense(net, image, 48) for image in images])
-
-
-def test_dense_without_the_mirror_image(net, images):
-    posteriors = score(net, images, (48,), flip=False)
-    assert_alike(posteriors, [expected_dense(net, image, 48, flip=False) for image in images])
-    assert np.abs(posteriors - score(net, images, (48,))).max() > 1e-3
+@pytest.mark.parametrize("flip", [True, False])
+def test_dense_is_the_reference_on_each_image_alone(flip, net, images):
+    posteriors = score(net, images, (48,), flip=flip)
+    assert_alike(posteriors, [expected_dense(net, image, 48, flip) for image in images])
+    assert np.abs(posteriors - [expected_dense(net, image, 48, not flip) for image in images]).max() > 1e-3
 
 
 def test_dense_at_several_scales_is_their_mean(net, images):

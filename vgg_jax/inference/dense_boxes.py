@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
 
 
-Place = tuple[int, int]
-"""An example's index, and the number of one of its scales."""
-
-
 class Classifier(NamedTuple):
     """What rates the places of dense boxes."""
 
@@ -130,7 +126,8 @@ class DenseBoxes:
                 for number, image in enumerate(example.images):
                     yield ScaledImage((example.index, number, image.shape[:2]), image)
 
-        def at_places(function: Callable, runner: Runner, outputs: np.ndarray) -> dict[Place, np.ndarray]:
+        def at_places(function: Callable, runner: Runner, outputs: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+            """What a function makes of a network's maps, by an image's index and the number of a scale."""
             found = {}
             with examples() as opened:
                 for (index, number, scaled), maps in runner(scaled_images(opened)):
@@ -161,8 +158,7 @@ def _dense_maps(
     """The outputs of a network at every place of images in the upper left corners of a bucket.
 
     Args:
-      net: the network.
-      images, sizes: as a `Runner` gives them.
+      net, images, sizes: as a runner gives them.
       flip: whether `mirrored` is among the outputs: those of the mirror image, as it is.
       of: what is made of the outputs.
     """

@@ -198,14 +198,7 @@ def _functions(flip: bool) -> Mapping[str, Function]:
 def dense_posteriors(
     net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"], *, flip: bool
 ) -> dict[str, Float[Array, "n classes"]]:
-    """Dense evaluation: soft-max of the mean over the class-score map, averaged over the image and its mirror image.
-
-    Args:
-      net: the network.
-      images: in the upper left corners of a bucket.
-      sizes: their heights and widths in pixels.
-      flip: whether the mirror image counts.
-    """
+    """Dense evaluation: soft-max of the mean over the class-score map, averaged over the image and its mirror image."""
     both, sizes = with_mirror_images(images, sizes) if flip else (images, sizes)
     places = net.map_sizes(sizes).prod(1)
     scores = net(both, sizes=sizes).sum((1, 2)) / places[:, None]
