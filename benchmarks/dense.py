@@ -153,7 +153,7 @@ def work(arguments: argparse.Namespace) -> None:
 def ours(net: vgg_jax.VGG, protocol: str) -> Callable[[list[Path]], str]:
     importlib.import_module("vgg_jax.data.jpeg")  # TensorFlow, before the clock runs as JAX was and torch is
     views = eval_views([protocol], [SCALE])
-    runner = posterior_runner(net, views)
+    runner = posterior_runner(net)
 
     def evaluate(files: list[Path]) -> str:
         with scaled_images(FileSource(files), range(len(files)), [SCALE]) as examples:

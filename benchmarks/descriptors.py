@@ -75,7 +75,7 @@ def main() -> None:
 
 def score(net: vgg_jax.VGG, source: FileSource, scales: list[int]) -> None:
     views = eval_views(["dense"], scales)
-    runner = posterior_runner(net, views, flip=True)
+    runner = posterior_runner(net)
     with scaled_images(source, range(len(source)), scales_of(views)) as examples:
         count = sum(1 for _ in posteriors(runner, examples, views))
     assert count == len(source) * len(scales)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vgg_jax import ConfigError
+from vgg_jax import ConfigError, TransferSettings
 from vgg_jax.config import check_key, default_config, validate, with_defaults
 from vgg_jax.config import eval_scale as scale_of_test
 
@@ -35,7 +35,9 @@ def test_every_config_is_valid_and_tells_its_command(name):
 @pytest.mark.parametrize("name", TRANSFER)
 def test_every_config_of_a_transfer_is_valid_and_tells_its_command(name):
     module = importlib.import_module(f"configs.transfer.{name}")
-    validate(module.get_config())
+    config = module.get_config()
+    validate(config)
+    TransferSettings(**config.transfer).check()
     assert re.search(rf"vgg_jax --mode=transfer --config=transfer/{name}(:[A-Z]+)? --weights=", module.__doc__)
 
 
@@ -107,20 +109,6 @@ def test_the_nets_of_the_configs_are_those_of_table_1():
         ({"schedule.kind": "cosine"}, r"config.schedule.kind='cosine': use one of plateau, step, fixed"),
         ({"schedule.kind": "step"}, r"takes rising steps"),
         ({"schedule.boundaries": (10,)}, r"belongs to config.schedule.kind='step', not 'plateau'"),
-        (
-            {"transfer.combine": ("sum",)},
-            r"config.transfer.combine=\('sum',\): one or more of single, average, stack, max",
-        ),
-        ({"transfer.layers": ()}, r"config.transfer.layers=\(\): names of activations"),
-        ({"transfer.C": (0.0, 1.0)}, r"config.transfer.C=\(0.0, 1.0\): one or more positive numbers"),
-        ({"transfer.curve": (0,)}, r"config.transfer.curve=\(0,\): numbers of images of a class"),
-        ({"transfer.metric": "mean_ap"}, r"config.transfer.metric='mean_ap' is for images that may show several"),
-        ({"transfer.shots": 0}, r"config.transfer.shots=0 trains on all images, and config.transfer.splits=3 would"),
-        (
-            {"transfer.regions": ("box",), "transfer.rest": "a"},
-            r"config.transfer.rest='a' leaves boxes without a class",
-        ),
-        ({"transfer.metric": "recall"}, r"config.transfer.metric='recall': use one of mean_ap, mean_ap_11"),
         ({"schedule.factor": 10.0}, r"config.schedule.factor=10.0: between 0 and 1"),
         ({"task": "localisation"}, r"config.task='localisation': use one of classification, localization; did you"),
         ({"localization.match": "nms"}, r"config.localization.match='nms': use one of iou, overfeat"),
@@ -178,19 +166,15 @@ def test_an_unknown_or_missing_key_is_refused():
 def test_the_literal_choices_are_what_the_modules_have():
     from vgg_jax import config
     from vgg_jax.data.rescaling import MAX_PIXELS
-    from vgg_jax.inference.activations import COMBINE
     from vgg_jax.inference.scorer import PROTOCOLS
     from vgg_jax.model.init import SCHEMES
     from vgg_jax.model.specs import ALIASES, SPECS
-    from vgg_jax.transfer.metrics import METRICS
-    from vgg_jax.transfer.svm import SOLVERS
     from vgg_jax.weights import PREPROCESSING
 
     assert (*SPECS, *ALIASES) == config.NETS
     assert tuple(SCHEMES) == config.SCHEMES
     assert tuple(PREPROCESSING) == config.PREPROCESSING
     assert tuple(PROTOCOLS) == config.PROTOCOLS
-    assert (tuple(COMBINE), tuple(METRICS), tuple(SOLVERS)) == (config.COMBINE, config.METRICS, config.SOLVERS)
     assert config.MAX_SCALE**2 == MAX_PIXELS
 
 

@@ -19,8 +19,9 @@ _MODULES = {
     "model.perceptual": ("content_distance", "gram", "lpips", "read_lpips_linear", "style_distance"),
     "model.specs": ("ALIASES", "SPECS", "Spec"),
     "model.vgg": ("VGG",),
-    "transfer.experiment": ("TransferSettings", "fit_probe"),
+    "transfer.experiment": ("fit_probe",),
     "transfer.probe": ("LinearProbe",),
+    "transfer.settings": ("TransferSettings",),
     "weights": ("load", "save_torchvision"),
 }
 """Where the public names are, to be imported when they are used: JAX takes a second, and a command begins before it."""

@@ -1,13 +1,12 @@
 """The one schema of a run: every key with its default, and the rules that a config must keep.
 
 A config file under `configs/` starts from `default_config()` and sets what differs. `validate` is called once, before
-any work; what it lets through can run.
+any work; what it lets through can run. What `config.transfer` may say, `transfer.settings` knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -19,9 +18,6 @@ SCHEMES = ("paper", "gaussian", "glorot", "he")
 PREPROCESSING = ("torchvision", "torchvision-features", "caffe", "rgb")
 PROTOCOLS = ("dense", "crops", "both", "center")
 TASKS = ("classification", "localization")
-COMBINE = ("average", "stack", "max")
-SOLVERS = ("device", "liblinear")
-METRICS = ("mean_ap", "mean_ap_11", "mean_class_recall", "accuracy")
 MAX_SCALE = 2048  # Q: a larger square image has more than `data.rescaling.MAX_PIXELS`
 
 
@@ -197,7 +193,9 @@ def validate(config: ConfigDict) -> None:
     _check_keys(config)
     values = dict(_leaves(config))
     for key, choices in _CHOICES.items():
-        _check_choice(key, values[key], choices)
+        if values[key] not in choices:
+            named = ", ".join(choice or "''" for choice in choices)
+            raise ConfigError(f"config.{key}={values[key]!r}: use one of {named}{did_you_mean(values[key], choices)}")
     for key, (least, most) in _RANGES.items():
         value = values[key]
         if not least <= value <= most:
@@ -206,7 +204,6 @@ def validate(config: ConfigDict) -> None:
     _check_model(config)
     _check_data(config)
     _check_training(config)
-    check_transfer(config.transfer)
 
 
 def eval_scale(config: ConfigDict) -> int:
@@ -240,12 +237,6 @@ def with_defaults(saved: dict) -> ConfigDict:
     config.evaluate.validation = of_today(config.evaluate.validation)
     config.evaluate.protocols = tuple(map(of_today, config.evaluate.protocols))
     return config
-
-
-def _check_choice(key: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        named = ", ".join(choice or "''" for choice in choices)
-        raise ConfigError(f"config.{key}={value!r}: use one of {named}{did_you_mean(value, choices)}")
 
 
 def _check_keys(config: ConfigDict) -> None:
@@ -338,48 +329,6 @@ def _check_training(config: ConfigDict) -> None:
         raise ConfigError(
             f"config.schedule.boundaries={tuple(schedule.boundaries)} belongs to config.schedule.kind='step', "
             f"not {schedule.kind!r}"
-        )
-
-
-def check_transfer(transfer: ConfigDict | NamedTuple) -> None:
-    """Checks `config.transfer`, or what else has its keys (`vgg_jax.transfer.experiment.TransferSettings`).
-
-    Raises:
-      ConfigError: as for `validate`.
-    """
-    _check_choice("transfer.solver", transfer.solver, SOLVERS)
-    _check_choice("transfer.metric", transfer.metric, METRICS)
-    if not transfer.layers or not all(isinstance(layer, str) for layer in transfer.layers):
-        raise ConfigError(f"config.transfer.layers={tuple(transfer.layers)}: names of activations, ('relu7', 'pool5')")
-    ways = ("single", *COMBINE)
-    if not transfer.combine or not all(way in ways for way in transfer.combine):
-        raise ConfigError(f"config.transfer.combine={tuple(transfer.combine)}: one or more of {', '.join(ways)}")
-    if not transfer.C or not all(isinstance(C, int | float) and 0 < C < 1e9 for C in transfer.C):
-        raise ConfigError(f"config.transfer.C={tuple(transfer.C)}: one or more positive numbers, (0.1, 1.0, 10.0)")
-    if not all(region in ("image", "box") for region in transfer.regions):
-        raise ConfigError(f"config.transfer.regions={tuple(transfer.regions)}: 'image', 'box', both, or () for images")
-    if transfer.rest and not transfer.regions:
-        raise ConfigError(
-            f"config.transfer.rest={transfer.rest!r} is for boxes: config.transfer.regions=('image', 'box')"
-        )
-    if not all(isinstance(shots, int) and shots > 0 for shots in transfer.curve):
-        raise ConfigError(f"config.transfer.curve={tuple(transfer.curve)}: numbers of images of a class, (1, 5, 15)")
-    several_classes = transfer.metric in ("mean_ap", "mean_ap_11")
-    if several_classes and (transfer.splits or transfer.shots or transfer.curve):
-        raise ConfigError(
-            f"config.transfer.metric={transfer.metric!r} is for images that may show several classes, so no number of "
-            "images of each class can be picked: set config.transfer.splits=0, config.transfer.shots=0 and "
-            "config.transfer.curve=()"
-        )
-    if transfer.splits and not several_classes and not transfer.shots:
-        raise ConfigError(
-            f"config.transfer.shots=0 trains on all images, and config.transfer.splits={transfer.splits} would leave "
-            "none to test on: give the number of images of a class, or set config.transfer.splits=0"
-        )
-    if transfer.rest and not several_classes:
-        raise ConfigError(
-            f"config.transfer.rest={transfer.rest!r} leaves boxes without a class, and config.transfer.metric="
-            f"{transfer.metric!r} needs one for each: set config.transfer.metric='mean_ap'"
         )
 
 

@@ -345,8 +345,8 @@ def test_eight_devices_score_as_one(trained, one_device, photographs):
     net, source = load_network(trained / "A")[0], open_source(f"folder:{photographs}", "test")
     assert jax.device_count() == 8
     views = [EvalView("dense", 40), EvalView("center", 40)]
-    eight = evaluate_dataset(posterior_runner(net, views), source, views)
-    one = evaluate_dataset(posterior_runner(net, views, mesh=one_device, batch_size=3), source, views)
+    eight = evaluate_dataset(posterior_runner(net), source, views)
+    one = evaluate_dataset(posterior_runner(net, mesh=one_device, batch_size=3), source, views)
     for view in views:
         np.testing.assert_allclose(eight.posteriors[view], one.posteriors[view], atol=1e-5)
     np.testing.assert_array_equal(eight.labels, one.labels)

@@ -142,6 +142,9 @@ def test_mistakes_are_named(run, weights, photographs, tiny_net, tmp_path, capsy
         run(overrides={"data.on_error": "raise"})
     with pytest.raises(ConfigError, match="no activation 'pool6' in net A"):
         run(overrides={"transfer.layers": ("pool6",)})
+    for layers in ((), (5,)):
+        with pytest.raises(ConfigError, match=r"config.transfer.layers=\(.*\): names of activations"):
+            run(overrides={"transfer.layers": layers})
     with pytest.raises(DataError, match=r"class .: 8 images, of which 8 are to be trained on"):
         run(overrides={"transfer.shots": 8})
     run(overrides={"transfer.combine": ("stack",)})

@@ -47,7 +47,7 @@ def files_of(folder):
 
 
 def runner_of(net, mesh, **options):
-    return posterior_runner(net, VIEWS, mesh=mesh, **options)
+    return posterior_runner(net, mesh=mesh, **options)
 
 
 def assert_right(predictions, net, files, mesh):
@@ -81,7 +81,7 @@ def test_a_pass_that_is_cut_off_goes_on_with_the_same_bits(folder, net, one_devi
     bad.write_bytes(b"noise")
     options = {"on_error": "skip", "made_of": {"weights": "a"}}
     evaluated = lambda **more: evaluate_dataset(
-        posterior_runner(net, views, mesh=one_device, batch_size=3), opened(folder), views, **options, **more
+        posterior_runner(net, mesh=one_device, batch_size=3), opened(folder), views, **options, **more
     )
     whole = evaluated(folder=tmp_path / "whole")
 
@@ -164,7 +164,7 @@ def evaluated(folder, out):
     """In one of two processes."""
     processes.join()
     assert jax.process_count() == 2
-    runner = posterior_runner(network(), VIEWS)
+    runner = posterior_runner(network())
     for split in ("test", "test[:1]"):
         found = evaluate_dataset(runner, open_source(f"folder:{folder}", split), VIEWS, on_error="skip")
         rows = {view.protocol: found.posteriors[view] for view in VIEWS} | {"bad": len(found.problems)}

@@ -13,7 +13,7 @@ MADE_OF = {"flip": True, "arrays": {"posterior": ((3,), "float32")}}
 
 
 def writing(folder, **changed):
-    return array_folder.writing(folder, MADE_OF | changed, (10,), "the posteriors of 10 images")
+    return array_folder.writing(folder, MADE_OF | changed, 10, "posteriors")
 
 
 @pytest.mark.parametrize("flip", [True, False])
@@ -24,7 +24,7 @@ def test_what_another_process_fills_is_left_alone(flip, tmp_path):
         with pytest.raises(ConfigError, match=rf"{folder}: process {os.getpid()} on .* is computing here"):
             writing(folder, flip=flip).__enter__()
         first.rows = 10
-    assert array_folder.about_of(folder, MADE_OF)["rows"] == 10
+    assert array_folder.about_of(folder, MADE_OF) == (10, {})
     assert np.all(array_folder.read(folder)[0]["posterior"] == 1) and os.listdir(tmp_path) == ["process0"]
     with writing(folder, flip=flip) as second:  # the lock went with its holder
         assert second.rows == 0 and not second.arrays["posterior"].any()

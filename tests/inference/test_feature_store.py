@@ -63,7 +63,7 @@ def test_a_share_that_cannot_be_removed_yet_fails_nothing_and_goes_with_a_later_
 
 def test_an_unfinished_pass_that_is_started_over_is_let_go_of(tmp_path, monkeypatch):
     """It lacks an image that could not be read."""
-    begin = lambda **options: array_folder.writing(tmp_path / "pass", MADE_OF, (7,), "features", **options)
+    begin = lambda **options: array_folder.writing(tmp_path / "pass", MADE_OF, 7, "features", **options)
     with pytest.raises(KeyboardInterrupt), begin() as unfinished:
         unfinished.problems["1.jpg"] = "not an image"
         unfinished.complete(3)

@@ -13,7 +13,7 @@ from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.rescaling import rescale
 from vgg_jax.inference.arrays import scaled_arrays
 from vgg_jax.inference.central_boxes import CentralBoxes
-from vgg_jax.inference.dense_boxes import box_runner, dense_boxes, dense_rates, rating_runner
+from vgg_jax.inference.dense_boxes import Classifier, DenseBoxes
 from vgg_jax.inference.score_map import class_score_map
 from vgg_jax.model.box_outputs import boxes_of, outputs_of
 
@@ -31,40 +31,39 @@ def constant_net(tiny_net, *boxes, crop=32):
 
 def test_every_place_predicts_in_its_own_window(tiny_net):
     net, images = constant_net(tiny_net, (0.25, 0.5, 0.5, 1.0), crop=64), [image_of(size, 0) for size in SIZES]
-    runner = box_runner(net, SCALES, True)
-    with scaled_arrays(images, SCALES) as examples:
-        found = list(dense_boxes(runner, examples, lambda index: np.array([-1])))
-    assert sorted(place for place, _ in found) == [(index, number) for index in range(4) for number in range(2)]
-    for (index, number), corners in found:
-        height, width = SIZES[index]
-        rows, columns = rescale(images[index], SCALES[number]).shape[:2]
-        expected = [
-            # the left half of the window, from (32 i, 32 j) on; of the mirror image's the right half, mirrored
-            np.array([left, 32 * i, left + 32, 32 * i + 64]) * ([width / columns, height / rows] * 2)
-            for mirrored in (False, True)
-            for i in range(1 + (rows - 64) // 32)
-            for j in range(1 + (columns - 64) // 32)
-            for left in [columns - 32 * j - 32 if mirrored else 32 * j]
-        ]
-        np.testing.assert_allclose(corners[:, 0], expected, atol=1e-3)
+    dense = DenseBoxes([net], SCALES, True)
+    found = dense(lambda: scaled_arrays(images, SCALES), [np.array([-1])] * len(images), {})
+    assert sorted(found) == list(range(len(images)))
+    for index, placed in found.items():
+        height, width = placed.size
+        expected = []
+        for scale in SCALES:
+            rows, columns = rescale(images[index], scale).shape[:2]
+            expected += [
+                # the left half of the window, from (32 i, 32 j) on; of the mirror image's the right half, mirrored
+                np.array([left, 32 * i, left + 32, 32 * i + 64]) * ([width / columns, height / rows] * 2)
+                for mirrored in (False, True)
+                for i in range(1 + (rows - 64) // 32)
+                for j in range(1 + (columns - 64) // 32)
+                for left in [columns - 32 * j - 32 if mirrored else 32 * j]
+            ]
+        assert placed.size == SIZES[index] and placed.rates is None
+        np.testing.assert_allclose(placed.corners[:, 0], expected, atol=1e-3)
 
 
 def test_boxes_of_a_padded_batch_are_those_of_each_image_alone(tiny_net, one_device, eight_devices):
     net, images = tiny_net("A", num_classes=12), [image_of(size, number) for number, size in enumerate(SIZES)]
-    wanted = lambda index: np.array([2, 0])
-    runner = rating_runner(net, [net], (64,), True, mesh=one_device)
-    with scaled_arrays(images, (64,)) as examples:
-        rates = dict(dense_rates(runner, examples, wanted))
     for mesh, batch_size in ((one_device, 16), (eight_devices, None)):
-        runner = box_runner(net, (64,), True, batch_size=batch_size, mesh=mesh)
-        with scaled_arrays(images, (64,)) as examples:
-            found = dict(dense_boxes(runner, examples, wanted))
+        classifier = Classifier(net, np.arange(12)) if mesh is one_device else None
+        dense = DenseBoxes([net], (64,), True, classifier=classifier, batch_size=batch_size, mesh=mesh)
+        found = dense(lambda: scaled_arrays(images, (64,)), [np.array([2, 0])] * len(images), {})
         for index, image in enumerate(images):
             scaled = rescale(image, 64)
             maps = [np.asarray(net(view[None]))[0] for view in (scaled, scaled[:, ::-1])]
             boxes = boxes_of(np.stack(maps))[:, :, :, [2, 0]]
-            seen = softmax(np.stack(maps), axis=-1)[..., [2, 0]].reshape(-1, 2)
-            np.testing.assert_allclose(rates[index, 0], seen, rtol=1e-4)
+            if classifier:
+                seen = softmax(np.stack(maps), axis=-1)[..., [2, 0]].reshape(-1, 2)
+                np.testing.assert_allclose(found[index].rates, seen, rtol=1e-4)
             i, j = np.indices(boxes.shape[1:3])[..., None]
             x, y, w, h = np.moveaxis(boxes, -1, 0)
             edges = [32 * (j + x - w / 2), 32 * (i + y - h / 2), 32 * (j + x + w / 2), 32 * (i + y + h / 2)]
@@ -72,7 +71,7 @@ def test_boxes_of_a_padded_batch_are_those_of_each_image_alone(tiny_net, one_dev
             left[1], right[1] = scaled.shape[1] - right[1], scaled.shape[1] - left[1]
             back = image.shape[1] / scaled.shape[1], image.shape[0] / scaled.shape[0]
             expected = np.stack([left * back[0], top * back[1], right * back[0], bottom * back[1]], -1)
-            np.testing.assert_allclose(found[index, 0], expected.reshape(-1, 2, 4), rtol=1e-4, atol=1e-3)
+            np.testing.assert_allclose(found[index].corners, expected.reshape(-1, 2, 4), rtol=1e-4, atol=1e-3)
 
 
 def test_a_place_counts_what_a_classifier_sees_there(tiny_net):
@@ -103,15 +102,14 @@ def test_a_place_counts_what_a_classifier_sees_there(tiny_net):
 
 def test_files_and_arrays_have_the_same_boxes(tiny_net, tmp_path):
     net, image = tiny_net("A", num_classes=4), image_of((90, 130), 0)
-    runner, found = box_runner(net, (64,), True), []
+    dense, classes = DenseBoxes([net], (64,), True), [np.array([-1])] * 2
     for name in ("a.png", "b.jpg"):  # Pillow's road, and TensorFlow's
         Image.fromarray(image).save(tmp_path / name, quality=100, subsampling=0)
-    with scaled_images(FileSource([tmp_path / "a.png", tmp_path / "b.jpg"]), range(2), (64,)) as examples:
-        found = dict(dense_boxes(runner, examples, lambda index: np.array([-1])))
-    with scaled_arrays([image], (64,)) as examples:
-        ((_, expected),) = dense_boxes(runner, examples, lambda index: np.array([-1]))
-    np.testing.assert_allclose(found[0, 0], expected, atol=1e-3)
-    np.testing.assert_allclose(found[1, 0], expected, atol=2)
+    files = FileSource([tmp_path / "a.png", tmp_path / "b.jpg"])
+    found = dense(lambda: scaled_images(files, range(2), (64,)), classes, {})
+    expected = dense(lambda: scaled_arrays([image], (64,)), classes[:1], {})[0].corners
+    np.testing.assert_allclose(found[0].corners, expected, atol=1e-3)
+    np.testing.assert_allclose(found[1].corners, expected, atol=2)
 
 
 def test_a_central_crop_and_its_mirror_image_have_the_same_boxes(tiny_net, tmp_path):

@@ -78,14 +78,11 @@ def assert_alike(posteriors, expected):
     assert (expected.max(1) < 0.999).all() and np.ptp(expected, 0).max() > 0.1  # they tell something
 
 
-def test_dense_is_the_reference_on_each_image_alone(net, images):
-    assert_alike(score(net, images, (48,)), [expected_dense(net, image, 48) for image in images])
-
-
-def test_dense_without_the_mirror_image(net, images):
-    posteriors = score(net, images, (48,), flip=False)
-    assert_alike(posteriors, [expected_dense(net, image, 48, flip=False) for image in images])
-    assert np.abs(posteriors - score(net, images, (48,))).max() > 1e-3
+@pytest.mark.parametrize("flip", [True, False])
+def test_dense_is_the_reference_on_each_image_alone(flip, net, images):
+    posteriors = score(net, images, (48,), flip=flip)
+    assert_alike(posteriors, [expected_dense(net, image, 48, flip) for image in images])
+    assert np.abs(posteriors - [expected_dense(net, image, 48, not flip) for image in images]).max() > 1e-3
 
 
 def test_dense_at_several_scales_is_their_mean(net, images):
@@ -133,7 +130,7 @@ def test_batches_devices_and_order_change_nothing(net, images, one_device, eight
 
 def test_several_views_in_one_pass_are_each_alone(net, images, one_device):
     views = [EvalView("dense", 40), EvalView("center", 40), EvalView("crops", 48), EvalView("dense", 48)]
-    runner, found = posterior_runner(net, views, mesh=one_device), {}
+    runner, found = posterior_runner(net, mesh=one_device), {}
     thin = np.zeros((2, 4000, 3), np.uint8)
     images = [*images[:3], thin, images[4]]
     with scaled_arrays(images, scales_of(views), on_error="skip") as examples:
@@ -222,9 +219,18 @@ def test_impossible_scorers_are_refused(options, message, net):
 
 
 def test_what_is_no_network_is_refused(images):
-    for call in (Scorer, vgg_jax.features, lambda net: vgg_jax.class_score_map(net, images[0], 32)):
-        with pytest.raises(vgg_jax.ConfigError, match="net is of type NoneType: give a vgg_jax.VGG"):
-            call(*([None, images] if call is vgg_jax.features else [None]))
+    for call in (
+        Scorer,
+        lambda net: vgg_jax.features(net, images),
+        lambda net: vgg_jax.class_score_map(net, images[0], 32),
+        lambda net: vgg_jax.localize(net, images),
+        lambda net: vgg_jax.fit_probe([net], "folder:photographs"),
+        lambda net: vgg_jax.export_scorer(net, "scorer.npz"),
+    ):
+        with pytest.raises(vgg_jax.ConfigError, match="net is of type str: give a vgg_jax.VGG"):
+            call("vgg16.npz")
+    with pytest.raises(vgg_jax.ConfigError, match=r"nets=\[\]: give a network, or several"):
+        vgg_jax.localize([], images)
 
 
 @pytest.mark.parametrize(

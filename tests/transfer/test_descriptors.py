@@ -8,7 +8,6 @@ from PIL import Image
 import vgg_jax
 from tests.oracles import reference
 from tests.photographs import image_of, rescaled, with_spread_scores
-from vgg_jax.config import COMBINE as OF_CONFIG
 from vgg_jax.data.open import open_source
 from vgg_jax.inference.activations import COMBINE
 from vgg_jax.transfer.descriptors import Descriptor, candidates, kept_for, normalized, of_images, of_kept
@@ -70,10 +69,6 @@ def test_one_pass_serves_all_kinds(nets, images, one_device, tmp_path):
     for kind in kinds:
         wanted = [by_definition(nets[:1], images[kept[0].labels[row]], *kind) for row in rows]
         np.testing.assert_allclose(of_kept(kept, kind, rows), wanted, rtol=0, atol=1e-5)
-
-
-def test_the_config_knows_the_ways_to_combine():
-    assert tuple(COMBINE) == OF_CONFIG
 
 
 def test_what_is_all_zero_stays():

@@ -69,15 +69,6 @@ def test_the_last_class_without_an_image_is_named(labels):
         random_splits(labels, 1, train=5, test=5, seed=0, classes=("ant", "bee", "cat", "dog", "emu", "fox"))
 
 
-def test_images_of_several_classes_have_no_shots():
-    for pick in (
-        lambda labels: random_splits(labels, 1, train=1, test=1, seed=0),
-        lambda labels: first_of_each(np.arange(4), labels, 2),
-    ):
-        with pytest.raises(DataError, match="may show several classes"):
-            pick(np.eye(4, dtype=int))
-
-
 def test_few_shots_are_among_those_of_more(labels):
     (split,) = random_splits(labels, 1, train=30, test=50, seed=0)
     former = set()

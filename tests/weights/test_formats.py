@@ -75,15 +75,9 @@ def test_conv1_1_of_a_bgr_net_is_exact_at_the_border(written, rng):
         np.testing.assert_allclose(tapped["conv1_1"][0, row, column], expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16])
 def test_other_precisions_are_read(tmp_path, images, dtype):
     weights = {name: array.astype(dtype) for name, array in original("A").items()}
-    originals.write_torchvision(tmp_path / "net", "A", weights)
-    agree(load(tmp_path / "net")(images), answer("A", weights, FED["torchvision"](np.float64(images))))
-
-
-def test_bfloat16_is_read_and_computed_in(tmp_path, images):
-    weights = {name: array.astype(jnp.bfloat16) for name, array in original("A").items()}
     originals.write_torchvision(tmp_path / "net", "A", weights)
     agree(load(tmp_path / "net")(images), answer("A", weights, FED["torchvision"](np.float64(images))))
     assert load(tmp_path / "net", dtype=jnp.bfloat16).dtype == jnp.bfloat16

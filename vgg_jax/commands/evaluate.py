@@ -150,7 +150,7 @@ def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Pat
 def _predictions(
     net: VGG, config: ConfigDict, source: Source, views: Sequence[EvalView], unfinished: Path, made_of: dict
 ) -> DatasetPredictions:
-    runner = posterior_runner(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
+    runner = posterior_runner(net, config.data.flip, batch_size=config.evaluate.batch_size or None)
     progress = Progress(f"net {net.spec.name}, {', '.join(f'{part} Q={scale}' for part, scale in views)}")
     options = {"threads": config.data.threads, "on_error": config.data.on_error}
     options |= {"folder": unfinished, "made_of": made_of}

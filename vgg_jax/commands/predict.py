@@ -111,7 +111,7 @@ def predictions(target: EvalTarget, paths: Sequence[Path], protocol: str) -> Ite
     """
     net, config, views = target.net, target.config, eval_views([protocol], target.scales)
     names = net.classes or tuple(f"class {number}" for number in range(net.num_classes))
-    runner = posterior_runner(net, views, config.data.flip, batch_size=config.evaluate.batch_size or None)
+    runner = posterior_runner(net, config.data.flip, batch_size=config.evaluate.batch_size or None)
     options = {"threads": config.data.threads, "on_error": "skip"}
     progress, done = Progress("scores"), 0
     for first in range(0, len(paths), AT_ONCE):

@@ -19,9 +19,10 @@ from vgg_jax.commands.workdir import claim
 from vgg_jax.config import default_config
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.files import printable, writing
-from vgg_jax.transfer.experiment import TransferSettings, fit_probe
+from vgg_jax.transfer.experiment import fit_probe
 from vgg_jax.transfer.paper import papers_row
 from vgg_jax.transfer.report import markdown, save_report
+from vgg_jax.transfer.settings import TransferSettings
 
 PROBE, FEATURES = "probe.npz", "features"
 
@@ -47,7 +48,7 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
     layers = (given["config"] or default_config()).transfer.layers
     layers = tuple(given["overrides"].get("transfer.layers", layers))
     # FC layers that a file lacks would be randomly initialized, and their descriptors would mean nothing.
-    partial = not any(re.fullmatch(r"(fc|relu)\d", layer) for layer in layers)
+    partial = not any(re.fullmatch(r"(fc|relu)\d", str(layer)) for layer in layers)
     try:
         targets = [*find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=partial, **given)]
     except CheckpointError as error:
@@ -73,7 +74,7 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
     result = fit_probe(
         nets,
         config.data.source,
-        settings_of(targets[0]),
+        TransferSettings(scales=targets[0].scales, flip=config.data.flip, seed=config.seed, **config.transfer),
         split=config.data.train_split,
         test_split=config.evaluate.split,
         store=folder / FEATURES,
@@ -95,9 +96,3 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
         lines += ["", f"{len(result.problems)} images could not be read and are left out:"]
         lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(result.problems.items())]
     return "\n".join(lines)
-
-
-def settings_of(target: EvalTarget) -> TransferSettings:
-    """The keys of a config that say how a classifier is made and tested."""
-    config = target.config
-    return TransferSettings(scales=target.scales, flip=config.data.flip, seed=config.seed, **config.transfer)

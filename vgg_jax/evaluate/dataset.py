@@ -116,12 +116,11 @@ def evaluate_dataset(
 def _rows(folder: Path | None, made_of: dict, count: int) -> Iterator[array_folder.Unfinished]:
     """The arrays to be filled; `rows` is the batch to begin with."""
     if folder is None:
-        yield array_folder.in_memory(made_of, (count,))
+        yield array_folder.in_memory(made_of, count)
         return
     if folder.is_dir():  # complete, but its results were written nowhere
         folder.replace(array_folder.aside(folder))
-    what = f"the posteriors of {count:,} images"
-    with writing(folder), array_folder.writing(folder, made_of, (count,), what) as unfinished:
+    with writing(folder), array_folder.writing(folder, made_of, count, "posteriors") as unfinished:
         if unfinished.rows:
             log.info("going on from batch %d of the pass that was cut off", unfinished.rows)
         yield unfinished

@@ -45,9 +45,7 @@ def activations(
     """Activations by layer, float32: pooled (n, channels), or maps.
 
     Args:
-      net: the network.
-      images: in the upper left corners of a bucket.
-      sizes: their heights and widths in pixels.
+      net, images, sizes: as a runner gives them.
       layers: names of activations.
       pool: "mean", "max" or None.
       flip: whether to average with the mirror image's, which for maps are mirrored back.

@@ -33,8 +33,10 @@ Arrays = dict[str, np.ndarray]
 """By name, mapped into memory."""
 
 
-def about_of(folder: Path, made_of: dict) -> dict | None:
-    """The `of.json` of a folder that is made of this; None where there is none, or of something else, which is said.
+def about_of(folder: Path, made_of: dict) -> tuple[int, dict[str, str]] | None:
+    """How many rows are complete of a folder that is made of this, and the images that could not be read.
+
+    None where there is none, or one that is made of something else, which is said.
 
     Args:
       made_of: JSON values, everything that the arrays depend on.
@@ -43,7 +45,7 @@ def about_of(folder: Path, made_of: dict) -> dict | None:
         return None
     try:
         about = json.loads((folder / "of.json").read_text())
-        stored = about["of"]
+        stored, rows, unreadable = about["of"], about["rows"], about["unreadable"]
         made_of = json.loads(json.dumps(made_of))
         changed = [f"{key}: {stored.get(key)} -> {made_of[key]}" for key in made_of if stored.get(key) != made_of[key]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -52,13 +54,7 @@ def about_of(folder: Path, made_of: dict) -> dict | None:
     if changed:
         log.warning("%s was made otherwise (%s): computed again", folder, "; ".join(changed))
         return None
-    return about
-
-
-def rows_in(folder: Path, made_of: dict) -> int:
-    """How many rows are complete of a folder that is not; the arguments are those of `writing`."""
-    about = about_of(aside(folder), made_of)
-    return about["rows"] if about else 0
+    return rows, unreadable
 
 
 def read(folder: Path, mode: str = "r") -> tuple[Arrays, dict[str, str]]:
@@ -110,24 +106,22 @@ class Unfinished:
         self._kept = time.monotonic()
 
 
-def in_memory(made_of: dict, shape: tuple[int, ...]) -> Unfinished:
+def in_memory(made_of: dict, count: int) -> Unfinished:
     """Arrays that nobody keeps; the arguments are those of `writing`."""
-    arrays = {name: np.zeros((*shape, *of_row), dtype) for name, (of_row, dtype) in made_of["arrays"].items()}
+    arrays = {name: np.zeros((count, *of_row), dtype) for name, (of_row, dtype) in made_of["arrays"].items()}
     return Unfinished(None, made_of, arrays, {}, 0)
 
 
 @contextlib.contextmanager
-def writing(
-    folder: Path, made_of: dict, shape: tuple[int, ...], what: str, *, whole: bool = False
-) -> Iterator[Unfinished]:
+def writing(folder: Path, made_of: dict, count: int, what: str, *, whole: bool = False) -> Iterator[Unfinished]:
     """Arrays to be filled; afterwards the folder is complete, or after an interruption its complete rows are kept.
 
-    They go on from the rows that `rows_in` counts; if there are none, the arrays are new.
+    They go on from the rows that are complete; if there are none, the arrays are new.
 
     Args:
       made_of: as in `about_of`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
-      shape: how many rows there are to be, in one dimension or several.
-      what: the arrays are, for messages: "the features of 5 images".
+      count: how many rows there are to be, one for each image.
+      what: they are, for messages: "features".
       whole: whether rows do not count among which are those of images that could not be read.
 
     Raises:
@@ -136,18 +130,19 @@ def writing(
     """
     partly = aside(folder)
     with locked(folder):
-        rows = rows_in(folder, made_of)
-        if rows and not (whole and read(partly)[1]):
-            arrays, problems = read(partly, "r+")
+        rows, problems = about_of(partly, made_of) or (0, {})
+        if rows and not (whole and problems):
+            arrays, _ = read(partly, "r+")
         else:  # none of its files is mapped: NFS would keep the folder
+            rows, problems = 0, {}
             shutil.rmtree(partly, ignore_errors=True)
-            check_room(folder.parent, _bytes(made_of, shape), what)
+            row = sum(math.prod(of_row) * np.dtype(dtype).itemsize for of_row, dtype in made_of["arrays"].values())
+            check_room(folder.parent, count * row, f"the {what} of {count:,} images")
             partly.mkdir()
             arrays = {
-                name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", np.dtype(dtype), (*shape, *of_row))
+                name: np.lib.format.open_memmap(partly / f"{name}.npy", "w+", np.dtype(dtype), (count, *of_row))
                 for name, (of_row, dtype) in made_of["arrays"].items()
             }
-            rows, problems = 0, {}
         unfinished = Unfinished(partly, made_of, arrays, problems, rows)
         unfinished.keep()
         try:
@@ -156,11 +151,6 @@ def writing(
             unfinished.keep()
         shutil.rmtree(folder, ignore_errors=True)
         partly.replace(folder)
-
-
-def _bytes(made_of: dict, shape: tuple[int, ...]) -> int:
-    of_row = (math.prod(of_row) * np.dtype(dtype).itemsize for of_row, dtype in made_of["arrays"].values())
-    return math.prod(shape) * sum(of_row)
 
 
 def aside(folder: Path) -> Path:

@@ -55,6 +55,20 @@ def check_net(net: VGG) -> None:
         raise ConfigError(f"net is of type {type(net).__name__}: give a vgg_jax.VGG, as vgg_jax.load gives one")
 
 
+def networks(nets: VGG | Sequence[VGG]) -> list[VGG]:
+    """One network or several as a list.
+
+    Raises:
+      ConfigError: there is none, or one is no network.
+    """
+    nets = [*nets] if isinstance(nets, list | tuple) else [nets]
+    for net in nets:
+        check_net(net)
+    if not nets:
+        raise ConfigError("nets=[]: give a network, or several")
+    return nets
+
+
 def check_scales(
     scales: Sequence[int], smallest: int, what: str = "the net's crop, which the class-score map needs"
 ) -> None:

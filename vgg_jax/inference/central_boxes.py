@@ -18,7 +18,6 @@ from vgg_jax.data.boxes import from_window, mirrored
 from vgg_jax.data.sampler import Requests
 from vgg_jax.data.source import Source
 from vgg_jax.data.training_batches import TrainingBatches
-from vgg_jax.inference.arrays import check_scales
 from vgg_jax.inference.buckets import ScaledImage
 from vgg_jax.inference.runner import Runner
 from vgg_jax.model.box_outputs import boxes_of
@@ -35,16 +34,12 @@ class CentralBoxes:
 
     Args:
       net: the network.
-      scale: Q, what an image's smaller side is rescaled to, in pixels.
+      scale: Q, what an image's smaller side is rescaled to, in pixels: at least the net's crop.
       flip: whether the mirror image counts too.
       batch_size: as in `vgg_jax.inference.runner.Runner`.
-
-    Raises:
-      ConfigError: the scale is smaller than the net's crop.
     """
 
     def __init__(self, net: VGG, scale: int, flip: bool, *, batch_size: int | None = None):
-        check_scales((scale,), net.crop)
         self._scale = scale
         self.runner = Runner(net, _FUNCTIONS[flip], smallest=net.crop, batch_size=batch_size)
 

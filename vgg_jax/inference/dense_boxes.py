@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,10 +28,6 @@ from vgg_jax.model.vgg import VGG
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, UInt8
-
-
-Place = tuple[int, int]
-"""An example's index, and the number of one of its scales."""
 
 
 class Classifier(NamedTuple):
@@ -87,12 +83,22 @@ class DenseBoxes:
         batch_size: int | None = None,
         mesh: Mesh | None = None,
     ):
-        options = {"batch_size": batch_size, "mesh": mesh}
+        for net in nets:
+            check_scales(scales, net.crop)
+            if classifier and classifier.net.crop != net.crop:
+                raise ConfigError(
+                    f"the classifier sees windows of {classifier.net.crop} pixels, the network that localizes of "
+                    f"{net.crop}: it cannot rate them; take one of the same crop"
+                )
+
+        def runner(net: VGG, of: Callable[[Array], Array] | None = None) -> Runner:
+            return Runner(net, _function(flip, of), smallest=net.crop, batch_size=batch_size, mesh=mesh)
+
         self._scales = range(len(scales))
-        self._runners = [box_runner(net, scales, flip, **options) for net in nets]
+        self._runners = [runner(net) for net in nets]
         self._outputs = np.arange(nets[0].num_classes // 4) if outputs is None else outputs
         self._classifier = classifier
-        self._rating = classifier and rating_runner(classifier.net, nets, scales, flip, **options)
+        self._rating = classifier and runner(classifier.net, jax.nn.softmax)
 
     def __call__(
         self,
@@ -112,24 +118,27 @@ class DenseBoxes:
         sizes: dict[int, tuple[int, int]] = {}
         done, passes = itertools.count(1), len(self._runners) + bool(self._rating)
 
-        def noted(opened: Iterator[ScaledExample]) -> Iterator[ScaledExample]:
+        def scaled_images(opened: Iterator[ScaledExample]) -> Iterator[ScaledImage]:
             for example in opened:
                 sizes[example.index] = example.size
                 if example.problem:
                     problems[example.index] = example.problem
-                yield example
+                for number, image in enumerate(example.images):
+                    yield ScaledImage((example.index, number, image.shape[:2]), image)
 
-        def at_places(function: Callable, runner: Runner, outputs: np.ndarray) -> dict[Place, np.ndarray]:
+        def at_places(function: Callable, runner: Runner, outputs: np.ndarray) -> dict[tuple[int, int], np.ndarray]:
+            """What a function makes of a network's maps, by an image's index and the number of a scale."""
             found = {}
             with examples() as opened:
-                for place, values in function(runner, noted(opened), lambda index: outputs[classes[index]]):
-                    found[place] = values
+                for (index, number, scaled), maps in runner(scaled_images(opened)):
+                    views = [maps[name] for name in sorted(maps, reverse=True)]  # upright, mirrored
+                    found[index, number] = function(runner.net, views, outputs, classes[index], sizes[index], scaled)
                     if progress:
                         progress(next(done), passes * len(self._scales) * (len(classes) - len(problems)))
             return found
 
-        boxes = [at_places(dense_boxes, runner, self._outputs) for runner in self._runners]
-        rates = at_places(dense_rates, self._rating, self._classifier.outputs) if self._rating else None
+        boxes = [at_places(_boxes, runner, self._outputs) for runner in self._runners]
+        rates = at_places(_rates, self._rating, self._classifier.outputs) if self._rating else None
         parts = lambda index: [
             PlacedBoxes(of[index, number], rates and rates[index, number], sizes[index])
             for of in boxes
@@ -138,30 +147,7 @@ class DenseBoxes:
         return {index: joined(parts(index)) for index in sizes if index not in problems}
 
 
-def box_runner(
-    net: VGG, scales: Sequence[int], flip: bool, *, batch_size: int | None = None, mesh: Mesh | None = None
-) -> Runner:
-    """A runner for `dense_boxes`, with the mirror image or without; raises ConfigError for a scale below the crop."""
-    check_scales(scales, net.crop)
-    return Runner(net, _function(flip), smallest=net.crop, batch_size=batch_size, mesh=mesh)
-
-
-def rating_runner(classifier: VGG, nets: Iterable[VGG], scales: Sequence[int], flip: bool, **options) -> Runner:
-    """A runner for `dense_rates`, of the windows that networks localize in; `options` as in `box_runner`.
-
-    Raises:
-      ConfigError: the classifier's windows are others, or a scale is below the crop.
-    """
-    check_scales(scales, classifier.crop)
-    if other := {net.crop for net in nets} - {classifier.crop}:
-        raise ConfigError(
-            f"the classifier sees windows of {classifier.crop} pixels, the network that localizes of {other.pop()}: it "
-            "cannot rate them; take one of the same crop"
-        )
-    return Runner(classifier, _function(flip, jax.nn.softmax), smallest=classifier.crop, **options)
-
-
-def dense_maps(
+def _dense_maps(
     net: VGG,
     images: UInt8[Array, "n h w 3"],
     sizes: Int[Array, "n 2"],
@@ -172,8 +158,7 @@ def dense_maps(
     """The outputs of a network at every place of images in the upper left corners of a bucket.
 
     Args:
-      net: the network.
-      images, sizes: as a `Runner` gives them.
+      net, images, sizes: as a runner gives them.
       flip: whether `mirrored` is among the outputs: those of the mirror image, as it is.
       of: what is made of the outputs.
     """
@@ -188,61 +173,47 @@ def dense_maps(
 @functools.cache
 def _function(flip: bool, of: Callable[[Array], Array] | None = None) -> Function:
     """One for each of these, so that programs are shared."""
-    return functools.partial(dense_maps, flip=flip, of=of)
+    return functools.partial(_dense_maps, flip=flip, of=of)
 
 
-def dense_boxes(
-    runner: Runner, examples: Iterable[ScaledExample], classes: Callable[[int], Int[np.ndarray, " k"]]
-) -> Iterator[tuple[Place, Float[np.ndarray, "places k 4"]]]:
-    """The boxes that a network predicts at every place of an image and its mirror image.
-
-    Args:
-      runner: from `box_runner`.
-      examples: images at one or more scales; those that could not be read have no boxes.
-      classes: of the example of an index, of which classes boxes are wanted.
-
-    Yields:
-      ((the example's index, the scale's number), corners in pixels of the image as it was decoded), once for every
-      scale of every example, in whatever order is fast. A box for all classes alike (SCR) is there once.
-    """
-    net = runner.net
-    for (index, number, size, scaled), outputs in runner(_scaled_images(examples)):
-        found = []
-        for name in sorted(outputs, reverse=True):  # upright first
-            boxes = boxes_of(outputs[name])
-            boxes = boxes if boxes.shape[2] == 1 else boxes[:, :, classes(index)]
-            corners = from_window(boxes, windows(net, boxes.shape[:2])[:, :, None])
-            if name == "mirrored":
-                left, top, right, bottom = np.moveaxis(corners, -1, 0)
-                corners = np.stack([scaled[1] - right, top, scaled[1] - left, bottom], -1)
-            found += list(corners)  # row by row
-        yield (index, number), np.concatenate(found) * np.tile(np.divide(size, scaled)[::-1], 2)
-
-
-def dense_rates(
-    runner: Runner, examples: Iterable[ScaledExample], classes: Callable[[int], Int[np.ndarray, " k"]]
-) -> Iterator[tuple[Place, Float[np.ndarray, "places k"]]]:
-    """The posteriors that a classifier has of some classes at the places of `dense_boxes`, in the same order.
+def _boxes(
+    net: VGG,
+    views: Sequence[Float[np.ndarray, "h w outputs"]],
+    outputs: Int[np.ndarray, " classes"],
+    classes: Int[np.ndarray, " k"],
+    size: tuple[int, int],
+    scaled: tuple[int, int],
+) -> Float[np.ndarray, "places k 4"]:
+    """The boxes at every place of an image and its mirror image, row by row, in pixels of the image as it was decoded.
 
     Args:
-      runner: from `rating_runner`.
-      examples, classes: as in `dense_boxes`; the classes are those of the classifier.
+      net: the network.
+      views: its map of the rescaled image and, if that counts, of the mirror image.
+      outputs: which of its boxes are those of the classes.
+      classes: of which boxes are wanted; one for all classes alike (SCR) is there once.
+      size, scaled: height and width of the image as it was decoded, and rescaled.
     """
-    for (index, number, *_), outputs in runner(_scaled_images(examples)):
-        maps = [outputs[name][:, :, classes(index)] for name in sorted(outputs, reverse=True)]
-        yield (index, number), np.concatenate([row for values in maps for row in values])
+    found = []
+    for mirrored, view in enumerate(views):
+        boxes = boxes_of(view)
+        boxes = boxes if boxes.shape[2] == 1 else boxes[:, :, outputs[classes]]
+        # A pool drops what is odd at the right and at the bottom: the first window begins at (0, 0) whatever the size.
+        top, left = net.spec.stride * np.indices(boxes.shape[:2])
+        windows = np.stack(np.broadcast_arrays(top, left, net.crop, net.crop), -1)
+        corners = from_window(boxes, windows[:, :, None])
+        if mirrored:
+            left, top, right, bottom = np.moveaxis(corners, -1, 0)
+            corners = np.stack([scaled[1] - right, top, scaled[1] - left, bottom], -1)
+        found += list(corners)
+    return np.concatenate(found) * np.tile(np.divide(size, scaled)[::-1], 2)
 
 
-def _scaled_images(examples: Iterable[ScaledExample]) -> Iterator[ScaledImage]:
-    for example in examples:
-        for number, image in enumerate(example.images):
-            yield ScaledImage((example.index, number, example.size, image.shape[:2]), image)
-
-
-def windows(net: VGG, shape: tuple[int, int]) -> Float[np.ndarray, "h w 4"]:
-    """What each place of a map of a network sees of the rescaled image, in its pixels: top, left, height, width.
-
-    A pool drops what is odd at the right and at the bottom, so the first window begins at (0, 0) whatever the size.
-    """
-    top, left = net.spec.stride * np.indices(shape).astype(np.float64)
-    return np.stack([top, left, np.full(shape, net.crop), np.full(shape, net.crop)], -1)
+def _rates(
+    net: VGG,
+    views: Sequence[Float[np.ndarray, "h w outputs"]],
+    outputs: Int[np.ndarray, " classes"],
+    classes: Int[np.ndarray, " k"],
+    *_,
+) -> Float[np.ndarray, "places k"]:
+    """The posteriors of some classes at the places of `_boxes`, in the same order."""
+    return np.concatenate([row for view in views for row in view[:, :, outputs[classes]]])

@@ -26,6 +26,7 @@ from jax import export
 
 from vgg_jax.errors import ConfigError
 from vgg_jax.files import check_replaceable, writing, written_aside
+from vgg_jax.inference.arrays import check_net
 from vgg_jax.inference.scorer import unpadded_posteriors
 from vgg_jax.model.vgg import VGG
 
@@ -46,6 +47,7 @@ def export_scorer(net: VGG, path: str | Path, *, flip: bool = True, platforms: S
 
     JAX promises to run such a file for six months of its releases: keep the checkpoint too.
     """
+    check_net(net)
     for platform in platforms or ():
         if platform not in PLATFORMS:
             raise ConfigError(f"platforms={tuple(platforms)}: {platform!r} is none of {', '.join(PLATFORMS)}")

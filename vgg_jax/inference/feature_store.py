@@ -24,7 +24,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from vgg_jax.data.source import Source, digest
-from vgg_jax.errors import CheckpointError, DataError
+from vgg_jax.errors import DataError
 from vgg_jax.files import writing
 from vgg_jax.inference import array_folder
 
@@ -49,19 +49,8 @@ def is_complete(folder: Path, made_of: dict, *, whole: bool) -> bool:
       made_of: JSON values, everything that the features depend on.
       whole: whether a pass that lacks an image which could not be read does not count.
     """
-    return array_folder.about_of(folder, made_of) is not None and not (whole and array_folder.read(folder)[1])
-
-
-def read(folder: Path, source: Source) -> tuple[array_folder.Arrays, dict[str, str]]:
-    """The arrays of a pass, mapped, and the images that could not be read: {name: reason}.
-
-    Raises:
-      CheckpointError: it is damaged.
-    """
-    arrays, problems = array_folder.read(folder)
-    if any(len(array) != len(source) for array in arrays.values()):
-        raise CheckpointError(f"{folder} is damaged: it is not of {len(source):,} images; remove it")
-    return arrays, problems
+    about = array_folder.about_of(folder, made_of)
+    return about is not None and not (whole and about[1])
 
 
 def fill(
@@ -89,10 +78,9 @@ def fill(
       CheckpointError: what is kept is damaged.
     """
     process, processes = jax.process_index(), jax.process_count()
-    what = f"the features of {len(source):,} images"
     with writing(folder):
         if processes == 1:
-            with array_folder.writing(folder, made_of, (len(source),), what, whole=whole) as unfinished:
+            with array_folder.writing(folder, made_of, len(source), "features", whole=whole) as unfinished:
                 compute(unfinished, range(len(source)))
             _remove_shares(folder)
             return
@@ -103,7 +91,7 @@ def fill(
         _compute_share(folders[process], made_of | {"share": [process, processes]}, shares[process], compute, whole)
         multihost_utils.sync_global_devices(f"all shares of {folder.name}")
         if process == 0:
-            with array_folder.writing(folder, made_of, (len(source),), what) as joined:
+            with array_folder.writing(folder, made_of, len(source), "features") as joined:
                 for share, part in zip(shares, folders, strict=True):
                     _join(joined, share, part)
             _remove_shares(folder)
@@ -113,8 +101,7 @@ def fill(
 def _compute_share(folder: Path, made_of: dict, share: range, compute: Callable, whole: bool) -> None:
     """Computes a process's share, unless it is there; none of its files stays mapped: NFS would keep the folder."""
     if not is_complete(folder, made_of, whole=whole):
-        what = f"the features of {len(share):,} images"
-        with array_folder.writing(folder, made_of, (len(share),), what, whole=whole) as unfinished:
+        with array_folder.writing(folder, made_of, len(share), "features", whole=whole) as unfinished:
             compute(unfinished, share)
 
 

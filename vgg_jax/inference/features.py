@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -112,8 +113,9 @@ def features(
     names: list[str] = []
 
     def computed(images: FileSource | Iterator[np.ndarray]) -> Numbered:
+        opening, name_of = _examples(images, scales, threads)
         with (
-            _examples(images, scales, threads) as (examples, name_of),
+            opening as examples,
             contextlib.closing(runner(_scaled_images(examples, name_of, names, problems))) as outputs,
         ):
             for done, numbered in enumerate(_combined(outputs, len(scales), combine), start=1):
@@ -172,18 +174,14 @@ def _files(images: Iterable[Image]) -> FileSource | Iterator[np.ndarray]:
     return FileSource(paths)
 
 
-@contextlib.contextmanager
 def _examples(
     images: FileSource | Iterator[np.ndarray], scales: Sequence[int], threads: int
-) -> Iterator[tuple[Iterator[ScaledExample], Callable[[int], str]]]:
-    """Examples of files or of arrays, and a function of an example's index to its name."""
+) -> tuple[AbstractContextManager[Iterator[ScaledExample]], Callable[[int], str]]:
+    """A context with examples of files or of arrays, and a function of an example's index to its name."""
     options = {"threads": threads, "on_error": "skip"}
     if isinstance(images, FileSource):
-        with scaled_images(images, range(len(images)), scales, **options) as examples:
-            yield examples, images.name_of
-    else:
-        with scaled_arrays(images, scales, **options) as examples:
-            yield examples, "image {}".format
+        return scaled_images(images, range(len(images)), scales, **options), images.name_of
+    return scaled_arrays(images, scales, **options), "image {}".format
 
 
 def _scaled_images(

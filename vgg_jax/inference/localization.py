@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vgg_jax.errors import ConfigError
-from vgg_jax.inference.arrays import scaled_arrays
+from vgg_jax.inference.arrays import check_net, networks, scaled_arrays
 from vgg_jax.inference.dense_boxes import Classifier, DenseBoxes, PlacedBoxes
 from vgg_jax.inference.merge import merge
 from vgg_jax.model.vgg import VGG
@@ -85,12 +85,13 @@ def localize(
     >>> found[0].corners.shape, found[0].classes.tolist()
     ((1, 4), [-1])
     """
-    nets = [nets] if isinstance(nets, VGG) else list(nets)
+    nets = networks(nets)
     asked = asked_classes(nets[0], posteriors, len(images), top)
     if len({net.num_classes for net in nets}) > 1:
         raise ConfigError(f"nets of {', '.join(str(net.num_classes // 4) for net in nets)} boxes cannot be merged")
     rating = None
     if classifier is not None:
+        check_net(classifier)
         if posteriors is None or np.shape(posteriors)[1] != classifier.num_classes:
             raise ConfigError(f"posteriors of the {classifier.num_classes} classes of the classifier are missing")
         rating = Classifier(classifier, np.arange(classifier.num_classes))

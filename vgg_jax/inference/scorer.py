@@ -86,7 +86,7 @@ class Scorer:
         check_net(net)
         check_scales(scales, net.crop)
         self.views = eval_views([protocol], scales)
-        self.runner = posterior_runner(net, self.views, flip, batch_size=batch_size, mesh=mesh)
+        self.runner = posterior_runner(net, flip, batch_size=batch_size, mesh=mesh)
 
     def __call__(self, images: Sequence[np.ndarray]) -> Float[np.ndarray, "n classes"]:
         """Posteriors of images, in order.
@@ -128,26 +128,8 @@ def scales_of(views: Iterable[EvalView]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(view.scale for view in views))
 
 
-def posterior_runner(
-    net: VGG,
-    views: Iterable[EvalView],
-    flip: bool = True,
-    *,
-    batch_size: int | None = None,
-    mesh: Mesh | None = None,
-) -> Runner:
-    """A runner for `posteriors`.
-
-    Args:
-      net: the network.
-      views: what will be asked for.
-      flip: whether the mirror image counts too; no part of `center`.
-      batch_size, mesh: as in `Runner`.
-
-    Raises:
-      ConfigError: a scale is smaller than the net's crop.
-    """
-    check_scales(scales_of(views), net.crop)
+def posterior_runner(net: VGG, flip: bool = True, *, batch_size: int | None = None, mesh: Mesh | None = None) -> Runner:
+    """A runner for `posteriors`, with the mirror image or without; other arguments are those of `Runner`."""
     return Runner(net, _functions(flip), smallest=net.crop, batch_size=batch_size, mesh=mesh)
 
 
@@ -158,7 +140,8 @@ def posteriors(
 
     Args:
       runner: from `posterior_runner`.
-      examples: at the scales of `scales_of(views)`; those that could not be read have no posteriors.
+      examples: at the scales of `scales_of(views)`, none below the net's crop; those that could not be read have no
+        posteriors.
       views: protocols and scales.
 
     Yields:
@@ -215,14 +198,7 @@ def _functions(flip: bool) -> Mapping[str, Function]:
 def dense_posteriors(
     net: VGG, images: UInt8[Array, "n h w 3"], sizes: Int[Array, "n 2"], *, flip: bool
 ) -> dict[str, Float[Array, "n classes"]]:
-    """Dense evaluation: soft-max of the mean over the class-score map, averaged over the image and its mirror image.
-
-    Args:
-      net: the network.
-      images: in the upper left corners of a bucket.
-      sizes: their heights and widths in pixels.
-      flip: whether the mirror image counts.
-    """
+    """Dense evaluation: soft-max of the mean over the class-score map, averaged over the image and its mirror image."""
     both, sizes = with_mirror_images(images, sizes) if flip else (images, sizes)
     places = net.map_sizes(sizes).prod(1)
     scores = net(both, sizes=sizes).sum((1, 2)) / places[:, None]

@@ -64,7 +64,7 @@ class Classification(RandomCrops):
         """
         if self._runner is None:  # its programs are compiled once
             size = self.config.evaluate.batch_size or None
-            self._runner = posterior_runner(net, self._views, self.config.data.flip, batch_size=size)
+            self._runner = posterior_runner(net, self.config.data.flip, batch_size=size)
         self._runner.use(nnx.state(net))
         progress = Progress("validation")
         predictions = evaluate_dataset(

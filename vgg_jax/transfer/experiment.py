@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vgg_jax.config import check_transfer
 from vgg_jax.data.objects import EachBox, checked, presence
 from vgg_jax.data.open import open_source
 from vgg_jax.data.source import Source
+from vgg_jax.inference.arrays import networks
 from vgg_jax.inference.pooled_features import KeptFeatures
 from vgg_jax.model.vgg import VGG
 from vgg_jax.progress import Progress
@@ -26,41 +26,10 @@ from vgg_jax.transfer.descriptors import Descriptor, candidates, kept_for, of_ke
 from vgg_jax.transfer.metrics import METRICS
 from vgg_jax.transfer.probe import WHOLE_IMAGE, LinearProbe, provenance
 from vgg_jax.transfer.protocols import Split, first_of_each, random_splits
-from vgg_jax.transfer.svm import GRID, LinearSVM, Solver, fit_svm
+from vgg_jax.transfer.settings import TransferSettings
+from vgg_jax.transfer.svm import LinearSVM, fit_svm
 
 log = logging.getLogger(__name__)
-
-ALL = "train+validation+test"
-
-
-class TransferSettings(NamedTuple):
-    """How a classifier is made and tested; the keys of `config.transfer`, with the paper's values for Caltech-101."""
-
-    layers: tuple[str, ...] = ("relu7",)
-    scales: tuple[int, ...] = (256, 384, 512)
-    combine: tuple[str, ...] = ("stack",)
-    flip: bool = True
-    metric: str = "mean_class_recall"
-    C: tuple[float, ...] = GRID
-    solver: Solver = "device"
-    splits: int = 3
-    shots: int = 30
-    test_per_class: int = 50
-    curve: tuple[int, ...] = ()
-    regions: tuple[str, ...] = ()
-    rest: str = ""
-    seed: int = 0
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """What is measured; the first is what C is chosen by."""
-        return tuple(dict.fromkeys([self.metric, *(() if self.several_classes else ("mean_class_recall", "accuracy"))]))
-
-    @property
-    def several_classes(self) -> bool:
-        """Whether an image may show several classes, and the metric ranks images for each class (VOC)."""
-        return self.metric.startswith("mean_ap")
-
 
 CALTECH_101 = TransferSettings()
 
@@ -118,7 +87,7 @@ def fit_probe(
     source: str,
     settings: TransferSettings = CALTECH_101,
     *,
-    split: str = ALL,
+    split: str = "train+validation+test",
     test_split: str = "",
     store: str | Path | None = None,
     **reading,
@@ -141,8 +110,8 @@ def fit_probe(
 
     >>> fit_probe(vgg_jax.load("vgg16.npz"), "folder:photographs").probe.save("probe.npz")  # doctest: +SKIP
     """
-    check_transfer(settings)
-    nets = [nets] if isinstance(nets, VGG) else list(nets)
+    settings.check()
+    nets = networks(nets)
     images = open_source(source, f"{split}+{test_split}" if settings.splits == 0 else split)
     kinds = candidates(settings.layers, settings.scales, settings.combine)
     with contextlib.ExitStack() as at_end:

@@ -46,13 +46,12 @@ def random_splits(
       classes: the classes' names; by default their numbers, up to the greatest label.
 
     Raises:
-      DataError: a class has no more images than `train`, and so none to test on; or images show several classes.
+      DataError: a class has no more images than `train`, and so none to test on.
 
     >>> split, _ = random_splits(np.array([0, 0, 0, 1, 1, 1, 1]), 2, train=2, test=1, seed=0)
     >>> split.train.shape, split.test.shape
     ((4,), (2,))
     """
-    _check_one_label(labels)
     rows = np.arange(len(labels)) if rows is None else rows
     classes = classes or range(labels.max(initial=-1) + 1)
     of_class = [rows[labels[rows] == c] for c in range(len(classes))]
@@ -82,19 +81,7 @@ def first_of_each(rows: Int[np.ndarray, " k"], labels: Int[np.ndarray, " n"], sh
       labels: of all images.
       shots: images of a class; fewer where it does not have that many.
 
-    Raises:
-      DataError: images show several classes.
-
     >>> first_of_each(np.array([5, 4, 3, 2, 1, 0]), np.array([0, 0, 0, 1, 1, 1]), 2).tolist()
     [2, 1, 5, 4]
     """
-    _check_one_label(labels)
     return np.concatenate([rows[labels[rows] == c][:shots] for c in np.unique(labels[rows])])
-
-
-def _check_one_label(labels: np.ndarray) -> None:
-    if labels.ndim != 1:
-        raise DataError(
-            "an image may show several classes: a fixed number of images of each cannot be picked; train on one "
-            "of the data set's own splits, all of it, and test on another"
-        )

@@ -15,8 +15,6 @@ from vgg_jax.files import drawing
 from vgg_jax.transfer.experiment import Score, TransferResult, percent
 from vgg_jax.transfer.metrics import average_precisions
 
-CHOSEN = "the best on held-out images"
-
 
 def markdown(result: TransferResult, networks: str, paper: str = "") -> str:
     """The table of a result.
@@ -29,12 +27,12 @@ def markdown(result: TransferResult, networks: str, paper: str = "") -> str:
 
 
 def _cells(score: Score, networks: str, paper: str) -> dict[str, str]:
-    of = score.descriptor
+    layer, scales, combine = score.descriptor or ("the best on held-out images", (), "")
     cells = {
         "network": networks,
-        "layer": of.layer if of else CHOSEN,
-        "Q": ",".join(map(str, of.scales)) if of else "",
-        "scales": of.combine if of and len(of.scales) > 1 else "",
+        "layer": layer,
+        "Q": ",".join(map(str, scales)),
+        "scales": combine if len(scales) > 1 else "",
         "C": ", ".join(f"{C:g}" for C in dict.fromkeys(score.C)),
         "held out, %": percent(score.held_out) if score.held_out else "–",
     }
@@ -75,12 +73,12 @@ def save_report(folder: Path, result: TransferResult, heading: str, networks: st
 
 
 def _record(score: Score, networks: str, paper: str) -> dict:
-    of = score.descriptor
+    layer, scales, combine = score.descriptor or ("", (), "")
     return {
         "network": networks,
-        "layer": of.layer if of else "",
-        "Q": list(of.scales) if of else [],
-        "combine": of.combine if of and len(of.scales) > 1 else "",
+        "layer": layer,
+        "Q": list(scales),
+        "combine": combine if len(scales) > 1 else "",
         "shots": score.shots,
         "C": list(score.C),
         "held_out": list(score.held_out),

@@ -16,9 +16,6 @@ import numpy as np
 
 from vgg_jax.errors import CheckpointError, ConfigError
 
-SORTED = "sorted"
-"""The `class_order` of a file that names its classes itself."""
-
 
 @functools.cache
 def imagenet() -> tuple[str, ...]:
@@ -51,43 +48,41 @@ def positions(asked: Sequence[str], known: Sequence[str]) -> tuple[np.ndarray, l
     return found, [name for name, place in zip(asked, found, strict=True) if place < 0]
 
 
-def order(choice: str | Path, carried: tuple[str, ...], source: str) -> tuple[str, ...]:
-    """The labels of fc8's columns in the file's order.
+def sorted_columns(
+    choice: str | Path, carried: tuple[str, ...], num_classes: int, source: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The places of the sorted classes among the columns of a file's fc8, and their labels.
 
     Args:
-      choice: "sorted", or the path of a file with one class per line, the first word of it the synset.
-      carried: what the weights' own file says.
-      source: its name, for the message.
+      choice: "sorted", or the path of a file with one class per line in the order of the columns, its first word the
+        synset.
+      carried: the columns' labels, as far as the weights' own file says them.
+      num_classes: how many columns there are.
+      source: the weights' name, for the message.
 
     Raises:
-      ConfigError: "sorted" is asked of a file that does not name its classes, or the list cannot be read.
-    """
-    if choice == SORTED:
-        if not carried:
-            raise ConfigError(
-                f"class_order={choice!r}: {source} does not name its classes; give class_order a file that does, one "
-                "synset per line in the order of its columns"
-            )
-        return carried
-    try:
-        lines = Path(choice).read_text("utf-8").splitlines()
-    except (OSError, TypeError, ValueError) as error:  # a NUL or bytes that are no UTF-8 are ValueErrors
-        raise ConfigError(f"class_order={str(choice)!r} cannot be read: {error}") from error
-    return tuple(labeled(line.strip()) for line in lines if line.strip())
-
-
-def sorted_columns(labels: tuple[str, ...], num_classes: int, source: str) -> np.ndarray:
-    """The places of the sorted classes among the file's columns.
-
-    Raises:
+      ConfigError: "sorted" is asked of weights that do not name their classes, or the list cannot be read.
       CheckpointError: the labels are not as many as the columns, or one is there twice.
     """
+    labels = carried
+    if choice != "sorted":
+        try:
+            lines = Path(choice).read_text("utf-8").splitlines()
+        except (OSError, TypeError, ValueError) as error:  # a NUL or bytes that are no UTF-8 are ValueErrors
+            raise ConfigError(f"class_order={str(choice)!r} cannot be read: {error}") from error
+        labels = tuple(labeled(line.strip()) for line in lines if line.strip())
+    elif not carried:
+        raise ConfigError(
+            f"class_order={choice!r}: {source} does not name its classes; give class_order a file that does, one "
+            "synset per line in the order of its columns"
+        )
     if len(labels) != num_classes or len(set(labels)) != num_classes:
         raise CheckpointError(
             f"{source} has {num_classes} classes, and the list in class_order {len(labels)}, {len(set(labels))} "
             "different ones; expected one line for each class"
         )
-    return np.array(sorted(range(num_classes), key=lambda column: labels[column].split(" ")[0]))
+    columns = sorted(range(num_classes), key=lambda column: labels[column].split(" ")[0])
+    return np.array(columns), tuple(labels[column] for column in columns)
 
 
 @functools.cache

@@ -51,7 +51,8 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
     if net.spec.name not in ALIASES.values():
         known = ", ".join(f"{letter} ({alias})" for alias, letter in ALIASES.items())
         raise ConfigError(f"net {net.spec.name} has no counterpart in torchvision, which has {known}")
-    check_replaceable(Path(path), _saved_here)
+    path = Path(path)
+    check_replaceable(path, _saved_here)
     arrays = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(net)))
     std = PREPROCESSING["torchvision"].std_rgb
     first = arrays["conv1_1"]["kernel"]
@@ -69,7 +70,7 @@ def save_torchvision(net: VGG, path: str | Path) -> dict[str, tuple[float, ...]]
         "std": tuple(deviation / 255 for deviation in std),
     }
     stated = {"net": net.spec.name, **fed, "classes": net.classes, "input": "RGB in [0, 1], then (input - mean) / std"}
-    with writing(path), written_aside(Path(path)) as partial:
+    with writing(path), written_aside(path) as partial:
         save_file(tensors, partial, metadata={"format": "pt", METADATA: json.dumps(stated)})
     return fed
 

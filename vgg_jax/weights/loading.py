@@ -286,8 +286,7 @@ def _classes(
         if carried and len(carried) != fit.num_classes:
             raise CheckpointError(f"{label} names {len(carried)} classes and its fc8 has {fit.num_classes}: damaged")
         return carried
-    labels = class_names.order(class_order, carried, label)
-    columns = class_names.sorted_columns(labels, fit.num_classes, label)
+    columns, classes = class_names.sorted_columns(class_order, carried, fit.num_classes, label)
     if "fc8" in layers:
         layers["fc8"] = {name: np.ascontiguousarray(array[..., columns]) for name, array in layers["fc8"].items()}
-    return tuple(labels[column] for column in columns)
+    return classes

@@ -27,13 +27,8 @@ def read(path: Path) -> RawCheckpoint:
         contents.preprocessing = Preprocessing.of_unit_range(stated["mean"], stated["std"])
         contents.classes = tuple(map(str, stated["classes"]))
         contents.imagenet = False
-    elif beside := _timm_config(path.with_name("config.json")):
-        contents.preprocessing = Preprocessing.of_unit_range(beside["mean"], beside["std"])
+    elif (beside := path.with_name("config.json")).is_file():
+        config = json.loads(beside.read_text()).get("pretrained_cfg", {})
+        if {"mean", "std"} <= set(config):
+            contents.preprocessing = Preprocessing.of_unit_range(config["mean"], config["std"])
     return contents
-
-
-def _timm_config(path: Path) -> dict | None:
-    if not path.is_file():
-        return None
-    config = json.loads(path.read_text()).get("pretrained_cfg", {})
-    return config if {"mean", "std"} <= set(config) else None
