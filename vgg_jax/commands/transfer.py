@@ -50,7 +50,10 @@ def run(arguments: list[str], *, workdir: str | None, checkpoint: list[str], wei
     # FC layers that a file lacks would be randomly initialized, and their descriptors would mean nothing.
     partial = not any(re.fullmatch(r"(fc|relu)\d", str(layer)) for layer in layers)
     try:
-        targets = [*find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=partial, **given)]
+        targets = find_targets(workdir=None, checkpoint=checkpoint, weights=weights, partial=partial, **given)
+        first = next(targets)
+        settings_of(first).check()  # before the others are loaded
+        targets = [first, *targets]
     except CheckpointError as error:
         if partial or "fc" not in str(error):
             raise
@@ -74,7 +77,7 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
     result = fit_probe(
         nets,
         config.data.source,
-        TransferSettings(scales=targets[0].scales, flip=config.data.flip, seed=config.seed, **config.transfer),
+        settings_of(targets[0]),
         split=config.data.train_split,
         test_split=config.evaluate.split,
         store=folder / FEATURES,
@@ -96,3 +99,9 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
         lines += ["", f"{len(result.problems)} images could not be read and are left out:"]
         lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(result.problems.items())]
     return "\n".join(lines)
+
+
+def settings_of(target: EvalTarget) -> TransferSettings:
+    """The keys of a config that say how a classifier is made and tested."""
+    config = target.config
+    return TransferSettings(scales=target.scales, flip=config.data.flip, seed=config.seed, **config.transfer)
