@@ -214,4 +214,5 @@ def test_names_do_not_depend_on_where_the_data_lie():
     assert relative([f"/data/{name}" for name in names]) == relative([f"/mnt/x/{name}" for name in names])
     assert relative(names) == ("b/1.jpg", "c/2.jpg", "c/3.jpg")
     assert relative(["/data/1.jpg"]) == ("1.jpg",) and relative([]) == ()
+    assert relative(["a/1.jpg", "/data/2.jpg"]) == ("a/1.jpg", "/data/2.jpg")  # of a file of boxes, say
     assert relative(["x.array_record:0", "x.array_record:1"]) == ("x.array_record:0", "x.array_record:1")

@@ -22,7 +22,7 @@ def images_of(arguments: Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for argument in arguments:
-        path, problem = Path(argument).expanduser(), "there is no such image, folder, or match of this pattern"
+        path, problem = Path(os.path.expanduser(argument)), "there is no such image, folder, or match of this pattern"
         if os.path.isdir(path):  # `Path.is_dir` raises where a name is too long or a folder may not be looked into
             problem = f"no images ({' '.join(sorted(SUFFIXES))}) in this folder"
             paths = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -43,8 +44,8 @@ def run(
       1 if an image could not be read, else 0.
     """
     workdir = network["workdir"]
-    if not probe and workdir and (Path(workdir) / PROBE).is_file():
-        probe, network["workdir"] = str(Path(workdir) / PROBE), None
+    if not probe and workdir and os.path.isfile(own := os.path.join(workdir, PROBE)):
+        probe, network["workdir"] = own, None
     if probe:
         if heat_maps or boxes or all_boxes or protocol != "dense":
             raise ConfigError(f"{probe}: a linear classifier has neither --heat_maps nor --boxes nor --protocol")

@@ -9,6 +9,7 @@ counted from 0, right and bottom exclusive. `difficult` and `split` may be left 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ class BoxFileSource(FileSource):
     """
 
     def __init__(self, path: str, split: str):
-        file = Path(path).expanduser()
+        file = Path(os.path.expanduser(path))
         lines = _lines(file)
         classes = tuple(sorted({found.name for line in lines for found in line.objects}))
         notes = [] if lines[0].split else ["roles by a hash of the path, 80/10/10"]

@@ -13,6 +13,7 @@ A file is a NumPy `.npz` without pickles:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -179,5 +180,7 @@ def relative(names: Sequence[str]) -> tuple[str, ...]:
     >>> relative(["/data/a/1.jpg", "/data/b/2.jpg"])
     ('a/1.jpg', 'b/2.jpg')
     """
-    common = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
+    common = ""
+    with contextlib.suppress(ValueError):  # of no names, and of absolute ones beside others
+        common = os.path.commonpath([os.path.dirname(name) for name in names])
     return tuple(os.path.relpath(name, common) if common else name for name in names)
