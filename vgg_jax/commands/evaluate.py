@@ -72,7 +72,6 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     Raises:
       UserError: the data are missing or of other classes, or a file cannot be written.
     """
-    out = out and out.absolute()  # as the runs' folders are
     done: list[tuple[EvaluationResult, Path, Callable[[], None]]] = []
     for target in targets:
         check_task(target, "classification")
