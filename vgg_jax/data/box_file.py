@@ -9,7 +9,6 @@ counted from 0, right and bottom exclusive. `difficult` and `split` may be left 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ class BoxFileSource(FileSource):
     """
 
     def __init__(self, path: str, split: str):
-        file = Path(os.path.expanduser(path))
+        file = Path(path).expanduser()
         lines = _lines(file)
         classes = tuple(sorted({found.name for line in lines for found in line.objects}))
         notes = [] if lines[0].split else ["roles by a hash of the path, 80/10/10"]

@@ -68,7 +68,7 @@ def existing_folder(path: str) -> Path:
     Raises:
       DataError: there is none.
     """
-    folder = Path(os.path.expanduser(path))  # `Path.expanduser` raises where nobody has this name
+    folder = Path(path).expanduser()
     if not os.path.isdir(folder):  # `Path.is_dir` raises where a name is too long
         raise DataError("there is no such folder" if not os.path.exists(folder) else "this is a file, not a folder")
     return folder
