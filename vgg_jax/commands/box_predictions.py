@@ -25,7 +25,7 @@ from vgg_jax.inference.localization import Asked, PredictedBoxes, asked_classes,
 
 
 def predict(
-    target: EvalTarget, paths: Sequence[Path], *, as_json: bool, boxes: Path | None = None, all_boxes: bool = False
+    target: EvalTarget, paths: Sequence[Path], *, as_json: bool, boxes: str | None = None, all_boxes: bool = False
 ) -> int:
     """Prints the boxes in each image, at the scales of `target.scales`, in pixels of the image.
 
