@@ -10,8 +10,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+import vgg_jax.main  # noqa: F401 (it says how a tuple is parsed)
 from vgg_jax.config import validate
-from vgg_jax.main import _reason  # whose module says how a tuple is parsed
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "TFDS_DATA_DIR": "no-such-folder"}
@@ -70,8 +70,13 @@ def test_without_config_or_folder_the_command_says_what_to_type():
     assert "make quickstart" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_a_config_file_that_raises_without_a_word_is_named():
-    assert _reason(AssertionError(), ["--config=mine.py"]) == "--config=mine.py: AssertionError()"
+@pytest.mark.parametrize(
+    ("ends", "message"), [("assert False", "AssertionError()"), ("config = {}", "get_config() returns nothing")]
+)
+def test_a_config_file_that_gives_no_config_is_named(ends, message, tmp_path):
+    (tmp_path / "mine.py").write_text(f"def get_config():\n    {ends}\n")
+    result = run(f"--config={tmp_path}/mine.py")
+    assert result.returncode == 2 and result.stderr.startswith(f"--config={tmp_path}/mine.py: {message}")
 
 
 def test_who_reads_no_further_sees_no_traceback():

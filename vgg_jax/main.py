@@ -148,6 +148,8 @@ def _parse(arguments: list[str]) -> list[str]:
         # Where no file is given, --config.KEY=VALUE changes the defaults; a run takes these changes to its own config.
         flags.set_default(CONFIG, config_module.__file__)
         rest = flags.FLAGS(arguments)
+        if CONFIG.value is None:
+            raise ValueError("get_config() returns nothing: end it with `return config`")
         _ = CONFIG.value.keys  # a file that is not there is reported of on first use only
         return rest
     except (UserError, BrokenPipeError):

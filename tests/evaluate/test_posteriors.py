@@ -150,9 +150,13 @@ def test_arrays_that_contradict_each_other_are_refused(other, made, tmp_path):
         {"labels": np.full(6, 4, np.int32)},
         {"labels": np.full(6, -1, np.int32)},
         {"labels": np.array(list("abcdef"))},
+        {"images": np.arange(6)},
+        {"images": np.full((6, 1), "a.jpg")},
+        {"classes": np.arange(4)},
         {"about": np.array("[]")},
         {"about": np.array('{"network": "D", "S": [256, 256]}')},
         {"about": np.array('{"network": "D", "protocol": "dense", "S": 256}')},
+        {"about": np.array('{"network": "D", "protocol": "dense", "S": [[256], [256]]}')},
         {"about": np.array('{"network": 5, "protocol": "dense", "S": [256, 256]}')},
     ],
 )

@@ -109,7 +109,8 @@ def read(path: Path) -> Posteriors:
         shapes = f"posteriors {found.values.shape}, labels {found.labels.shape}"
         raise DataError(f"{path}: its arrays contradict each other: {shapes}, {count} images")
     if not _is_sound(found):
-        raise DataError(f"{path}: damaged: posteriors that are no numbers, labels of no class, or `about` incomplete")
+        problem = "posteriors that are no numbers, labels of no class, names that are none, or `about` incomplete"
+        raise DataError(f"{path}: damaged: {problem}")
     return found
 
 
@@ -121,9 +122,10 @@ def _is_sound(found: Posteriors) -> bool:
         and bool(np.isfinite(found.values).all())
         and labels.dtype.kind == "i"
         and bool(((labels >= 0) & (labels < len(found.classes))).all())
+        and all(isinstance(name, str) for name in (*found.images, *found.classes))
         and all(isinstance(about.get(key), str) for key in ("network", "protocol"))
         and isinstance(about.get("S"), list)
-        and len(about["S"]) == 2
+        and [*map(type, about["S"])] == [int, int]
     )
 
 
