@@ -150,6 +150,14 @@ def test_networks_of_two_tasks_are_not_fused(make_target, source, tmp_path, monk
     assert rows_of(tmp_path)[0]["table"] == 8
 
 
+def test_networks_that_are_merged_are_evaluated_alike(make_target, source):
+    for key, value in {"posteriors": "a.npz", "classifier": "runs/D", "match": "overfeat", "threshold": 0.3}.items():
+        other = make_target()
+        other.config.localization[key] = value
+        with pytest.raises(ConfigError, match=f"config.localization.{key}: name one for all networks"):
+            localization._check_alike(other, source, make_target(), source)
+
+
 @pytest.fixture
 def about():
     """What a file of posteriors says of itself."""

@@ -109,7 +109,7 @@ def _check_alike(target: EvalTarget, source: Source, first: EvalTarget, first_so
     """Refuses a network whose boxes cannot be compared and merged with those of the first one; raises ConfigError."""
     if (source.name, source.split) != (first_source.name, first_source.split):
         raise ConfigError(f"{target.name} is evaluated on other images than {first.name}: name one source")
-    for key in ("posteriors", "classifier"):
+    for key in ("posteriors", "classifier", "match", "threshold"):
         if target.config.localization[key] != first.config.localization[key]:
             raise ConfigError(f"config.localization.{key}: name one for all networks")
 
