@@ -71,10 +71,16 @@ def test_without_config_or_folder_the_command_says_what_to_type():
 
 
 @pytest.mark.parametrize(
-    ("ends", "message"), [("assert False", "AssertionError()"), ("config = {}", "get_config() returns nothing")]
+    ("line", "message"),
+    [
+        ("assert False", "AssertionError()"),
+        ("config = {}", "get_config() returns nothing"),
+        ("return None.keys", "'NoneType' object has no attribute 'keys'"),
+        ("return default_config().train.bach_size", "no such key: 'bach_size' Did you mean \"batch_size\""),
+    ],
 )
-def test_a_config_file_that_gives_no_config_is_named(ends, message, tmp_path):
-    (tmp_path / "mine.py").write_text(f"def get_config():\n    {ends}\n")
+def test_a_config_file_that_gives_no_config_is_named(line, message, tmp_path):
+    (tmp_path / "mine.py").write_text(f"from vgg_jax.config import default_config\n\ndef get_config():\n    {line}\n")
     result = run(f"--config={tmp_path}/mine.py")
     assert result.returncode == 2 and result.stderr.startswith(f"--config={tmp_path}/mine.py: {message}")
 

@@ -179,13 +179,15 @@ def _reason(error: Exception, arguments: list[str]) -> str:
     reason = (str(error).strip() or repr(error)).splitlines()[-1].strip()
     if isinstance(error, flags.Error) and "config file" not in str(error):
         return f"{reason}; --help lists the flags"
-    if isinstance(error, KeyError | AttributeError):  # an unknown key, with ml_collections' own suggestion
-        reason = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'").split())
-        reason = f"no such key: {reason}"
+    if isinstance(error, KeyError | AttributeError) and "has no attribute" not in reason:
+        # An unknown key, with ml_collections' own suggestion: one error in another.
+        while isinstance(error, KeyError | AttributeError) and error.args:
+            error = error.args[0]
+        reason = f"no such key: {' '.join(str(error).split())}"
     if "No such file" in reason:
         own = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("[!_]*.py")}
         reason += f"; there are {', '.join(sorted(own - {'common'}))}"
-    if "positional argument" in reason:
+    if "get_config() takes 0 positional arguments" in reason:
         reason += "; this config has no stages: leave out the colon and what follows"
     return f"{given}: {reason.removeprefix('vgg_jax.errors.ConfigError: ')}"
 
