@@ -33,6 +33,7 @@ def run(*arguments):
         (["--config.data.source=tfds:imagenet2012"], "To see training run right now: make quickstart"),
         (["--config.init.from_run=no-such-run"], "no-such-run: is not there; give a run's --workdir"),
         (["--config=configs/vgg20.py"], "No such file or directory: 'configs/vgg20.py'; there are finetune, folder,"),
+        ([f"--config={'x' * 300}"], "File name too long"),
         (["--config=configs/vgg19.py:s512"], "no stage 's512'; there are s256"),
         (
             ["--mode=evalute"],
@@ -51,6 +52,7 @@ def run(*arguments):
         ),
         (["--mode=fuse", "a.npz", "b.npz"], "--mode=fuse does not take --config; it takes no flags"),
         (["--mode=predict"], "--mode=predict takes images, folders or patterns"),
+        (["--mode=predict", f"--workdir={'x' * 300}", "README.md"], "xxx: is not there; give a run's --workdir"),
         (["--mode=predict", "--checkpoint=A,B", "README.md"], "--checkpoint=A and --checkpoint=B: this mode takes one"),
     ],
 )
@@ -66,6 +68,21 @@ def test_without_config_or_folder_the_command_says_what_to_type():
     result = run()
     assert result.returncode == 2 and "vgg_jax --config=vgg16 --workdir=runs/D" in result.stderr
     assert "make quickstart" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("assert False", "AssertionError()"),
+        ("config = {}", "get_config() returns nothing"),
+        ("return None.keys", "'NoneType' object has no attribute 'keys'"),
+        ("return default_config().train.bach_size", "no such key: 'bach_size' Did you mean \"batch_size\""),
+    ],
+)
+def test_a_config_file_that_gives_no_config_is_named(line, message, tmp_path):
+    (tmp_path / "mine.py").write_text(f"from vgg_jax.config import default_config\n\ndef get_config():\n    {line}\n")
+    result = run(f"--config={tmp_path}/mine.py")
+    assert result.returncode == 2 and result.stderr.startswith(f"--config={tmp_path}/mine.py: {message}")
 
 
 def test_who_reads_no_further_sees_no_traceback():

@@ -148,6 +148,8 @@ def _parse(arguments: list[str]) -> list[str]:
         # Where no file is given, --config.KEY=VALUE changes the defaults; a run takes these changes to its own config.
         flags.set_default(CONFIG, config_module.__file__)
         rest = flags.FLAGS(arguments)
+        if CONFIG.value is None:
+            raise ValueError("get_config() returns nothing: end it with `return config`")
         _ = CONFIG.value.keys  # a file that is not there is reported of on first use only
         return rest
     except (UserError, BrokenPipeError):
@@ -166,28 +168,26 @@ def _config_file(given: str) -> str:
     """
     name, colon, stage = given.partition(":")
     own = CONFIGS / f"{name.removeprefix('configs/').removesuffix('.py')}.py"
-    by_name = own.is_file() and not Path(name).is_file()
+    by_name = os.path.isfile(own) and not os.path.isfile(name)  # `Path.is_file` raises of a name that is too long
     return f"{own if by_name else name}{colon}{stage}"
-
-
-def _own_configs() -> set[str]:
-    names = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("[!_]*.py")}
-    return names - {"common"}
 
 
 def _reason(error: Exception, arguments: list[str]) -> str:
     """A mistake in the flags or in the config file in a line or two."""
     given = next((argument for argument in arguments if argument.startswith("--config=")), None)
     # ml_collections puts a config file's whole traceback into the message; its last line is what happened.
-    reason = str(error).strip().splitlines()[-1].strip()
+    reason = (str(error).strip() or repr(error)).splitlines()[-1].strip()
     if isinstance(error, flags.Error) and "config file" not in str(error):
         return f"{reason}; --help lists the flags"
-    if isinstance(error, KeyError | AttributeError):  # an unknown key, with ml_collections' own suggestion
-        reason = " ".join(str(error).replace("\\n", " ").replace("\\'", "'").strip("\"'").split())
-        reason = f"no such key: {reason}"
+    if isinstance(error, KeyError | AttributeError) and "has no attribute" not in reason:
+        # An unknown key, with ml_collections' own suggestion: one error in another.
+        while isinstance(error, KeyError | AttributeError) and error.args:
+            error = error.args[0]
+        reason = f"no such key: {' '.join(str(error).split())}"
     if "No such file" in reason:
-        reason += f"; there are {', '.join(sorted(_own_configs()))}"
-    if "positional argument" in reason:
+        own = {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("[!_]*.py")}
+        reason += f"; there are {', '.join(sorted(own - {'common'}))}"
+    if "get_config() takes 0 positional arguments" in reason:
         reason += "; this config has no stages: leave out the colon and what follows"
     return f"{given}: {reason.removeprefix('vgg_jax.errors.ConfigError: ')}"
 

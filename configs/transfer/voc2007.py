@@ -24,5 +24,4 @@ def get_config() -> ConfigDict:
     config.transfer.metric = "mean_ap_11"
     config.transfer.splits = 0
     config.transfer.shots = 0
-    config.transfer.test_per_class = 0
     return config

@@ -150,6 +150,14 @@ def test_networks_of_two_tasks_are_not_fused(make_target, source, tmp_path, monk
     assert rows_of(tmp_path)[0]["table"] == 8
 
 
+def test_networks_that_are_merged_are_evaluated_alike(make_target, source):
+    for key, value in {"posteriors": "a.npz", "classifier": "runs/D", "match": "overfeat", "threshold": 0.3}.items():
+        other = make_target()
+        other.config.localization[key] = value
+        with pytest.raises(ConfigError, match=f"config.localization.{key}: name one for all networks"):
+            localization._check_alike(other, source, make_target(), source)
+
+
 @pytest.fixture
 def about():
     """What a file of posteriors says of itself."""
@@ -222,7 +230,8 @@ def test_an_image_has_the_posteriors_of_the_longest_end_of_its_path(about):
     names = names_in(file, "dense.npz", paths)
     assert names == ["cat/1.jpg", "1.jpg", "2.jpg"]
     assert names_in(file, "dense.npz", paths[:1]) == names[:1]  # also where it is the only one
-    np.testing.assert_array_equal(labels.rows_of(file, "dense.npz", names)[0], [[0, 1], [1, 0], [0, 0]])
+    rows, _ = labels.rows_of(file, "dense.npz", names, file.classes, "boxes")
+    np.testing.assert_array_equal(rows, [[0, 1], [1, 0], [0, 0]])
     with pytest.raises(DataError, match="its image 1.jpg could be /a/1.jpg or /b/1.jpg; predict one of them at a time"):
         names_in(file, "dense.npz", [Path("/a/1.jpg"), Path("/b/1.jpg")])
 

@@ -150,7 +150,10 @@ def test_an_image_that_is_named_twice_is_predicted_once(photographs):
     assert [path.name for path in found] == ["a.png", "b.jpg", "broken.jpg", "c.png"]
 
 
-@pytest.mark.parametrize("argument", ["no-such.jpg", "no-such-folder/*.jpg", "x" * 300, "\0", "\udcff", "a\n\nb"])
+@pytest.mark.parametrize(
+    "argument",
+    ["no-such.jpg", "no-such-folder/*.jpg", "x" * 300, "~nobody-of-this-name/a.jpg", "\0", "\udcff", "a\n\nb"],
+)
 def test_nothing_to_predict_is_an_error(argument):
     with pytest.raises(ConfigError, match="there is no such image, folder, or match of this pattern") as error:
         images_of([argument])

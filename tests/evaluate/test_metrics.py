@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from vgg_jax.evaluate.metrics import Mistake, hits, mistakes, ranks, summary
+from vgg_jax.evaluate.metrics import hits, ranks, summary
 
 
 def stable_ranks(scores, labels):
@@ -62,12 +62,3 @@ def test_an_impossible_label_costs_103_nats():
 
 def test_fewer_than_five_classes_are_all_among_the_best_five(rng):
     assert summary(rng.dirichlet(np.ones(3), 20), rng.integers(0, 3, 20))["top5"] == 1
-
-
-def test_the_most_confident_mistakes_come_first():
-    posteriors = np.float32([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4], [0.1, 0.9]])
-    labels = np.array([0, 0, 1, 1, 0], np.int32)  # right: 1 and 2
-    expected = [(0, 0, 1, 0.9), (4, 0, 1, 0.9), (3, 1, 0, 0.6)]
-    assert mistakes(posteriors, labels, 9) == [Mistake(*row, float(np.float32(p))) for *row, p in expected]
-    assert len(mistakes(posteriors, labels, 2)) == 2
-    assert mistakes(posteriors, posteriors.argmax(1), 5) == []

@@ -150,9 +150,13 @@ def test_arrays_that_contradict_each_other_are_refused(other, made, tmp_path):
         {"labels": np.full(6, 4, np.int32)},
         {"labels": np.full(6, -1, np.int32)},
         {"labels": np.array(list("abcdef"))},
+        {"images": np.arange(6)},
+        {"images": np.full((6, 1), "a.jpg")},
+        {"classes": np.arange(4)},
         {"about": np.array("[]")},
         {"about": np.array('{"network": "D", "S": [256, 256]}')},
         {"about": np.array('{"network": "D", "protocol": "dense", "S": 256}')},
+        {"about": np.array('{"network": "D", "protocol": "dense", "S": [[256], [256]]}')},
         {"about": np.array('{"network": 5, "protocol": "dense", "S": [256, 256]}')},
     ],
 )
@@ -214,4 +218,5 @@ def test_names_do_not_depend_on_where_the_data_lie():
     assert relative([f"/data/{name}" for name in names]) == relative([f"/mnt/x/{name}" for name in names])
     assert relative(names) == ("b/1.jpg", "c/2.jpg", "c/3.jpg")
     assert relative(["/data/1.jpg"]) == ("1.jpg",) and relative([]) == ()
+    assert relative(["a/1.jpg", "/data/2.jpg"]) == ("a/1.jpg", "/data/2.jpg")  # of a file of boxes, say
     assert relative(["x.array_record:0", "x.array_record:1"]) == ("x.array_record:0", "x.array_record:1")

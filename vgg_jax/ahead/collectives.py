@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from vgg_jax.ahead.hlo import Instruction, Module
@@ -41,14 +42,11 @@ def collectives(module: Module, chips: int) -> list[Collective]:
       module: the parsed text, which is that of one chip.
       chips: all of them.
     """
-    found: dict[tuple[str, int], list[Collective]] = {}
+    count, size = Counter(), Counter()
     for _, _, each in collectives_by_place(module, chips):
-        found.setdefault((each.kind, each.group), []).append(each)
-    counted = [
-        Collective(*key, sum(each.count for each in same), sum(each.bytes for each in same))
-        for key, same in found.items()
-    ]
-    return sorted(counted, key=lambda each: each.bytes, reverse=True)
+        count[each.kind, each.group] += each.count
+        size[each.kind, each.group] += each.bytes
+    return [Collective(*key, count[key], total) for key, total in size.most_common()]
 
 
 def collectives_by_place(module: Module, chips: int) -> Iterator[tuple[str, Instruction, Collective]]:
@@ -68,11 +66,6 @@ def collectives_by_place(module: Module, chips: int) -> Iterator[tuple[str, Inst
             operands = sum(instructions[operand].size for operand in instruction.operands if operand in instructions)
             whole = operands * group if kind == "all-gather" else operands
             yield name, instruction, Collective(kind, group, runs[name], runs[name] * whole)
-
-
-def sent(each: Iterable[Collective]) -> float:
-    """Bytes that a chip sends in all."""
-    return sum(collective.sent for collective in each)
 
 
 def _group(attributes: str, chips: int) -> int:

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
-
-ITEM_SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2}
-ITEM_SIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8, "c128": 16}
-"""Bytes of an element; what is not listed are eight-bit floats and things without memory, tokens."""
 
 
 class Instruction(NamedTuple):
@@ -93,7 +88,13 @@ def size_of(type: str) -> int:
 
 
 def _item_size(name: str) -> float:
-    return ITEM_SIZES.get(name, 1 if name.startswith("f8") else 0)
+    """Bytes of an element, by the bits that its type is named after; a token has none.
+
+    >>> [_item_size(name) for name in ("pred", "bf16", "s4", "f8e4m3fn", "token")]
+    [1.0, 2.0, 0.5, 1.0, 0.0]
+    """
+    bits = re.match(r"[a-z]+(\d+)", name)
+    return int(bits.group(1)) / 8 if bits else float(name == "pred")
 
 
 def _instruction(name: str, rest: str) -> Instruction:
@@ -102,7 +103,7 @@ def _instruction(name: str, rest: str) -> Instruction:
     type, rest = rest[:end], rest[end:].lstrip()
     kind, _, _ = rest.partition("(")
     end = len(kind) + _closing(rest[len(kind) :])
-    return Instruction(name, kind, type, tuple(_operands(rest[len(kind) + 1 : end - 1])), rest[end:])
+    return Instruction(name, kind, type, _operands(rest[len(kind) + 1 : end - 1]), rest[end:])
 
 
 def _closing(text: str) -> int:
@@ -115,9 +116,7 @@ def _closing(text: str) -> int:
     return len(text)
 
 
-def _operands(text: str) -> Iterator[str]:
+def _operands(text: str) -> tuple[str, ...]:
     """Names; a type before a name, as some releases print it, is left out."""
-    if names := re.findall(r"%([\w.\-]+)", text):
-        yield from names
-    else:
-        yield from (part.split()[-1] for part in text.split(",") if part.strip())
+    names = re.findall(r"%([\w.\-]+)", text)
+    return tuple(names or (part.split()[-1] for part in text.split(",") if part.strip()))

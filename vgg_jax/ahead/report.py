@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import jax
 from ml_collections import ConfigDict
 
 from vgg_jax.ahead import hlo, program
-from vgg_jax.ahead.collectives import collectives, sent
+from vgg_jax.ahead.collectives import collectives
 from vgg_jax.ahead.roofline import roofline
 from vgg_jax.ahead.schedule import waiting
 from vgg_jax.ahead.topologies import Topology
@@ -42,7 +40,8 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
     dtype = computation_dtype(config, "accelerator")
     if dense:
         made = program.dense_evaluation(config, outputs, mesh)
-        planned, change = {"parameters": _bytes(made.state)}, "config.evaluate.batch_size"
+        planned = {"parameters": sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(made.state))}
+        change = "config.evaluate.batch_size"
     else:
         made = program.training_step(config, outputs, mesh)
         plan = memory.plan(config, made.state, mesh, dtype.itemsize, chip.lanes)
@@ -88,7 +87,7 @@ def report(config: ConfigDict, outputs: int, where: Topology, *, dense: bool = F
         "operations_per_image": flops * chips / made.images,
         "traffic_per_image": moved * chips / made.images,
         "collectives": [each._asdict() | {"sent": each.sent} for each in exchanged],
-        "sent": sent(exchanged),
+        "sent": sum(each.sent for each in exchanged),
         "prediction": {
             **line._asdict(),
             "best": line.best,
@@ -107,8 +106,8 @@ def lines(figures: dict) -> str:
     room, guess, chips = figures["memory"], figures["prediction"], figures["chips"]
     low, high = guess["images_per_second"]
     text = [
-        f"net {figures['net']}, {figures['program']}, {figures['images']} images of {_sides(figures['side'])}, "
-        f"{figures['dtype']}, on {figures['topology']}, {chips} in all, model axis {figures['model_axis']}",
+        "net {net}, {program}, {images} images of {side[0]} x {side[1]}, {dtype}, "
+        "on {topology}, {chips} in all, model axis {model_axis}".format(**figures),
         "memory of a chip: "
         + ", ".join(f"{name} {_mega(size)}" for name, size in room["planned"].items())
         + " (planned)",
@@ -116,9 +115,9 @@ def lines(figures: dict) -> str:
         + ("fits" if room["fits"] else f"does not fit; change {room['change']}"),
         f"an image: {figures['operations_per_image'] / 1e9:.3g} GFLOP, {_mega(figures['traffic_per_image'])} moved",
         *(
-            f"{each['kind']} among {each['group']}: {each['count']} of {each['bytes'] / 1e6:.1f} MB a step, "
-            f"each chip sends {each['sent'] / 1e6:.1f} MB"
-            for each in itertools.islice(figures["collectives"], 8)
+            f"{each['kind']} among {each['group']}: {each['count']} of {_mega(each['bytes'])} a step, "
+            f"each chip sends {_mega(each['sent'])}"
+            for each in figures["collectives"][:8]
         ),
         "prediction, from the data sheet (collectives hidden behind nothing, or behind all the rest):",
         f"  products {_milli(guess['products'])}, memory {_milli(guess['memory'])}"
@@ -134,20 +133,12 @@ def lines(figures: dict) -> str:
     return "\n".join(text)
 
 
-def _bytes(state) -> int:
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(state))
-
-
 def _mega(size: float) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
 def _milli(seconds: float) -> str:
     return f"{1e3 * seconds:.1f} ms"
-
-
-def _sides(side: tuple[int, int]) -> str:
-    return " x ".join(map(str, side))
 
 
 def _percent(fractions: list[float]) -> str:

@@ -22,7 +22,6 @@ SCHEDULES = {"while", "call", "conditional"}
 UPDATES = {"dynamic-update-slice": 1, "scatter": 2}
 """Kinds that update their first operand in place, and which operand they write into it."""
 
-
 PRODUCTS = {"dot", "convolution"}
 """Kinds of products, alone or in a fusion."""
 
@@ -37,8 +36,11 @@ def traffic(module: Module) -> int:
 
 def traffic_without_products(module: Module) -> int:
     """Of these the bytes of kernels without products: on a GPU nothing but collectives runs beside them."""
-    kernels = ((runs, name, kernel) for runs, name, kernel in _kernels(module) if not _is_collective(kernel))
-    return sum(runs * moved(module, name, kernel) for runs, name, kernel in kernels if not _multiplies(module, kernel))
+    return sum(
+        runs * moved(module, name, kernel)
+        for runs, name, kernel in _kernels(module)
+        if kernel.kind.removesuffix("-start") not in SHARES and not _multiplies(module, kernel)
+    )
 
 
 def _kernels(module: Module) -> Iterator[tuple[int, str, Instruction]]:
@@ -51,10 +53,6 @@ def _kernels(module: Module) -> Iterator[tuple[int, str, Instruction]]:
                 schedules += module.called(instruction)
             else:
                 yield runs[name], name, instruction
-
-
-def _is_collective(kernel: Instruction) -> bool:
-    return kernel.kind.removesuffix("-start") in SHARES
 
 
 def _multiplies(module: Module, kernel: Instruction) -> bool:

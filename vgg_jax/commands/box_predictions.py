@@ -15,18 +15,17 @@ from vgg_jax.commands.target import EvalTarget
 from vgg_jax.data.decode import decode
 from vgg_jax.data.files import FileSource
 from vgg_jax.data.pipeline import scaled_images
-from vgg_jax.errors import ConfigError, DataError
+from vgg_jax.errors import ConfigError
 from vgg_jax.evaluate.localization import TOP
 from vgg_jax.evaluate.posteriors import read
 from vgg_jax.files import printable
 from vgg_jax.inference.box_picture import BOXES, save_box_picture
 from vgg_jax.inference.dense_boxes import Classifier, DenseBoxes, PlacedBoxes
 from vgg_jax.inference.localization import Asked, PredictedBoxes, asked_classes, best_boxes, merged_boxes
-from vgg_jax.weights.classes import positions
 
 
 def predict(
-    target: EvalTarget, paths: Sequence[Path], *, as_json: bool, boxes: Path | None = None, all_boxes: bool = False
+    target: EvalTarget, paths: Sequence[Path], *, as_json: bool, boxes: str | None = None, all_boxes: bool = False
 ) -> int:
     """Prints the boxes in each image, at the scales of `target.scales`, in pixels of the image.
 
@@ -87,15 +86,9 @@ def _asked_of(target: EvalTarget, paths: Sequence[Path]) -> tuple[list[Asked], S
             )
         return asked_classes(net, None, len(paths), TOP), target.classes if len(target.classes) == 1 else (), {}
     found = read(Path(file))
-    if net.num_classes > 4:
-        order, unknown = positions(target.classes, found.classes)
-        if unknown or len(found.classes) != len(target.classes):
-            raise DataError(f"config.localization.posteriors={file!r}: its classes are not those of {target.name}")
-        names = target.classes
-    else:
-        order, names = np.arange(len(found.classes)), found.classes
-    rows, problems = rows_of(found, file, names_in(found, file, paths))
-    return asked_classes(net, rows[:, order], len(paths), TOP), names, problems
+    classes = target.classes if net.num_classes > 4 else found.classes
+    rows, problems = rows_of(found, file, names_in(found, file, paths), classes, target.name)
+    return asked_classes(net, rows, len(paths), TOP), classes, problems
 
 
 def _dense(

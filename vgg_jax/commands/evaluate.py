@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -76,15 +76,14 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     Raises:
       UserError: the data are missing or of other classes, or a file cannot be written.
     """
-    out = out and out.absolute()  # as the runs' folders are
-    done: list[tuple[EvaluationResult, Path, Callable[[], None]]] = []
+    done: list[tuple[EvaluationResult, Path]] = []
     for target in targets:
         check_task(target, "classification")
         out, home = claim_results(target.name, target.home, out)
         done.append(_evaluate_one(target, home))
-        (first, *_), (last, *_) = done[0], done[-1]
+        (first, _), (last, _) = done[0], done[-1]
         check_alike(first.any_part, last.any_part, first.name, last.name)
-    results, folders, mistakes = zip(*done, strict=True)
+    results, folders = zip(*done, strict=True)
     warn_of_few_classes(len(results[0].any_part.classes))
     warn_of_repetition([result.any_part for result in results], [result.name for result in results])
     rows = [row for result in results for row in result.rows()]
@@ -95,8 +94,6 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     if jax.process_index() == 0:
         with writing(of_tables, WAY_OUT):
             tables.save_tables(of_tables, rows, heading)
-            for save in mistakes:
-                save()
     lines = [heading, "", tables.markdown(rows), ""]
     if folders == (of_tables,):
         lines += [f"Tables, mistakes and posteriors: {of_tables}"]
@@ -107,9 +104,8 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     return "\n".join(lines)
 
 
-def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Path, Callable[[], None]]:
-    """Finds or computes a network's posteriors; the folder below `home` that they are in, and what writes the mistakes
-    there."""
+def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Path]:
+    """Finds or computes a network's posteriors, and writes its mistakes beside them: into the folder below `home`."""
     net, config = target.net, target.config
     source = open_source(config.data.source, config.evaluate.split)
     classes = eval_classes(net.classes, source, config.evaluate.classes, target.name)
@@ -136,15 +132,14 @@ def _evaluate_one(target: EvalTarget, home: Path) -> tuple[EvaluationResult, Pat
     of_the_paper = about["of_the_papers_size"] and papers_images and not any(p.unreadable for p in parts.values())
     on = f"{source.describe()}{classes.note}"
     result = EvaluationResult(target.name, scale, scales, protocols, parts, on, of_the_paper)
-
-    def save() -> None:
+    if jax.process_index() == 0:
         protocol = "dense" if "dense" in protocols else protocols[0]
         (_, posteriors), found = result.scored(protocol, result.scales_of(protocol)), result.any_part
         names = image_names(source)
         pixels = lambda image: decode(source[names.index(found.images[image])]["image"])
-        save_mistakes(folder, posteriors, found.labels, found.classes, found.images, pixels)
-
-    return result, folder, save
+        with writing(folder, WAY_OUT):
+            save_mistakes(folder, posteriors, found.labels, found.classes, found.images, pixels)
+    return result, folder
 
 
 def _predictions(

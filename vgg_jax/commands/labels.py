@@ -59,15 +59,8 @@ def posteriors_of(
             f"evaluate the classification run with --config.data.source={source.name} "
             f"--config.evaluate.split={source.split}"
         )
-    columns, unknown = positions(source.classes, file.classes)
-    if unknown or len(file.classes) != len(source.classes):
-        raise DataError(
-            f"config.localization.posteriors={path!r}: its {len(file.classes)} classes are not the "
-            f"{len(source.classes)} of {source.describe()}"
-        )
-    rows, problems = rows_of(file, path, image_names(source))
-    unread = {source.name_of(index): reason for index, reason in problems.items()}
-    return rows[:, columns], unread
+    rows, problems = rows_of(file, path, image_names(source), source.classes, source.describe())
+    return rows, {source.name_of(index): reason for index, reason in problems.items()}
 
 
 def names_in(file: Posteriors, path: str, images: Sequence[Path]) -> list[str]:
@@ -97,15 +90,28 @@ def names_in(file: Posteriors, path: str, images: Sequence[Path]) -> list[str]:
 
 
 def rows_of(
-    file: Posteriors, path: str, names: Sequence[str]
+    file: Posteriors, path: str, names: Sequence[str], classes: Sequence[str], whose: str
 ) -> tuple[Float[np.ndarray, "images classes"], dict[int, str]]:
     """A file's posteriors, averaged over its scales, of images by name; and the images that have none, and why.
 
+    Args:
+      file: of posteriors.
+      path: its own.
+      names: of the images.
+      classes: in the order that is wanted.
+      whose: these are, for the message.
+
     Raises:
-      DataError: it does not know an image.
+      DataError: the classes are others, or it does not know an image.
     """
+    columns, unknown = positions(classes, file.classes)
+    if unknown or len(file.classes) != len(classes):
+        raise DataError(
+            f"config.localization.posteriors={path!r}: its {len(file.classes)} classes are not the {len(classes)} of "
+            f"{whose}"
+        )
     places = {name: place for place, name in enumerate(file.images)}
-    values, problems = file.mean(), {}
+    values, problems = file.mean()[:, columns], {}
     rows = np.zeros((len(names), values.shape[1]), np.float32)
     for number, name in enumerate(names):
         if name in places:

@@ -48,7 +48,6 @@ def evaluate(targets: Iterable[EvalTarget], out: Path | None = None) -> str:
     Raises:
       UserError: the data are missing, have no boxes or are of other classes, or a file cannot be written.
     """
-    out = out and out.absolute()
     done: list[_Network] = []
     folders = []
     for target in targets:
@@ -105,38 +104,22 @@ class _Network(NamedTuple):
         boxes = "PCR" if self.target.config.localization.per_class else "SCR"
         return BoxSetting(boxes, layers, self.target.S, tuple(scales))
 
-    @property
-    def of_the_paper(self) -> bool:
-        """Whether it is the paper's net D."""
-        return self.target.net.spec.name == "D" and self.target.net.of_the_papers_size
-
 
 def _check_alike(target: EvalTarget, source: Source, first: EvalTarget, first_source: Source) -> None:
     """Refuses a network whose boxes cannot be compared and merged with those of the first one; raises ConfigError."""
     if (source.name, source.split) != (first_source.name, first_source.split):
         raise ConfigError(f"{target.name} is evaluated on other images than {first.name}: name one source")
-    for key in ("posteriors", "classifier"):
+    for key in ("posteriors", "classifier", "match", "threshold"):
         if target.config.localization[key] != first.config.localization[key]:
             raise ConfigError(f"config.localization.{key}: name one for all networks")
 
 
 def _boxes_of(target: EvalTarget, dataset: LocalizationDataset, classifier: Classifier | None) -> _Network:
     """Computes a network's boxes, and lets its parameters go."""
-    config, outputs = target.config, np.arange(len(dataset.source.classes))
+    outputs = np.arange(len(dataset.source.classes))
     if target.net.num_classes > 4:
         outputs = eval_classes(target.classes, dataset.source, "source", target.name).outputs
-    scale, scales = eval_scale(config), eval_scales(config)
-    boxes = dataset.boxes(
-        target.net,
-        scale,
-        tuple(dict.fromkeys((scale, *scales))),
-        config.data.flip,
-        outputs=outputs,
-        classifier=classifier,
-        batch_size=config.evaluate.batch_size or None,
-        threads=config.data.threads,
-        on_error=config.data.on_error,
-    )
+    boxes = dataset.boxes(target.net, target.config, outputs, classifier)
     return _Network(target._replace(net=boxes.net), boxes)
 
 
@@ -164,5 +147,6 @@ def _dense_row(
 
 def _of_the_paper(networks: Sequence[_Network], dataset: LocalizationDataset) -> bool:
     """Whether networks and images are the paper's: net D, and all validation images of ILSVRC."""
-    all_images = not dataset.problems and is_ilsvrc_validation(dataset.source)
-    return all_images and all(network.of_the_paper for network in networks)
+    nets = [network.target.net for network in networks]
+    papers_nets = all(net.spec.name == "D" and net.of_the_papers_size for net in nets)
+    return papers_nets and not dataset.problems and is_ilsvrc_validation(dataset.source)

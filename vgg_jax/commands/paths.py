@@ -43,7 +43,7 @@ def unreadable(problems: Mapping[str, str], consequence: str) -> list[str]:
     return ["", f"{len(problems)} images could not be read and {consequence}:", *listed]
 
 
-def picture_paths(paths: Sequence[Path], folder: Path, flag: str, kind: str) -> dict[Path, Path]:
+def picture_paths(paths: Sequence[Path], folder: str, flag: str, kind: str) -> dict[Path, Path]:
     """Where the picture of each image goes: by the image's name, or its path if two share it, or that with its suffix.
 
     Args:
@@ -55,6 +55,7 @@ def picture_paths(paths: Sequence[Path], folder: Path, flag: str, kind: str) -> 
     Raises:
       ConfigError: the folder cannot be written to; something else than that picture is there.
     """
+    folder = Path(folder)
     with writing(f"--{flag}={folder}"):
         folder.mkdir(parents=True, exist_ok=True)
     below = relative([os.path.abspath(path) for path in paths])

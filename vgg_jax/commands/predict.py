@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -43,8 +44,8 @@ def run(
       1 if an image could not be read, else 0.
     """
     workdir = network["workdir"]
-    if not probe and workdir and (Path(workdir) / PROBE).is_file():
-        probe, network["workdir"] = str(Path(workdir) / PROBE), None
+    if not probe and workdir and os.path.isfile(own := os.path.join(workdir, PROBE)):
+        probe, network["workdir"] = own, None
     if probe:
         if heat_maps or boxes or all_boxes or protocol != "dense":
             raise ConfigError(f"{probe}: a linear classifier has neither --heat_maps nor --boxes nor --protocol")
@@ -53,19 +54,17 @@ def run(
             return 1 if predict_boxes(classifier, network, source_of(arguments, probe), as_json=json) else 0
         return 1 if predict_by_probe(classifier, network, images_of(arguments), as_json=json) else 0
     paths = images_of(arguments)
-    maps = Path(heat_maps) if heat_maps else None
     target = find_target(**network)
     if target.config.task == "localization":
-        if maps or protocol != "dense":
+        if heat_maps or protocol != "dense":
             raise ConfigError(
                 f"{target.name} predicts boxes: of a network that localizes there are no --heat_maps, and its "
                 "--protocol is dense"
             )
-        folder = Path(boxes) if boxes else None
-        return 1 if box_predictions.predict(target, paths, as_json=json, boxes=folder, all_boxes=all_boxes) else 0
+        return 1 if box_predictions.predict(target, paths, as_json=json, boxes=boxes, all_boxes=all_boxes) else 0
     if boxes or all_boxes:
         raise ConfigError(f"{target.name} predicts classes: --boxes and --all_boxes are for a network that localizes")
-    return 1 if predict(target, paths, protocol=protocol, as_json=json, heat_maps=maps) else 0
+    return 1 if predict(target, paths, protocol=protocol, as_json=json, heat_maps=heat_maps) else 0
 
 
 def predict(
@@ -74,7 +73,7 @@ def predict(
     *,
     protocol: str = "dense",
     as_json: bool = False,
-    heat_maps: Path | None = None,
+    heat_maps: str | None = None,
 ) -> int:
     """Prints the five most probable classes of each image, at the scales of `target.scales`.
 

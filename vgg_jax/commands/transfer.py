@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 
 from vgg_jax import processes
+from vgg_jax.commands.paths import unreadable
 from vgg_jax.commands.target import EvalTarget, find_targets
 from vgg_jax.commands.workdir import claim
 from vgg_jax.config import default_config
@@ -95,10 +96,7 @@ def report(targets: list[EvalTarget], folder: Path) -> str:
                 (folder / name).unlink(missing_ok=True)
             save_report(folder, result, heading, networks, paper)
     lines = [heading, "", markdown(result, networks, paper), "", f"Classifier, tables, mistakes: {folder}"]
-    if result.problems:
-        lines += ["", f"{len(result.problems)} images could not be read and are left out:"]
-        lines += [f"  {printable(name)}: {reason}" for name, reason in sorted(result.problems.items())]
-    return "\n".join(lines)
+    return "\n".join([*lines, *unreadable(result.problems, "are left out")])
 
 
 def settings_of(target: EvalTarget) -> TransferSettings:

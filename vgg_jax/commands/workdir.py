@@ -66,7 +66,7 @@ def is_ours(folder: Path) -> bool:
 
 
 def claim_results(name: str, home: Path | None, out: Path | None) -> tuple[Path, Path]:
-    """Where results go, claimed by the first process; what is in a run's folder is the run's.
+    """Where results go, as absolute paths, claimed by the first process; what is in a run's folder is the run's.
 
     Args:
       name: of the network.
@@ -82,6 +82,7 @@ def claim_results(name: str, home: Path | None, out: Path | None) -> tuple[Path,
     out = out or (home and home.parent)
     if not out:
         raise ConfigError(f"{name}: it is in no run's folder that can be written to; {WAY_OUT}")
+    out = out.absolute()
     home = home or out / slug(name)
 
     def claim_both() -> None:

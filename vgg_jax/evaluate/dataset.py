@@ -68,13 +68,13 @@ def evaluate_dataset(
         raise DataError(f"{source.describe()}: the source is empty, there is nothing to evaluate on")
     indices = range(jax.process_index(), len(source), jax.process_count())
     names = {view: f"{view.protocol}-Q{view.scale}" for view in views}
-    made_of = (made_of or {}) | {"share": [indices.start, indices.step], "on_error": on_error}
-    made_of |= {"batches": [jax.default_backend(), *runner.batcher.size]}
-    made_of |= {
+    made_of = (made_of or {}) | {
+        "share": [indices.start, indices.step],
+        "on_error": on_error,
+        "batches": [jax.default_backend(), *runner.batcher.size],
         "arrays": {"label": ((), "int32"), "read": ((), "bool")}
-        | dict.fromkeys(names.values(), ((runner.net.num_classes,), "float32"))
+        | dict.fromkeys(names.values(), ((runner.net.num_classes,), "float32")),
     }
-
     with _rows(folder and folder / f"process{jax.process_index()}", made_of, len(indices)) as unfinished:
         rows, problems = unfinished.arrays, unfinished.problems
 

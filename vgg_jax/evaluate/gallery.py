@@ -13,7 +13,6 @@ from vgg_jax.inference.box_picture import draw_boxes, show_image
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
-TRUE, PREDICTED = "lime", "red"
 _MOST, _COLUMNS = 10, 5
 
 
@@ -48,12 +47,11 @@ def save_gallery(path: Path, gallery: Sequence[Shown]) -> None:
 
     rows = -(-len(gallery) // _COLUMNS)
     figure = Figure(figsize=(2.4 * _COLUMNS, 2.2 * rows), layout="constrained")
-    places = np.ravel(figure.subplots(rows, _COLUMNS, squeeze=False))
-    for axes in places:
-        axes.set_axis_off()
-    for axes, shown in zip(places, gallery, strict=False):
+    for place, shown in enumerate(gallery, start=1):
+        axes = figure.add_subplot(rows, _COLUMNS, place)
         show_image(axes, shown.image)
-        for color, boxes in ((TRUE, shown.objects), (PREDICTED, shown.predicted[None])):
-            draw_boxes(axes, boxes, color, 1.8)
+        draw_boxes(axes, shown.objects, "lime", 1.8)
+        draw_boxes(axes, shown.predicted[None], "red", 1.8)
         axes.set_title(f"IoU {shown.overlap:.2f}", fontsize=9)
+        axes.set_axis_off()
     figure.savefig(path, dpi=90, format="jpg", pil_kwargs={"quality": 85})

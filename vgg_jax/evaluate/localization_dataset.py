@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
 
+from vgg_jax.config import eval_scale, eval_scales
 from vgg_jax.data.decode import decode
 from vgg_jax.data.pipeline import scaled_images
 from vgg_jax.data.source import Source
@@ -72,39 +74,27 @@ class LocalizationDataset:
         return Asked(classes, row[classes])
 
     def boxes(
-        self,
-        net: VGG,
-        scale: int,
-        scales: Sequence[int],
-        flip: bool,
-        *,
-        outputs: Int[np.ndarray, " classes"],
-        classifier: Classifier | None = None,
-        batch_size: int | None = None,
-        threads: int = 0,
-        on_error: str = "raise",
+        self, net: VGG, config: ConfigDict, outputs: Int[np.ndarray, " classes"], classifier: Classifier | None
     ) -> DatasetBoxes:
         """What a network sees.
 
         Args:
           net: the network.
-          scale: protocol 1's Q.
-          scales: protocol 2's.
-          flip: whether the mirror image counts too.
+          config: at which Q it is evaluated, and how images are read.
           outputs: which of the network's boxes are those of the source's classes; one for all classes is each one's.
           classifier: what rates the windows of protocol 2.
-          batch_size: as in `vgg_jax.inference.runner.Runner`.
-          threads: how many read and decode, 0 for one per core.
-          on_error: "raise", or "skip" to leave out what cannot be read.
 
         Raises:
           ConfigError: a scale is smaller than the net's crop, or the classifier's crop is another.
           DataError: an image cannot be read, or none can.
         """
-        images, reading = [*self._asked], {"threads": threads, "on_error": on_error}
-        options = {"outputs": outputs, "classifier": classifier, "batch_size": batch_size}
+        images, scale, flip = [*self._asked], eval_scale(config), config.data.flip
+        reading = {"threads": config.data.threads, "on_error": config.data.on_error}
+        size = config.evaluate.batch_size or None
+        options = {"outputs": outputs, "classifier": classifier, "batch_size": size}
+        scales = dict.fromkeys((scale, *eval_scales(config)))
         at_places = {q: DenseBoxes([net], (q,), flip, **options) for q in scales}
-        crops = CentralBoxes(net, scale, flip, batch_size=batch_size)
+        crops = CentralBoxes(net, scale, flip, batch_size=size)
         central = {
             number: boxes[outputs[self._questions[number].label] if len(boxes) > 1 else 0]
             for image, boxes in crops(self.source, images, self.problems, **reading)

@@ -1,9 +1,9 @@
-"""Errors (Sec. 4): top-1, top-5, and the most confident mistakes."""
+"""Errors (Sec. 4): top-1 and top-5, and the loss beside them."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -65,23 +65,3 @@ def warn_of_few_classes(count: int) -> None:
     """Warns where every label is among the best five."""
     if count <= 5:
         log.warning("%d classes: the top-5 error is 0 whatever the network answers; look at the top-1 error", count)
-
-
-class Mistake(NamedTuple):
-    """An image that was taken for something else."""
-
-    image: int
-    """Its position."""
-    label: int
-    guess: int
-    probability: float
-    """Of the guess."""
-
-
-def mistakes(posteriors: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], most: int) -> list[Mistake]:
-    """The most confident mistakes, the worst first."""
-    guesses = posteriors.argmax(1)
-    sure = posteriors.max(1)
-    wrong = np.flatnonzero(guesses != labels)
-    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
-    return [Mistake(int(i), int(labels[i]), int(guesses[i]), float(sure[i])) for i in worst]

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vgg_jax.evaluate import metrics
+from vgg_jax.evaluate.metrics import ranks
 from vgg_jax.evaluate.tables import save_csv
 from vgg_jax.files import drawing, printable
+
+MOST = 24
+"""Mistakes that are listed and shown, the most confident ones."""
 
 
 def save_mistakes(
@@ -34,29 +37,32 @@ def save_mistakes(
       score: what the posteriors are; decisions of a classifier will do as well.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    rank = metrics.ranks(posteriors, labels)
+    rank, guesses, sure = ranks(posteriors, labels), posteriors.argmax(1), posteriors.max(1)
     confused = np.zeros((len(classes), len(classes)), int)
-    np.add.at(confused, (labels, posteriors.argmax(1)), 1)
-    worst = metrics.mistakes(posteriors, labels, most=24)
+    np.add.at(confused, (labels, guesses), 1)
+    others = confused * ~np.eye(len(classes), dtype=bool)
+    wrong = np.flatnonzero(guesses != labels)
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:MOST]
     by_class = []
     for number, name in enumerate(classes):
         here = rank[labels == number]
         if len(here):
-            wrong = confused[number] * (np.arange(len(classes)) != number)
-            taken_for = classes[int(wrong.argmax())] if wrong.any() else ""
+            taken_for = classes[others[number].argmax()] if others[number].any() else ""
             by_class.append([name, len(here), *(f"{100 * (here >= most).mean():.2f}" for most in (1, 5)), taken_for])
     header = ["class", "images", "top1_error", "top5_error", "most_often_taken_for"]
     save_csv(folder / "per_class.csv", header, by_class)
     counts = [[name, *counts] for name, counts in zip(classes, confused, strict=True)]
     save_csv(folder / "confusion.csv", ["is \\ taken for", *classes], counts)
-    named = [[images[m.image], classes[m.label], classes[m.guess], f"{m.probability:.4f}"] for m in worst]
+    named = [[images[i], classes[labels[i]], classes[guesses[i]], f"{sure[i]:.4f}"] for i in worst]
     save_csv(folder / "mistakes.csv", ["image", "is", "taken for", score], named)
     shown = [printable(name) for name in classes]
     with drawing(folder / "confusion.png") as path:
         _draw_confusion(path, confused, shown)
-    if worst:
+    if len(worst):
+        form = "{:.0%}" if score == "probability" else f"{score} {{:.2f}}"
+        titles = [f"{shown[labels[i]]}\ntaken for {shown[guesses[i]]}, {form.format(sure[i])}" for i in worst]
         with drawing(folder / "mistakes.png") as path:
-            _draw_mistakes(path, worst, shown, [read(mistake.image) for mistake in worst], score)
+            _draw_mistakes(path, [read(i) for i in worst.tolist()], titles)
     else:
         (folder / "mistakes.png").unlink(missing_ok=True)
 
@@ -81,20 +87,15 @@ def _draw_confusion(path: Path, confused: np.ndarray, classes: Sequence[str]) ->
     figure.savefig(path, dpi=120)
 
 
-def _draw_mistakes(
-    path: Path, worst: list[metrics.Mistake], classes: Sequence[str], images: list[np.ndarray], score: str
-) -> None:
+def _draw_mistakes(path: Path, images: Sequence[np.ndarray], titles: Sequence[str]) -> None:
     from matplotlib.figure import Figure
 
-    columns = min(6, len(worst))
-    rows = -(-len(worst) // columns)
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.2 * columns, 2.5 * rows), layout="constrained")
-    places = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axes in places:
-        axes.set_axis_off()
-    for axes, mistake, image in zip(places, worst, images, strict=False):
+    for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, place)
         axes.imshow(image)
-        sure = f"{mistake.probability:.0%}" if score == "probability" else f"{score} {mistake.probability:.2f}"
-        title = f"{classes[mistake.label]}\ntaken for {classes[mistake.guess]}, {sure}"
         axes.set_title(title, fontsize=8, parse_math=False)
+        axes.set_axis_off()
     figure.savefig(path, dpi=110)

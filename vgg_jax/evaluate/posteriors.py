@@ -13,6 +13,7 @@ A file is a NumPy `.npz` without pickles:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -108,7 +109,8 @@ def read(path: Path) -> Posteriors:
         shapes = f"posteriors {found.values.shape}, labels {found.labels.shape}"
         raise DataError(f"{path}: its arrays contradict each other: {shapes}, {count} images")
     if not _is_sound(found):
-        raise DataError(f"{path}: damaged: posteriors that are no numbers, labels of no class, or `about` incomplete")
+        problem = "posteriors that are no numbers, labels of no class, names that are none, or `about` incomplete"
+        raise DataError(f"{path}: damaged: {problem}")
     return found
 
 
@@ -120,9 +122,10 @@ def _is_sound(found: Posteriors) -> bool:
         and bool(np.isfinite(found.values).all())
         and labels.dtype.kind == "i"
         and bool(((labels >= 0) & (labels < len(found.classes))).all())
+        and all(isinstance(name, str) for name in (*found.images, *found.classes))
         and all(isinstance(about.get(key), str) for key in ("network", "protocol"))
         and isinstance(about.get("S"), list)
-        and len(about["S"]) == 2
+        and [*map(type, about["S"])] == [int, int]
     )
 
 
@@ -179,5 +182,7 @@ def relative(names: Sequence[str]) -> tuple[str, ...]:
     >>> relative(["/data/a/1.jpg", "/data/b/2.jpg"])
     ('a/1.jpg', 'b/2.jpg')
     """
-    common = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
+    common = ""
+    with contextlib.suppress(ValueError):  # of no names, and of absolute ones beside others
+        common = os.path.commonpath([os.path.dirname(name) for name in names])
     return tuple(os.path.relpath(name, common) if common else name for name in names)
