@@ -19,7 +19,7 @@ FLOORS = (
     ("checkpoint",),
     ("model", "data"),
     ("sharding",),
-    ("locks", "watchdog"),
+    ("locks",),
     ("config", "files", "npz_file", "progress", "prefetch", "compiler", "processes"),
     ("errors", "stopping"),
 )

@@ -101,14 +101,16 @@ def resuming(workdir, fault):
         for step in (1, 2):
             checkpoints.save(step, full(step), {"config": json.loads(get_config().to_json()), "classes": []})
         checkpoints.wait()
-        steps, meta, items = checkpoint._steps, checkpoint.read_meta, checkpoint._read
+        steps, meta, items, totals = checkpoint._steps, checkpoint.read_meta, checkpoint._read, checkpoint.checksums
         if jax.process_index() == 1 and fault == "unseen":
             checkpoint._steps = lambda folder: [each for each in steps(folder) if each.name != "2"]
         if jax.process_index() == 1 and fault == "unreadable":
             checkpoint.read_meta = lambda folder: meta(folder if folder.name != "2" else folder / "nothing")
         if jax.process_index() == 1 and fault == "damaged":
             checkpoint._read = lambda folder, *like: items(folder if folder.parent.name == "1" else workdir, *like)
-        opened, of_net = checkpoint.read_newest(workdir, read_arrays)
+        if jax.process_index() == 1 and fault == "changed":
+            checkpoint.checksums = lambda tree: totals(tree) if sharding.whole(tree["fc8"])[0] == 1 else {"fc8": 0}
+        opened, of_net = checkpoint.read_newest_together(workdir, read_arrays)
         arrays, found = checkpoints.restore(full(0), lambda meta: None)
     step = np.asarray(arrays["net"]["fc8"].addressable_data(0))
     said = f"{found['step']} {step.tolist()}; {opened.name} {of_net['fc8'].tolist()}"
@@ -167,7 +169,7 @@ def test_two_processes_are_one_and_survive_each_others_faults(tmp_path):
     assert rows == [line for line in (tmp_path / "said0.txt").read_text().splitlines() if line.startswith("|")]
 
 
-@pytest.mark.parametrize(("fault", "step"), [("unseen", 2), ("unreadable", 1), ("damaged", 1)])
+@pytest.mark.parametrize(("fault", "step"), [("unseen", 2), ("unreadable", 1), ("damaged", 1), ("changed", 1)])
 def test_processes_open_the_same_checkpoint_whatever_each_sees(tmp_path, fault, step):
     for process in (both := joined(2, 1, tmp_path, resuming, tmp_path, fault)):
         process.join(100)

@@ -141,7 +141,7 @@ class Checkpoints:
         """The arrays and meta of the latest checkpoint that is not damaged.
 
         Damaged ones after it are named in the log and set aside, because the run will save these steps again. Several
-        processes take the same one, as in `read_newest`.
+        processes take the same one, as in `read_newest_together`.
 
         Args:
           like: trees as they were saved; they give structure, shapes and shardings.
@@ -155,8 +155,8 @@ class Checkpoints:
             meta = _by_all(read_meta)(folder)
             check(meta)
             trees = _by_all(lambda folder: {name: _read(folder / name, tree) for name, tree in like.items()})(folder)
-            for name, tree in trees.items():
-                _compare(folder / name, tree, meta)  # together: an array may lie in parts on several processes
+            there = {name: checksums(tree) for name, tree in trees.items()}  # together: some arrays lie in parts
+            _by_all(lambda folder: [_compare(folder / name, there[name], meta) for name in there])(folder)
             return trees, meta
 
         folders = _found_by_first(self._folder)
@@ -228,9 +228,6 @@ def find(path: str | Path) -> list[Path]:
 def read_newest(path: str | Path, read: Callable[[Path], Found]) -> tuple[Path, Found]:
     """The checkpoint that `path` names, or of a run's the latest that is not damaged; damaged ones are logged.
 
-    Several processes call this together, and take the one that the first finds and all can read: what they see of a
-    shared disk may differ.
-
     Args:
       path: as in `find`.
       read: makes something of a checkpoint's folder: `read_network`, `read_arrays`.
@@ -241,11 +238,20 @@ def read_newest(path: str | Path, read: Callable[[Path], Found]) -> tuple[Path, 
     Raises:
       CheckpointError: there is none, or none that is not damaged.
     """
+    return _first_readable(find(path), read)
+
+
+def read_newest_together(path: str | Path, read: Callable[[Path], Found]) -> tuple[Path, Found]:
+    """As `read_newest`, in all processes of a run at once.
+
+    They take the checkpoint that the first one finds and all can read: what they see of a shared disk may differ.
+    """
     return _first_readable(_found_by_first(path), _by_all(read))
 
 
 def _found_by_first(path: str | Path) -> list[Path]:
-    return [Path(folder) for folder in processes.by_first(lambda: [str(folder) for folder in find(path)])]
+    below = processes.by_first(lambda: [os.path.relpath(folder, path) for folder in find(path)])
+    return [Path(os.path.abspath(os.path.join(path, folder))) for folder in below]
 
 
 def _by_all(read: Callable[[Path], Found]) -> Callable[[Path], Found]:
@@ -310,7 +316,7 @@ def read_network(folder: Path) -> tuple[VGG, dict]:
 
 def _network_arrays(folder: Path, meta: dict) -> dict:
     arrays = _read(folder / "net")
-    _compare(folder / "net", arrays, meta)
+    _compare(folder / "net", checksums(arrays), meta)
     return arrays
 
 
@@ -379,10 +385,10 @@ def _read(folder: Path, like: dict | None = None) -> dict:
             return reader.restore(folder, jax.tree.map(shape, like or saved))
 
 
-def _compare(folder: Path, arrays: dict, meta: dict) -> None:
-    """Refuses arrays of one item of a checkpoint that are not what was saved, by their checksums."""
+def _compare(folder: Path, there: dict[str, int], meta: dict) -> None:
+    """Refuses one item of a checkpoint whose arrays have other checksums than what was saved."""
     if "checksums" in meta:  # old checkpoints have none
-        there, then = checksums(arrays), meta["checksums"][folder.name]
+        then = meta["checksums"][folder.name]
         if changed := [name for name in there if there[name] != then.get(name)]:
             which = f"{changed[0]} and {len(changed) - 1} more arrays are" if len(changed) > 1 else f"{changed[0]} is"
             raise DamagedCheckpoint(f"{folder} is damaged: {which} not what was saved")

@@ -68,7 +68,7 @@ def default_config() -> ConfigDict:
 
     config.mesh = ConfigDict()
     config.mesh.model = 1  # devices that share the FC layers (vgg_jax.sharding); the batch is split over all devices
-    config.mesh.patience = 600  # seconds without progress after which one of several processes gives the others up
+    config.mesh.patience = 600  # seconds without progress after which a process gives up on the others
     config.mesh.zero = False  # split the optimizer's state over the data axis too, for memory
 
     config.schedule = ConfigDict()

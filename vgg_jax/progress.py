@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import math
 import shutil
 import sys
 import time
@@ -14,14 +13,6 @@ from jax import monitoring
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """JAX's event of a program that was compiled, or found in the cache of compiled programs."""
-
-
-_last_report = -math.inf
-
-
-def last_report() -> float:
-    """When any work of this process last reported its progress, by `time.monotonic()`."""
-    return _last_report
 
 
 class Progress:
@@ -45,8 +36,7 @@ class Progress:
         Args:
           note: what else there is to say; by default how many are done per second.
         """
-        global _last_report
-        _last_report = now = time.monotonic()
+        now = time.monotonic()
         if self._first is None:
             self._first, self._began = done, now
         if jax.distributed.is_initialized() and jax.process_index():

@@ -116,7 +116,7 @@ def stoppable() -> Iterator[None]:
 
 @contextlib.contextmanager
 def removed_at_end(path: Path) -> Iterator[None]:
-    """A context at whose end a file is removed if it is still there, and also where the process ends within."""
+    """Removes a file when the block ends, if it is still there, or when a signal ends the process inside it."""
     _unfinished.add(path)
     try:
         yield

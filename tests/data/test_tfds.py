@@ -277,7 +277,7 @@ def test_what_is_no_name_of_a_data_set_says_what_is(data_dir, name):
         open_source(f"tfds:{name}", "train")
     assert str(caught.value) == (
         f"config.data.source='tfds:{name}': TFDS cannot open it: Parsing builder name string {name} failed.\n"
-        "A name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION; what is damaged must be prepared again"
+        "A name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION; a damaged data set must be prepared again"
     )
 
 

@@ -329,7 +329,7 @@ def test_processes_go_by_what_the_first_one_finds(config, one_device, tmp_path, 
     net, task, computed = network(config), made(config, one_device, tmp_path), []
     found = False
     monkeypatch.setattr(feature_store, "is_complete", lambda *_, **whole: found and jax.process_index() == 0)
-    monkeypatch.setattr(array_folder, "read", lambda *_: ({}, {}))
+    monkeypatch.setattr(feature_store, "read", lambda *_: ({}, {}))
     monkeypatch.setattr(task, "_compute", lambda net, made_of, missing, whole: computed.append(sorted(missing)))
     two_processes(lambda: task.batches(net, 0))
     assert computed == [[*range(config.train.cached_views)]] * 2

@@ -16,7 +16,7 @@ from vgg_jax.config import default_config
 from vgg_jax.data.augment import augment
 from vgg_jax.train import loop, metric_writer
 from vgg_jax.train.loop import train
-from vgg_jax.watchdog import Watchdog
+from vgg_jax.train.watchdog import Watchdog
 
 COLORS = {"eigenvalues": jnp.full(3, 0.1), "eigenvectors": jnp.eye(3)}
 
@@ -122,18 +122,17 @@ def test_its_run_goes_on_with_the_same_bits(config, tmp_path):
 
 
 def test_a_start_is_watched_as_steps_are(config, tmp_path, monkeypatch):
-    """Restoring and compiling may wait for another process that is stuck."""
+    """Restoring waits for other processes, the first step for their compilers: one of them may be stuck."""
     happened = []
 
     def noted(name, function):
         return lambda *arguments: (happened.append(name), function(*arguments))[1]
 
     monkeypatch.setattr(Watchdog, "__init__", noted("watched", Watchdog.__init__))
-    monkeypatch.setattr(Watchdog, "moved", noted("moved", Watchdog.moved))
+    monkeypatch.setattr(Watchdog, "progressed", noted("progressed", Watchdog.progressed))
     monkeypatch.setattr(Watchdog, "close", noted("closed", Watchdog.close))
     monkeypatch.setattr(loop, "_begun", noted("begun", loop._begun))
-    monkeypatch.setattr(loop, "_compiled", noted("compiled", loop._compiled))
     config.train.steps = 2
     train(config, tmp_path, Rectangles)
-    start = ["watched", "moved", "begun", "moved", "compiled", "moved"]
-    assert happened == [*start, "moved", "moved", "closed"]
+    # Initialized, begun, the input opened, compiled; two steps.
+    assert happened == ["watched", "progressed", "begun", *["progressed"] * 6, "closed"]

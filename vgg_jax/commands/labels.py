@@ -68,7 +68,7 @@ def names_in(file: Posteriors, path: str, images: Sequence[Path]) -> list[str]:
 
     Args:
       file: of posteriors.
-      path: its own.
+      path: of that file, for messages.
       images: whose names are wanted; that of an image which it does not know is its path.
 
     Raises:
@@ -96,10 +96,10 @@ def rows_of(
 
     Args:
       file: of posteriors.
-      path: its own.
+      path: of that file, for messages.
       names: of the images.
       classes: in the order that is wanted.
-      whose: these are, for the message.
+      whose: what has these classes, for messages.
 
     Raises:
       DataError: the classes are others, or it does not know an image.

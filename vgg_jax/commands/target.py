@@ -89,9 +89,9 @@ def of_run(path: str | Path, config: ConfigDict | None = None, overrides: Mappin
       CheckpointError: there is none.
       ConfigError: the config cannot work.
     """
-    from vgg_jax.checkpoint import read_network, read_newest  # Orbax takes a second to import
+    from vgg_jax.checkpoint import read_network, read_newest_together  # Orbax takes a second to import
 
-    folder, (net, meta) = read_newest(path, read_network)
+    folder, (net, meta) = read_newest_together(path, read_network)
     saved = with_defaults(meta["config"])
     run = folder.parent.parent
     home = run / "evaluation" / folder.name if is_ours(run) and os.access(run, os.W_OK) else None

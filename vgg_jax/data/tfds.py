@@ -92,7 +92,7 @@ class TfdsSource(Source):
     def _example(self, position: int) -> dict:
         try:
             return self._examples[int(position)]
-        except OSError:
+        except (OSError, MemoryError, ImportError):
             raise
         except Exception as error:  # a damaged record can make its parsers raise nearly anything
             reason, *_ = str(error).split("\n")
@@ -167,11 +167,13 @@ def _builder(name: str):
         return read_only_builder.builder_from_files(name, data_dir=data_dir)
     except tfds.core.registered.DatasetNotFoundError as error:
         raise DataError(_not_prepared(name, data_dir)) from error
+    except (MemoryError, ImportError):
+        raise
     except Exception as error:  # a damaged description can make its parsers raise nearly anything
         reason, *_ = str(error).strip().split("\n")
         raise DataError(
             f"TFDS cannot open it: {reason}\n"
-            "A name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION; what is damaged must be prepared again"
+            "A name is NAME, NAME/CONFIG or NAME/CONFIG:VERSION; a damaged data set must be prepared again"
         ) from error
 
 

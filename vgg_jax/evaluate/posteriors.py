@@ -109,7 +109,7 @@ def read(path: Path) -> Posteriors:
         shapes = f"posteriors {found.values.shape}, labels {found.labels.shape}"
         raise DataError(f"{path}: its arrays contradict each other: {shapes}, {count} images")
     if not _is_sound(found):
-        problem = "posteriors that are no numbers, labels of no class, names that are none, or `about` incomplete"
+        problem = "posteriors that are not numbers, labels of no class, names that are not text, or `about` incomplete"
         raise DataError(f"{path}: damaged: {problem}")
     return found
 

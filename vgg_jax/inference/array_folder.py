@@ -45,7 +45,7 @@ def about_of(folder: Path, made_of: dict) -> tuple[int, dict[str, str]] | None:
         return None
     try:
         about = json.loads((folder / "of.json").read_text())
-        stored, rows, unreadable = about["of"], about["rows"], about["unreadable"]
+        stored, rows, unreadable = about["of"], int(about["rows"]), dict(about["unreadable"])
         made_of = json.loads(json.dumps(made_of))
         changed = [f"{key}: {stored.get(key)} -> {made_of[key]}" for key in made_of if stored.get(key) != made_of[key]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -121,7 +121,7 @@ def writing(folder: Path, made_of: dict, count: int, what: str, *, whole: bool =
     Args:
       made_of: as in `about_of`; its `arrays` says which there are, {name: (shape of one row, dtype)}.
       count: how many rows there are to be, one for each image.
-      what: they are, for messages: "features".
+      what: what the rows hold, for messages: "features".
       whole: whether rows do not count among which are those of images that could not be read.
 
     Raises:

@@ -61,7 +61,8 @@ def networks(nets: VGG | Sequence[VGG]) -> list[VGG]:
     Raises:
       ConfigError: there is none, or one is no network.
     """
-    nets = [*nets] if isinstance(nets, list | tuple) else [nets]
+    several = isinstance(nets, Iterable) and not isinstance(nets, VGG | str)
+    nets = [*nets] if several else [nets]
     for net in nets:
         check_net(net)
     if not nets:

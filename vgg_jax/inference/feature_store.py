@@ -24,7 +24,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from vgg_jax.data.source import Source, digest
-from vgg_jax.errors import DataError
+from vgg_jax.errors import CheckpointError, DataError
 from vgg_jax.files import writing
 from vgg_jax.inference import array_folder
 
@@ -51,6 +51,18 @@ def is_complete(folder: Path, made_of: dict, *, whole: bool) -> bool:
     """
     about = array_folder.about_of(folder, made_of)
     return about is not None and not (whole and about[1])
+
+
+def read(folder: Path, source: Source) -> tuple[array_folder.Arrays, dict[str, str]]:
+    """The arrays of a pass, mapped, and the images that could not be read: {name: reason}.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    arrays, problems = array_folder.read(folder)
+    if any(len(array) != len(source) for array in arrays.values()):
+        raise CheckpointError(f"{folder} is damaged: it is not of {len(source):,} images; remove it")
+    return arrays, problems
 
 
 def fill(

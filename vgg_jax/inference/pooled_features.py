@@ -115,7 +115,7 @@ def kept_features(
         log.info("features found in %s: nothing had to be computed", home)
     kept = KeptFeatures({}, np.zeros(len(source), np.int32), np.ones(len(source), bool), {})
     for (layer, scale), folder in folders.items():
-        arrays, problems = array_folder.read(folder)
+        arrays, problems = feature_store.read(folder, source)
         kept.of[layer, scale], kept.labels[:] = arrays[layer], arrays["label"]
         kept.there[:] &= arrays["there"]  # what is too elongated at one scale need not be at another
         kept.problems.update(problems)

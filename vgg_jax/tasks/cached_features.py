@@ -99,7 +99,7 @@ class CachedFeatures:
         missing = processes.by_first(lambda: [view for view in range(self._view_count) if not is_complete(view)])
         if missing:
             self._compute(net, made_of, {view: folders[view] for view in missing}, whole)
-        views, problems = zip(*(array_folder.read(folder) for folder in folders), strict=True)
+        views, problems = zip(*(feature_store.read(folder, self.source) for folder in folders), strict=True)
         self.problems.maps.extend(problems)
 
         def batch(k: int) -> dict[str, np.ndarray]:

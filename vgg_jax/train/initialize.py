@@ -44,7 +44,7 @@ def initialize(config: ConfigDict, num_classes: int, mean_rgb: tuple[float, floa
     origin, params, random = None, fresh, list(fresh)
     trained_for = "classification"  # published weights, and runs that do not say
     if init.grow_from or init.from_run:
-        folder, donor = checkpoint.read_newest(init.grow_from or init.from_run, checkpoint.read_arrays)
+        folder, donor = checkpoint.read_newest_together(init.grow_from or init.from_run, checkpoint.read_arrays)
         mean_rgb, trained_for = donor.pop("mean_rgb"), with_defaults(checkpoint.read_meta(folder)["config"]).task
         if init.grow_from:
             origin, (params, random) = f"grown from {folder}", grow_from(fresh, donor)

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -44,7 +45,7 @@ from vgg_jax.train.state import TrainState, arrays_of, check_freeze, new_state, 
 from vgg_jax.train.step import image_keys, make_train_step, trace_step
 from vgg_jax.train.task import Task
 from vgg_jax.train.throughput import StartUp, Throughput
-from vgg_jax.watchdog import Watchdog
+from vgg_jax.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +87,10 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             watchdog = at_end.enter_context(contextlib.closing(Watchdog(config.mesh.patience, saved)))
             schedule = make_schedule(config)
             optimizer = krizhevsky_momentum(config.train.momentum, config.train.weight_decay)
-            graphdef, state, step, validation = _begun(config, workdir, task, mesh, optimizer, schedule, checkpoints)
-            watchdog.moved()
+            graphdef, state, step, validation = _begun(
+                config, workdir, task, mesh, optimizer, schedule, checkpoints, watchdog
+            )
+            watchdog.progressed()
         _describe(graphdef, state, mesh)
         itemsize = computation_dtype(config).itemsize
         memory.check(config, state, mesh, itemsize)
@@ -102,13 +105,13 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
 
         aside = at_end.enter_context(ThreadPoolExecutor(1))
         compiling = aside.submit(_compiled, config, task, mesh, graphdef, optimizer, state)  # while the input starts
-        with start_up.part("input"):
+        with start_up.part("input"), watchdog.apart():
             batches = at_end.enter_context(_placed_batches(task, _network(graphdef, state), step, mesh))
         with start_up.part("first batch"):
             batch = next(batches)
         with start_up.part("compiling, beyond these"):
             update = compiling.result()
-            watchdog.moved()
+            watchdog.progressed()
         preview = aside.submit(_save_preview, task, batch, config.seed, workdir) if not step and first_process else None
         begun = {"train": step, "validation": validation.get("step", 0)}
         write = at_end.enter_context(contextlib.closing(MetricWriter(workdir, begun, write=first_process)))
@@ -124,7 +127,8 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
                 with checkpoints.failures_logged(spare()):
                     checkpoints.wait()
                 write.flush()
-                metrics = _validate(task, _network(graphdef, state), step, schedule, write, progress)
+                elsewhere = stoppable() if jax.process_count() == 1 else watchdog.apart()  # saved; others would wait
+                metrics = _validate(task, _network(graphdef, state), step, schedule, write, progress, elsewhere)
                 validation = metrics | {"step": step}
                 if checkpoints.latest == step:
                     meta = {"schedule": schedule.state, "validation": validation}
@@ -154,7 +158,7 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
             stopping = any_process(asked_to_stop())
             if stopping and not asked_to_stop():
                 request_from_elsewhere()
-            watchdog.moved()
+            watchdog.progressed()
             if unvalidated() or stopping or step % config.checkpoint.every == 0:
                 throughput.fetch()  # nothing is saved that was not checked
                 meta = resume.about(config, task) | {"schedule": schedule.state, "validation": validation}
@@ -176,7 +180,14 @@ def train(config: ConfigDict, workdir: Path, make_task: Callable[[ConfigDict, Me
 
 
 def _begun(
-    config: ConfigDict, workdir: Path, task: Task, mesh: Mesh, optimizer, schedule: Schedule, checkpoints: Checkpoints
+    config: ConfigDict,
+    workdir: Path,
+    task: Task,
+    mesh: Mesh,
+    optimizer,
+    schedule: Schedule,
+    checkpoints: Checkpoints,
+    watchdog: Watchdog,
 ) -> tuple[nnx.GraphDef, TrainState, int, dict[str, float]]:
     """The network's structure, its state on the devices, the step and the last validation: of step 0, or as saved.
 
@@ -185,7 +196,8 @@ def _begun(
     outputs, dtype = task.outputs, computation_dtype(config)
     resuming = processes.by_first(lambda: checkpoints.latest is not None)
     # When resuming, only the shapes count: a checkpoint has all arrays, the mean RGB too.
-    net = new_network(config, outputs, dtype) if resuming else initialize(config, outputs, task.mean_rgb, dtype)
+    with watchdog.apart():  # published weights may have to be downloaded
+        net = new_network(config, outputs, dtype) if resuming else initialize(config, outputs, task.mean_rgb, dtype)
     graphdef, state = new_state(net, tuple(config.train.freeze), optimizer)
     state = sharding.place_state(state, mesh, zero=config.mesh.zero)
     if not resuming:
@@ -213,10 +225,15 @@ def _validate(
     schedule: Schedule,
     write: MetricWriter,
     progress: Progress,
+    elsewhere: AbstractContextManager,
 ) -> dict[str, float]:
-    """The metrics of a step's validation, which are written, and observed by the schedule; the step is saved."""
+    """The metrics of a step's validation, which are written, and observed by the schedule.
+
+    Args:
+      elsewhere: the context of the evaluation, which takes long.
+    """
     began = time.monotonic()
-    with stoppable() if jax.process_count() == 1 else contextlib.nullcontext():  # others would wait
+    with elsewhere:
         metrics = task.evaluate(net)
     write(step, "validation", metrics)
     progress.clear()

@@ -42,7 +42,7 @@ class TransferSettings(NamedTuple):
         """Refuses what cannot work.
 
         Raises:
-          ConfigError: a value is none of its key's, or two contradict each other.
+          ConfigError: a value is not allowed for its key, or two values contradict each other.
         """
         self._check_values()
         if self.rest and not self.regions:

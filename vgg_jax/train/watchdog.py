@@ -7,22 +7,21 @@ checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 
-from vgg_jax import processes, progress
+from vgg_jax import processes
 
 MOMENT = 5.0
 """Seconds that the report may take."""
 
 
 class Watchdog:
-    """Ends one of several processes with status 1 where it has not moved for longer than allowed.
-
-    What shows its progress (`vgg_jax.progress`) moves: it need not be told.
+    """Ends one of several processes with status 1 if it has made no progress for longer than allowed.
 
     Args:
       limit: seconds.
@@ -31,13 +30,20 @@ class Watchdog:
 
     def __init__(self, limit: float, report: Callable[[], str]):
         self._limit, self._report, self._closed = limit, report, threading.Event()
-        self.moved()
+        self.progressed()
         if jax.process_count() > 1:
             threading.Thread(target=self._watch, daemon=True).start()
 
-    def moved(self) -> None:
-        """Takes note of a step, or of other work that shows no progress."""
-        self._last = time.monotonic()
+    def progressed(self) -> None:
+        """Takes note of a step, or of another part of what the processes do together."""
+        self._last: float | None = time.monotonic()
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Work on this process's share, which may take any time, and others longer."""
+        self._last = None
+        yield
+        self.progressed()
 
     def close(self) -> None:
         """Watches no longer."""
@@ -45,7 +51,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._limit / 4)):
-            if time.monotonic() - max(self._last, progress.last_report()) > self._limit:
+            if (last := self._last) and time.monotonic() - last > self._limit:
                 self._end()
 
     def _end(self) -> None:
