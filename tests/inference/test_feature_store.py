@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vgg_jax import CheckpointError
 from vgg_jax.inference import array_folder, feature_store
 
 IMAGES = range(7)
@@ -72,3 +73,12 @@ def test_an_unfinished_pass_that_is_started_over_is_let_go_of(tmp_path, monkeypa
     on_nfs(monkeypatch, lambda folder: folder in Path("/proc/self/maps").read_text())
     with begin(whole=True) as unfinished:
         assert unfinished.rows == 0 and not unfinished.problems
+
+
+def test_a_pass_with_other_rows_than_images_is_refused(fill, tmp_path):
+    """One row would be taken for every image."""
+    fill("pass")
+    assert len(feature_store.read(tmp_path / "pass", IMAGES)[0]["features"]) == len(IMAGES)
+    np.save(tmp_path / "pass/features.npy", np.zeros((1, 2), np.float32))
+    with pytest.raises(CheckpointError, match=r"pass is damaged: it is not of 7 images; remove it"):
+        feature_store.read(tmp_path / "pass", IMAGES)
