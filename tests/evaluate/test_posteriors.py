@@ -162,7 +162,7 @@ def test_arrays_that_contradict_each_other_are_refused(other, made, tmp_path):
 )
 def test_values_that_cannot_be_are_refused(other, made, tmp_path):
     np.savez(tmp_path / "D.npz", **arrays(made) | other)
-    with pytest.raises(vgg_jax.DataError, match="D.npz: damaged: posteriors that are no numbers"):
+    with pytest.raises(vgg_jax.DataError, match="D.npz: damaged: posteriors that are not numbers"):
         read(tmp_path / "D.npz")
 
 

@@ -86,10 +86,22 @@ def config():
     return config
 
 
-def test_a_task_with_outputs_and_metrics_of_its_own_trains(config, tmp_path, caplog):
+def test_a_task_with_outputs_and_metrics_of_its_own_trains(config, tmp_path, caplog, monkeypatch):
+    """Watched while it begins, which waits for other processes, until its first step, and in each step."""
+    happened = []
+
+    def noted(name, function):
+        return lambda *arguments: (happened.append(name), function(*arguments))[1]
+
+    monkeypatch.setattr(Watchdog, "__init__", noted("watched", Watchdog.__init__))
+    monkeypatch.setattr(Watchdog, "progressed", noted("progressed", Watchdog.progressed))
+    monkeypatch.setattr(Watchdog, "close", noted("closed", Watchdog.close))
+    monkeypatch.setattr(loop, "_begun", noted("begun", loop._begun))
     config.train.steps, config.evaluate.every, config.checkpoint.every = 120, 60, 60
     with caplog.at_level("INFO", logger="vgg_jax"):
         metrics = train(config, tmp_path, Rectangles)
+    # Initialized, begun, the input opened, compiled, and the steps.
+    assert happened == ["watched", "progressed", "begun", *["progressed"] * (4 + 120), "closed"]
     rows = metric_writer.read(tmp_path)
     measured = [row["validation_overlap"] for row in rows if "validation_overlap" in row]
     assert len(measured) == 2 and measured[-1] == metrics["overlap"] and metrics["step"] == 120
@@ -119,20 +131,3 @@ def test_its_run_goes_on_with_the_same_bits(config, tmp_path):
     whole, cut = (read_arrays(tmp_path / name / "checkpoints/40") for name in ("whole", "cut"))
     for (path, a), b in zip(jax.tree.leaves_with_path(whole), jax.tree.leaves(cut), strict=True):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-
-
-def test_a_start_is_watched_as_steps_are(config, tmp_path, monkeypatch):
-    """Restoring waits for other processes, the first step for their compilers: one of them may be stuck."""
-    happened = []
-
-    def noted(name, function):
-        return lambda *arguments: (happened.append(name), function(*arguments))[1]
-
-    monkeypatch.setattr(Watchdog, "__init__", noted("watched", Watchdog.__init__))
-    monkeypatch.setattr(Watchdog, "progressed", noted("progressed", Watchdog.progressed))
-    monkeypatch.setattr(Watchdog, "close", noted("closed", Watchdog.close))
-    monkeypatch.setattr(loop, "_begun", noted("begun", loop._begun))
-    config.train.steps = 2
-    train(config, tmp_path, Rectangles)
-    # Initialized, begun, the input opened, compiled; two steps.
-    assert happened == ["watched", "progressed", "begun", *["progressed"] * 6, "closed"]
