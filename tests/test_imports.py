@@ -17,6 +17,7 @@ FLOORS = (
     ("inference",),
     ("weights",),
     ("checkpoint",),
+    ("saved_arrays",),
     ("model", "data"),
     ("sharding",),
     ("locks",),

@@ -20,7 +20,7 @@ from PIL import Image
 
 from configs.quickstart import get_config
 from tests.forked import command, joined
-from vgg_jax import ConfigError, checkpoint, compiler, main, processes, sharding, stopping
+from vgg_jax import ConfigError, checkpoint, compiler, main, processes, saved_arrays, sharding, stopping
 from vgg_jax.checkpoint import read_arrays
 from vgg_jax.commands import fuse
 from vgg_jax.commands.evaluate import evaluate
@@ -101,15 +101,15 @@ def resuming(workdir, fault):
         for step in (1, 2):
             checkpoints.save(step, full(step), {"config": json.loads(get_config().to_json()), "classes": []})
         checkpoints.wait()
-        steps, meta, items, totals = checkpoint._steps, checkpoint.read_meta, checkpoint._read, checkpoint.checksums
+        steps, meta, items, totals = checkpoint._steps, checkpoint.read_meta, saved_arrays.read, saved_arrays.checksums
         if jax.process_index() == 1 and fault == "unseen":
             checkpoint._steps = lambda folder: [each for each in steps(folder) if each.name != "2"]
         if jax.process_index() == 1 and fault == "unreadable":
             checkpoint.read_meta = lambda folder: meta(folder if folder.name != "2" else folder / "nothing")
         if jax.process_index() == 1 and fault == "damaged":
-            checkpoint._read = lambda folder, *like: items(folder if folder.parent.name == "1" else workdir, *like)
+            saved_arrays.read = lambda folder, *like: items(folder if folder.parent.name == "1" else workdir, *like)
         if jax.process_index() == 1 and fault == "changed":
-            checkpoint.checksums = lambda tree: totals(tree) if sharding.whole(tree["fc8"])[0] == 1 else {"fc8": 0}
+            saved_arrays.checksums = lambda tree: totals(tree) if sharding.whole(tree["fc8"])[0] == 1 else {"fc8": 0}
         opened, of_net = checkpoint.read_newest_together(workdir, read_arrays)
         arrays, found = checkpoints.restore(full(0), lambda meta: None)
     step = np.asarray(arrays["net"]["fc8"].addressable_data(0))

@@ -14,33 +14,28 @@ is validated; then its meta is completed.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 import json
 import logging
 import os
-import re
 import shutil
-import sys
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from vgg_jax import processes, sharding
+from vgg_jax import processes, saved_arrays
 from vgg_jax.config import with_defaults
 from vgg_jax.errors import CheckpointError, ConfigError
 from vgg_jax.files import check_room, printable, set_aside, written_aside
 from vgg_jax.model.from_config import new_network
-from vgg_jax.model.match import match, shapes_of
 from vgg_jax.model.vgg import VGG
+from vgg_jax.saved_arrays import DamagedCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +48,6 @@ _LEAST_SLICE = 2**20
 worth it below."""
 
 Found = TypeVar("Found")
-
-
-class DamagedCheckpoint(CheckpointError):
-    """Files of a checkpoint are missing, cut off or changed."""
 
 
 class Checkpoints:
@@ -73,7 +64,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: Path, keep: int):
-        _silence_the_others()
+        saved_arrays.silence_the_others()
         self._folder, self._keep = (workdir / FOLDER).absolute(), keep
         array = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_LEAST_SLICE)
         kinds = ocp.type_handlers.create_type_handler_registry((jax.Array, array))
@@ -117,7 +108,7 @@ class Checkpoints:
         # In all, or those that see room would wait for the others.
         processes.in_all(lambda: check_room(self._folder, size, f"the checkpoint of step {step}"), elsewhere)
         items = {name: ocp.args.PyTreeSave(tree) for name, tree in arrays.items()}
-        meta = meta | {"step": step, "checksums": {name: checksums(tree) for name, tree in arrays.items()}}
+        meta = meta | {"step": step, "checksums": {name: saved_arrays.checksums(tree) for name, tree in arrays.items()}}
         items["meta"] = ocp.args.JsonSave(_sealed(meta))
         with self._writing():
             self._writer.save(self._folder / str(step), args=ocp.args.Composite(**items))
@@ -154,9 +145,11 @@ class Checkpoints:
         def read(folder: Path) -> tuple[dict[str, dict], dict]:
             meta = _by_all(read_meta)(folder)
             check(meta)
-            trees = _by_all(lambda folder: {name: _read(folder / name, tree) for name, tree in like.items()})(folder)
-            there = {name: checksums(tree) for name, tree in trees.items()}  # together: some arrays lie in parts
-            _by_all(lambda folder: [_compare(folder / name, there[name], meta) for name in there])(folder)
+            items = lambda folder: {name: saved_arrays.read(folder / name, tree) for name, tree in like.items()}
+            trees = _by_all(items)(folder)
+            # Together: some arrays lie in parts on several processes.
+            there = {name: saved_arrays.checksums(tree) for name, tree in trees.items()}
+            _by_all(lambda folder: [saved_arrays.compare(folder / name, there[name], meta) for name in there])(folder)
             return trees, meta
 
         folders = _found_by_first(self._folder)
@@ -204,7 +197,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            raise CheckpointError(f"{self._folder}: a checkpoint cannot be written: {_reason(error)}") from error
+            raise CheckpointError(
+                f"{self._folder}: a checkpoint cannot be written: {saved_arrays.reason(error)}"
+            ) from error
 
 
 def find(path: str | Path) -> list[Path]:
@@ -284,7 +279,9 @@ def read_meta(folder: Path) -> dict:
         kinds = {"step": int, "classes": list, "schedule": dict, "validation": dict}
         faults = [key for key, kind in kinds.items() if not isinstance(meta.get(key, {}), kind)]
     except Exception as error:  # of any type, for any bytes
-        raise DamagedCheckpoint(f"{folder} is damaged: its meta cannot be read: {_reason(error)}") from error
+        raise DamagedCheckpoint(
+            f"{folder} is damaged: its meta cannot be read: {saved_arrays.reason(error)}"
+        ) from error
     if faults or meta.get("checksum") not in (None, _sealed(meta)["checksum"]):  # old ones have no checksum
         raise DamagedCheckpoint(f"{folder} is damaged: its meta is not what was saved")
     return meta
@@ -309,14 +306,14 @@ def read_network(folder: Path) -> tuple[VGG, dict]:
     if outputs == len(classes) and config.task == "classification":  # as many outputs may be boxes
         net.classes = classes
     graphdef, state = nnx.split(net)
-    _check(folder / "net", nnx.to_pure_dict(state), arrays)
+    saved_arrays.check(folder / "net", nnx.to_pure_dict(state), arrays)
     nnx.replace_by_pure_dict(state, arrays)
     return nnx.merge(graphdef, state), meta
 
 
 def _network_arrays(folder: Path, meta: dict) -> dict:
-    arrays = _read(folder / "net")
-    _compare(folder / "net", checksums(arrays), meta)
+    arrays = saved_arrays.read(folder / "net")
+    saved_arrays.compare(folder / "net", saved_arrays.checksums(arrays), meta)
     return arrays
 
 
@@ -333,15 +330,6 @@ def load_network(path: str | Path) -> tuple[VGG, dict]:
       CheckpointError: there is no checkpoint, or it is damaged.
     """
     return read_newest(path, read_network)[1]
-
-
-def checksums(tree: dict) -> dict[str, int]:
-    """CRC-32 of every array of a tree {layer: {name: array}}, by its name `LAYER/ARRAY`."""
-    paths, arrays = zip(*jax.tree_util.tree_leaves_with_path(tree), strict=True)
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path in paths]
-    arrays = [sharding.whole(array) if isinstance(array, jax.Array) else array for array in arrays]
-    with ThreadPoolExecutor() as pool:
-        return dict(zip(names, pool.map(lambda array: zlib.crc32(np.ascontiguousarray(array)), arrays), strict=True))
 
 
 def _steps(folder: Path) -> list[Path]:
@@ -368,63 +356,3 @@ def _sealed(meta: dict) -> dict:
     """A checkpoint's JSON values with a checksum of all the others."""
     meta = {key: value for key, value in meta.items() if key != "checksum"}
     return meta | {"checksum": zlib.crc32(json.dumps(meta, sort_keys=True).encode())}
-
-
-def _read(folder: Path, like: dict | None = None) -> dict:
-    """The arrays of one item of a checkpoint, placed as those of `like` are, or all on the default device."""
-    # Each process for itself: Orbax would let it wait for others, which may have found the files damaged.
-    alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
-    with ocp.StandardCheckpointer(multiprocessing_options=alone) as reader:
-        with _damage(folder):
-            saved = reader.metadata(folder).item_metadata.tree
-        if like:
-            _check(folder, like, saved)
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shape = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding if like else device)
-        with _damage(folder):
-            return reader.restore(folder, jax.tree.map(shape, like or saved))
-
-
-def _compare(folder: Path, there: dict[str, int], meta: dict) -> None:
-    """Refuses one item of a checkpoint whose arrays have other checksums than what was saved."""
-    if "checksums" in meta:  # old checkpoints have none
-        then = meta["checksums"][folder.name]
-        if changed := [name for name in there if there[name] != then.get(name)]:
-            which = f"{changed[0]} and {len(changed) - 1} more arrays are" if len(changed) > 1 else f"{changed[0]} is"
-            raise DamagedCheckpoint(f"{folder} is damaged: {which} not what was saved")
-
-
-@contextlib.contextmanager
-def _damage(folder: Path) -> Iterator[None]:
-    """Reports any error while reading as damage, except running out of memory."""
-    _silence_the_others()
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:  # Orbax's and TensorStore's are of any type
-        raise DamagedCheckpoint(f"{folder} is damaged: {_reason(error)}") from error
-
-
-@functools.cache
-def _silence_the_others() -> None:
-    """Orbax reads and writes all arrays at once. When one fails it leaves the others, and Python prints their end."""
-    shown = sys.unraisablehook
-    left = re.compile("Event loop is closed|error while reading array index")
-    sys.unraisablehook = lambda args: None if left.search(str(args.exc_value)) else shown(args)
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in part of a line."""
-    while error.__cause__:
-        error = error.__cause__
-    if isinstance(error, AttributeError):  # Orbax's None in place of what it could not read
-        return "files are missing or changed"
-    lines = (getattr(error, "strerror", None) or str(error)).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-def _check(folder: Path, wanted: dict, saved: dict) -> None:
-    """Refuses a checkpoint of another network, naming every array that is missing, unexpected or of another shape."""
-    if mismatch := match(shapes_of(wanted), shapes_of(saved)):
-        raise CheckpointError(f"{folder} is of another network or freezes other layers: {mismatch}")
